@@ -1,0 +1,211 @@
+"""The LightningModule: cross entropy, accuracy, an optimizer; its net is injected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Classifier(LightningModule):
+    """Trains ``net`` as a classifier of images with the mean cross entropy over the batch.
+
+    Logged once an epoch: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/top5``; after the
+    test ``test/loss``, ``test/accuracy``, ``test/top5``. Losses in nats, accuracies in percent. The training values are
+    means over the epoch's images, each taken before the step that its batch causes, with the augmentation and dropout
+    of training. ``train/loss_step`` is the loss of single batches, logged every ``log_every_n_steps`` steps.
+
+    Args:
+        net: Maps images (N, C, H, W), float32, to logits (N, num_classes).
+        optimizer: Makes the optimizer from the net's parameters, as ``functools.partial(torch.optim.Adam, lr=1e-3)``.
+        num_classes: Number of classes; top-5 becomes top-``num_classes`` where there are fewer than five.
+    """
+
+    def __init__(
+        self, net: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], num_classes: int
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.make_optimizer = optimizer
+        self.train_loss, self.val_loss, self.test_loss = _mean(), _mean(), _mean()
+        self.train_accuracy = _accuracy(num_classes)
+        self.val_accuracy, self.val_top5 = _accuracy(num_classes), _accuracy(num_classes, top_k=5)
+        self.test_accuracy, self.test_top5 = _accuracy(num_classes), _accuracy(num_classes, top_k=5)
+        self.test_per_class = _accuracy(num_classes, average="none")
+        self.test_logits = LogitSummary(num_classes)
+        self.val_scores: dict[str, float | None] | None = None  # of the last validation, named as in test_scores
+        self._random_state: dict[str, Any] | None = None
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.make_optimizer(self.net.parameters())
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        self.train_loss.update(loss.detach(), len(labels))
+        self.train_accuracy.update(logits.detach(), labels)
+        self.log("train/loss_step", loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
+        self.val_accuracy.update(logits, labels)
+        self.val_top5.update(logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        # Training and validation of an epoch are logged together and before its checkpoint is written: whatever a
+        # checkpoint has seen is on disk, so that a resumed run continues its metrics without a gap.
+        self._log_train_epoch()
+        metrics = {"val/loss": self.val_loss, "val/accuracy": self.val_accuracy, "val/top5": self.val_top5}
+        self.val_scores = {
+            "accuracy": _percent(self.val_accuracy.compute()),
+            "top5": _percent(self.val_top5.compute()),
+            "loss": _finite(self.val_loss.compute()),
+        }
+        self._log_and_reset(metrics)
+
+    def on_train_epoch_end(self) -> None:
+        self._log_train_epoch()  # for runs without validation
+
+    def _log_train_epoch(self) -> None:
+        if self.train_loss.update_called:
+            self._log_and_reset({"train/loss": self.train_loss, "train/accuracy": self.train_accuracy})
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.test_loss.update(F.cross_entropy(logits, labels), len(labels))
+        for metric in (self.test_accuracy, self.test_top5, self.test_per_class):
+            metric.update(logits, labels)
+        self.test_logits.update(logits)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_and_reset(
+            {"test/loss": self.test_loss, "test/accuracy": self.test_accuracy, "test/top5": self.test_top5},
+            reset=False,  # test_scores reads them
+        )
+
+    def test_scores(self) -> dict[str, Any]:
+        """What the last test found: ``accuracy`` and ``top5`` (percent), ``loss`` (nats, None if not finite),
+        ``per_class`` (percent, one value a class), and what the logits look like (see :class:`LogitSummary`)."""
+        return {
+            "accuracy": _percent(self.test_accuracy.compute()),
+            "top5": _percent(self.test_top5.compute()),
+            "loss": _finite(self.test_loss.compute()),
+            "per_class": [_percent(value) for value in self.test_per_class.compute()],
+            **self.test_logits.compute(),
+        }
+
+    def _log_and_reset(self, metrics: dict[str, Metric], reset: bool = True) -> None:
+        for name, metric in metrics.items():
+            value = metric.compute()
+            self.log(name, value if name.endswith("loss") else 100 * value)
+            if reset:
+                metric.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what Lightning does not keep: the state of the random generators (dropout draws from them), and the
+        sums of an epoch that is not yet over."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
+        checkpoint["val_scores"] = self.val_scores
+        checkpoint["train_metrics"] = {
+            name: {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
+            for name, metric in self._train_metrics().items()
+            if metric.update_called
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random_state = checkpoint["random_state"]
+        self.val_scores = checkpoint["val_scores"]
+        for name, state in checkpoint["train_metrics"].items():
+            metric = self._train_metrics()[name]
+            for key, value in state.items():
+                setattr(metric, key, value.to(metric.device))
+            metric._update_count = 1  # there have been updates: `compute` must not warn
+
+    def on_train_start(self) -> None:
+        # Not in on_load_checkpoint: what Lightning sets up after it might draw random numbers.
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state["cpu"])
+            if len(self._random_state["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(self._random_state["cuda"])
+            self._random_state = None
+
+    def _train_metrics(self) -> dict[str, Metric]:
+        return {"loss": self.train_loss, "accuracy": self.train_accuracy}
+
+
+class LogitSummary(Metric):
+    """Tells a net that is dead from one that predicts: the study's "1.0 ± 0.0" is either NaN or one constant class.
+
+    ``compute`` gives ``classes_predicted`` (number of classes that are the argmax of at least one image),
+    ``logit_std`` (standard deviation over the images, root mean square over the classes; None if not finite) and
+    ``logits_finite``.
+    """
+
+    predicted: Tensor
+    total: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        zeros = torch.zeros(num_classes, dtype=torch.float64)
+        self.add_state("predicted", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("total", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("square", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor) -> None:
+        """Takes logits (N, num_classes)."""
+        logits = logits.detach().to(torch.float64)
+        self.predicted += F.one_hot(logits.argmax(1), logits.shape[1]).sum(0)
+        self.total += logits.sum(0)
+        self.square += logits.square().sum(0)
+        self.count += len(logits)
+
+    def compute(self) -> dict[str, Any]:
+        variance = (self.square / self.count - (self.total / self.count) ** 2).clamp_min(0)
+        std = float(variance.mean().sqrt())
+        finite = bool(torch.isfinite(self.square).all())
+        return {
+            "classes_predicted": int((self.predicted > 0).sum()),
+            "logit_std": std if finite else None,
+            "logits_finite": finite,
+        }
+
+
+def _mean() -> MeanMetric:
+    # "disable": a loss that is not a number must make the mean not a number, rather than be left out of it.
+    return MeanMetric(nan_strategy="disable")
+
+
+def _accuracy(num_classes: int, top_k: int = 1, average: str = "micro") -> Any:
+    return MulticlassAccuracy(num_classes, top_k=min(top_k, num_classes), average=average, validate_args=False)  # type: ignore[arg-type]
+
+
+def _finite(value: Tensor) -> float | None:
+    return float(value) if value.isfinite() else None
+
+
+def _percent(fraction: Tensor) -> float:
+    return round(100 * float(fraction), 4)  # torchmetrics divides in single precision

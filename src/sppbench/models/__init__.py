@@ -1,0 +1,12 @@
+"""The nets of the study, as plain `torch.nn` modules.
+
+Every leaf module is called exactly once in a forward pass and never works in place, and leaves are registered in the
+order of their calls, so that hooks on the leaves see the signal after every step through the net.
+"""
+
+from sppbench.models.efficientnet import EfficientNet
+from sppbench.models.ffnn import FFNN
+from sppbench.models.initialization import initialize
+from sppbench.models.merges import MPScale, MPSum, Scale, Sum, mp_scale, mp_sum
+
+__all__ = ["FFNN", "EfficientNet", "MPScale", "MPSum", "Scale", "Sum", "initialize", "mp_scale", "mp_sum"]

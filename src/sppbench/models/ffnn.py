@@ -1,0 +1,77 @@
+"""Fully connected net of equally wide layers."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from sppbench.models.activation import Activation, make_activation
+from sppbench.models.checks import check_choice, check_integer
+from sppbench.models.initialization import initialize
+
+NORMALIZATIONS = (None, "batch_norm")
+
+
+class FFNN(nn.Sequential):
+    """Flatten → (1 + depth) × (Linear → [BatchNorm1d] → activation) → Linear.
+
+    Input: images of shape (N, in_channels, image_size, image_size). Output: logits of shape (N, num_classes).
+
+    Leaves, in order: `flatten`; for i = 0 … depth `block{i}.linear`, `block{i}.norm` (with normalization only),
+    `block{i}.activation`; `classifier`. With the defaults these are 20, or 29 with normalization.
+
+    Args:
+        in_channels: channels of the images.
+        image_size: height and width of the images in pixels.
+        num_classes: number of logits.
+        hidden_features: width h of every hidden layer.
+        depth: number of Linear(h, h) blocks; the block that maps the image to h features comes on top.
+        activation: name of a `torch.nn` class, or a callable that returns a module.
+        normalization: None, or `"batch_norm"` (Ioffe & Szegedy 2015, algorithm 1).
+        affine: whether the `depth` normalizations after the first one have a learnable scale γ and shift β.
+        first_affine: the same for the first one, which keeps them in the study's variant without affine.
+        init: `"he_fan_out"`, `"he_fan_in"` or `"lecun"`, see `initialize`; applies to the last layer, too.
+
+    Raises:
+        ValueError: unknown `activation`, `normalization` or `init`, a negative `depth`, or another size below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        image_size: int = 32,
+        num_classes: int = 100,
+        hidden_features: int = 500,
+        depth: int = 8,
+        activation: Activation = "ReLU",
+        normalization: str | None = None,
+        affine: bool = True,
+        first_affine: bool = True,
+        init: str = "he_fan_out",
+    ) -> None:
+        check_integer("in_channels", in_channels, 1)
+        check_integer("image_size", image_size, 1)
+        check_integer("num_classes", num_classes, 1)
+        check_integer("hidden_features", hidden_features, 1)
+        check_integer("depth", depth, 0)
+        check_choice("normalization", normalization, NORMALIZATIONS)
+
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+        features = in_channels * image_size**2
+        for i in range(1 + depth):
+            norm = None
+            if normalization is not None:
+                norm = nn.BatchNorm1d(hidden_features, affine=affine if i > 0 else first_affine)
+            layers[f"block{i}"] = _block(nn.Linear(features, hidden_features), norm, make_activation(activation))
+            features = hidden_features
+        layers["classifier"] = nn.Linear(features, num_classes)
+        super().__init__(layers)
+        initialize(self, init)
+
+
+def _block(linear: nn.Linear, norm: nn.Module | None, activation: nn.Module) -> nn.Sequential:
+    """Linear → [norm] → activation, (N, features) → (N, hidden_features)."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(linear=linear)
+    if norm is not None:
+        layers["norm"] = norm
+    layers["activation"] = activation
+    return nn.Sequential(layers)

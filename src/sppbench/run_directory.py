@@ -1,0 +1,158 @@
+"""The directory of one run: what is already there, whose turn it is, and what may be taken over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from sppbench.files import write_atomically
+from sppbench.results import Result, read_result
+
+log = logging.getLogger(__name__)
+
+# Where a run takes place and what it tells about itself: not what it computes.
+NEUTRAL_KEYS = frozenset(
+    {"output_dir", "overwrite", "logger", "data.root", "data.download", "trainer.accelerator", "trainer.devices"}
+    | {"trainer.num_nodes"}
+)
+# Makes the saved configuration one that Hydra can run again as it is.
+_REPEATABLE = {
+    "defaults": ["_self_", {"override hydra/job_logging": "stdout"}],
+    "hydra": {"run": {"dir": "."}, "output_subdir": None},
+}
+
+
+class RunDirectoryError(Exception):
+    """A directory that this run must not, or cannot, write to. The message is for the user."""
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values that are no dictionaries, as on Hydra's command line."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The flat configuration without ``NEUTRAL_KEYS``: runs with equal identities compute the same."""
+    flat = flatten({key: value for key, value in config.items() if key not in _REPEATABLE and key not in NEUTRAL_KEYS})
+    return {key: value for key, value in flat.items() if key not in NEUTRAL_KEYS}
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the configuration's identity."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+class RunDirectory:
+    """``config.yaml``, ``metrics.csv``, ``result.json``, ``last.ckpt``, ``train.log`` and what the loggers add.
+
+    Args:
+        path: The directory; it need not exist.
+        config: The resolved configuration of the run that wants to use it.
+    """
+
+    def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.config = config
+        self.config_file = self.path / "config.yaml"
+        self.result_file = self.path / "result.json"
+        self.checkpoint = self.path / "last.ckpt"
+        self.log_file = self.path / "train.log"
+        self.traceback_file = self.path / "traceback.txt"
+        self._id_file = self.path / ".run_id"
+        self._lock_file = self.path / ".lock"
+
+    def completed(self) -> Result | None:
+        """The result of a run with this configuration that came to its end, if one is here.
+
+        Raises:
+            RunDirectoryError: The place is taken: by a run with another configuration (the message names the keys), or
+                by files that are not a run's.
+            ResultError: result.json is damaged.
+        """
+        if not self.path.exists():
+            return None
+        if not self.path.is_dir():
+            raise RunDirectoryError(f"output_dir={self.path} is a file")
+        if not self.config_file.exists():
+            self._refuse_foreign_files()
+            return None
+        self._refuse_other_configuration()
+        result = read_result(self.result_file) if self.result_file.exists() else None
+        return result if result is not None and result.status in ("completed", "diverged") else None
+
+    @contextmanager
+    def claim(self, overwrite: bool) -> Iterator[bool]:
+        """Holds the directory for this process alone; gives whether there is a checkpoint to resume from.
+
+        Args:
+            overwrite: Delete what an earlier run left here.
+
+        Raises:
+            RunDirectoryError: It cannot be written to, or another process is at work in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._lock_file)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunDirectoryError(f"another process is at work in {self.path}") from None
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write to output_dir={self.path}: {error.strerror or error}") from None
+        with lock:
+            if overwrite:
+                self._clear()
+            resume = self.checkpoint.exists()
+            self._id_file.write_text(self.run_id)
+            with write_atomically(self.config_file) as file:
+                file.write(OmegaConf.to_yaml(OmegaConf.create(_REPEATABLE | self.config)))
+            # From here on the run is under way; an old "interrupted" or "failed" no longer holds.
+            self.result_file.unlink(missing_ok=True)
+            self.traceback_file.unlink(missing_ok=True)
+            yield resume
+
+    @property
+    def run_id(self) -> str:
+        """Names this run to loggers that keep their own record; it stays the same when the run is resumed."""
+        if not hasattr(self, "_run_id"):
+            taken_over = self._id_file.exists() and not self.config["overwrite"]
+            self._run_id = self._id_file.read_text() if taken_over else uuid.uuid4().hex[:8]
+        return self._run_id
+
+    def _clear(self) -> None:
+        if not self.config_file.exists():
+            self._refuse_foreign_files()
+        for item in self.path.iterdir():
+            if item == self._lock_file:
+                continue
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            else:
+                item.unlink()
+
+    def _refuse_foreign_files(self) -> None:
+        if foreign := sorted(item.name for item in self.path.iterdir() if item != self._lock_file):
+            raise RunDirectoryError(f"{self.path} holds {foreign[0]!r}, but no run: choose another output_dir")
+
+    def _refuse_other_configuration(self) -> None:
+        saved = OmegaConf.to_container(OmegaConf.load(self.config_file))
+        assert isinstance(saved, dict)
+        ours, theirs = identity(self.config), identity({str(key): value for key, value in saved.items()})
+        if differing := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+            listed = ", ".join(f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in differing)
+            raise RunDirectoryError(
+                f"{self.path} holds a run with another configuration: {listed}. "
+                "Choose another name= or output_dir=, or replace it with overwrite=true"
+            )

@@ -1,0 +1,49 @@
+"""What the tests of whole runs share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from sppbench.train import config_directory
+
+# A run of a second: 3 epochs of 4 steps (the last batch is a partial one) on random images.
+SMALL = [
+    "name=ffnn",
+    "model=ffnn",
+    "model.hidden_features=16",
+    "model.depth=2",
+    "data=synthetic",
+    "data.train_size=56",
+    "data.val_size=16",
+    "data.test_size=16",
+    "data.batch_size=16",
+    "data.image_size=8",
+    "data.num_classes=10",
+    "trainer=cpu",
+    "trainer.max_epochs=3",
+    "logger=csv",
+]
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for key in [key for key in os.environ if key.startswith("WANDB_") and key != "WANDB_MODE"]:
+        monkeypatch.delenv(key)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Composes the configuration of a small run in ``tmp_path / "run"``; overrides as on the command line."""
+
+    def make(*overrides: str) -> DictConfig:
+        with initialize_config_dir(config_directory(), version_base="1.3"):
+            return compose("train", [*SMALL, f"output_dir={tmp_path}/run", *overrides])
+
+    return make

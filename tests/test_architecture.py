@@ -1,0 +1,57 @@
+"""The house: imports run one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import sppbench
+
+SOURCE = Path(sppbench.__file__).parent
+
+# Who may import what of sppbench; train is the place where the parts meet and may import everything.
+ALLOWED = {
+    "models": {"models"},
+    "data": {"data", "files"},
+    "callbacks": {"callbacks"},
+    "classifier": set(),
+    "loggers": {"files"},
+    "files": set(),
+    "results": {"files"},
+    "run_directory": {"files", "results"},
+    "__init__": set(),
+}
+HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "wandb", "matplotlib", "numpy", "pyarrow", "sklearn"}
+
+
+def _part(file: Path) -> str:
+    return file.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "absolute imports only"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_imports_run_one_way() -> None:
+    files = list(SOURCE.rglob("*.py"))
+    assert len(files) > 10
+    for file in files:
+        part = _part(file)
+        if part == "train":
+            continue
+        used = {name.split(".")[1] for name in _imports(ast.parse(file.read_text())) if name.startswith("sppbench.")}
+        assert used <= ALLOWED[part], f"{file.relative_to(SOURCE)} imports {used - ALLOWED[part]}"
+
+
+def test_what_starts_without_torch_imports_nothing_heavy_at_its_top() -> None:
+    for name in ("train", "results", "run_directory", "files", "__init__"):
+        tree = ast.parse((SOURCE / f"{name}.py").read_text())
+        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        assert not {module.split(".")[0] for module in _imports(top)} & HEAVY, name

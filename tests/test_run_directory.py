@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sppbench.run_directory import RunDirectory, RunDirectoryError, config_hash, flatten, identity
+from tests.test_results import RESULT
+
+CONFIG: dict[str, Any] = {
+    "seed": 1,
+    "overwrite": False,
+    "output_dir": "x",
+    "model": {"depth": 8, "affine": True},
+    "data": {"root": "a", "batch_size": 512},
+    "trainer": {"accelerator": "auto", "max_epochs": 20},
+    "logger": {"csv": {"path": "x/metrics.csv"}},
+}
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    """CONFIG with dotted keys (``__`` for the dot) set to other values."""
+    config = {key: dict(value) if isinstance(value, dict) else value for key, value in CONFIG.items()}
+    for key, value in values.items():
+        *groups, last = key.split("__")
+        node = config[groups[0]] if groups else config
+        node[last] = value
+    return config
+
+
+def finished(path: Path, config: dict[str, Any], status: str = "completed") -> None:
+    run = RunDirectory(path, config)
+    with run.claim(overwrite=False):
+        dataclasses.replace(RESULT, status=status).write(run.result_file)
+
+
+def test_flatten_gives_the_keys_of_the_command_line() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [1]}}, "e": None, "f": {}}) == {"a.b": 1, "a.c.d": [1], "e": None, "f": {}}
+
+
+def test_the_hash_ignores_where_a_run_takes_place_and_nothing_else() -> None:
+    same = changed(output_dir="y", overwrite=True, data__root="b", trainer__accelerator="cpu", logger=None)
+    assert config_hash(same) == config_hash(CONFIG)
+    assert identity(CONFIG).keys() == {"seed", "model.depth", "model.affine", "data.batch_size", "trainer.max_epochs"}
+    for other in (changed(seed=2), changed(model__affine=False), changed(data__batch_size=64), changed(new=1)):
+        assert config_hash(other) != config_hash(CONFIG)
+
+
+@pytest.mark.parametrize("status", ["completed", "diverged"])
+def test_a_complete_run_is_recognised(tmp_path: Path, status: str) -> None:
+    finished(tmp_path / "run", CONFIG, status)
+    found = RunDirectory(tmp_path / "run", changed(output_dir="elsewhere")).completed()
+    assert found is not None
+    assert found.status == status
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_an_incomplete_run_is_run_again(tmp_path: Path, status: str) -> None:
+    finished(tmp_path / "run", CONFIG, status)
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    assert run.completed() is None
+    with run.claim(overwrite=False):
+        assert not run.result_file.exists(), "while the run is under way it has no status"
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
+    finished(tmp_path / "run", CONFIG)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    with pytest.raises(RunDirectoryError) as refusal:
+        RunDirectory(tmp_path / "run", changed(seed=2, model__affine=False)).completed()
+    message = str(refusal.value)
+    assert "seed (1 there, 2 now)" in message
+    assert "model.affine (True there, False now)" in message
+    assert "depth" not in message
+    assert "\n" not in message
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+
+
+def test_overwrite_removes_what_was_there(tmp_path: Path) -> None:
+    finished(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "wandb").mkdir()
+    (tmp_path / "run" / "wandb" / "file").touch()
+    old_id = RunDirectory(tmp_path / "run", CONFIG).run_id
+    run = RunDirectory(tmp_path / "run", changed(seed=2, overwrite=True))
+    with run.claim(overwrite=True) as resume:
+        assert not resume
+        assert {file.name for file in run.path.iterdir()} == {".lock", ".run_id", "config.yaml"}
+    assert run.run_id != old_id
+
+
+def test_foreign_files_are_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    run = RunDirectory(tmp_path, CONFIG)
+    with pytest.raises(RunDirectoryError, match=r"holds 'thesis\.tex', but no run"):
+        run.completed()
+    with pytest.raises(RunDirectoryError, match="but no run"), run.claim(overwrite=True):
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="is a file"):
+        RunDirectory(tmp_path / "file", CONFIG).completed()
+    run = RunDirectory(tmp_path / "file" / "run", CONFIG)
+    with pytest.raises(RunDirectoryError, match="cannot write to output_dir"), run.claim(overwrite=False):
+        pass
+
+
+def test_a_directory_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    first, second = (RunDirectory(tmp_path / "run", CONFIG) for _ in range(2))
+    refused = pytest.raises(RunDirectoryError, match="another process is at work")
+    with first.claim(overwrite=False), refused, second.claim(overwrite=False):
+        pass
+    with second.claim(overwrite=False) as resume:
+        assert not resume
+
+
+def test_a_checkpoint_is_offered_and_the_run_keeps_its_id(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    with run.claim(overwrite=False):
+        run.checkpoint.touch()
+    again = RunDirectory(tmp_path / "run", CONFIG)
+    with again.claim(overwrite=False) as resume:
+        assert resume
+    assert again.run_id == run.run_id
