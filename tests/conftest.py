@@ -12,14 +12,16 @@ from omegaconf import DictConfig
 
 from sppbench.train import config_directory
 
-# A run of a second: 3 epochs of 4 steps (the last batch is a partial one) on random images.
+# A run of a second: 3 epochs of 3 steps (the last batch is a partial one) on random images.
+FFNN = ("name=ffnn", "model=ffnn", "model.hidden_features=16", "model.depth=2")
+# With dropout and batch normalization: it resumes bitwise only if random states and buffers are restored, too.
+EFFICIENTNET = (
+    *("name=efficientnet_bn", "model=efficientnet_bn", "model.width_mult=0.1", "model.depth_mult=0.1"),
+    *("model.dropout=0.5", "data.image_size=16"),
+)
 SMALL = [
-    "name=ffnn",
-    "model=ffnn",
-    "model.hidden_features=16",
-    "model.depth=2",
     "data=synthetic",
-    "data.train_size=56",
+    "data.train_size=40",
     "data.val_size=16",
     "data.test_size=16",
     "data.batch_size=16",
@@ -27,6 +29,7 @@ SMALL = [
     "data.num_classes=10",
     "trainer=cpu",
     "trainer.max_epochs=3",
+    "trainer.log_every_n_steps=2",
     "logger=csv",
 ]
 
@@ -42,8 +45,8 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(tmp_path: Path) -> Callable[..., DictConfig]:
     """Composes the configuration of a small run in ``tmp_path / "run"``; overrides as on the command line."""
 
-    def make(*overrides: str) -> DictConfig:
+    def make(*overrides: str, net: tuple[str, ...] = FFNN) -> DictConfig:
         with initialize_config_dir(config_directory(), version_base="1.3"):
-            return compose("train", [*SMALL, f"output_dir={tmp_path}/run", *overrides])
+            return compose("train", [*SMALL, *net, f"output_dir={tmp_path}/run", *overrides])
 
     return make

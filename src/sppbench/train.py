@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sppbench.callbacks import Checkpointing, StopOnNonFiniteLoss, Stopwatch
     from sppbench.classifier import Classifier
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
 
 
 class UsageError(Exception):
@@ -202,9 +202,11 @@ def _prepare_wandb(node: DictConfig) -> None:
         raise UsageError(f"logger.wandb.mode (or WANDB_MODE) must be online, offline or disabled, got {node.mode!r}")
     if node.mode == "online":
         try:
-            wandb.login()
-        except WandbUsageError as error:
-            raise UsageError(f"W&B is set to online, but there is no key: {_one_line(error)}") from error
+            known = wandb.login()
+        except WandbUsageError:
+            known = False
+        if not known:
+            raise UsageError("W&B cannot go online: no API key is known (wandb login), or WANDB_MODE forbids it")
 
 
 def _check_checkpoint(path: Path) -> int:
@@ -298,6 +300,7 @@ def _logging_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger().addHandler(handler)
+    logging.getLogger("sppbench").setLevel(logging.INFO)
     try:
         yield
     finally:

@@ -76,7 +76,10 @@ class CIFAR100(ImageDataModule):
             _fetch(self.root)
             source = _find(self.root)
             assert source is not None
-        return cache.load_or_build(cache.location(self.root, "cifar100"), source.files, source.read)
+        try:
+            return cache.load_or_build(cache.location(self.root, "cifar100"), source.files, source.read)
+        except OSError as error:
+            raise DataError(f"cannot read CIFAR-100 in {self.root}: {error}") from error
 
 
 class _Source(NamedTuple):

@@ -1,7 +1,7 @@
 """What all image data sets share: checks, the train/validation split, loaders on the right device."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -123,7 +123,7 @@ class ImageDataModule(LightningDataModule):
         """Return shuffled, augmented training batches."""
         return self._loader("train", shuffle=True, augmentation=self.augmentation)
 
-    def val_dataloader(self) -> TensorLoader | list[TensorLoader]:
+    def val_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return validation batches; an empty list, which Lightning takes for no validation, where val_size is 0."""
         return self._loader("val") if self.val_size else []
 

@@ -1,23 +1,23 @@
 """CIFAR-100 as Parquet files in the layout of the Hugging Face Hub."""
 
+import io
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import decode_png
 from tqdm import tqdm
 
 from sppbench.data.datamodule import Images
 from sppbench.data.errors import DataError
 
-SHAPE = (3, 32, 32)
+SIZE = 32
 NUM_CLASSES = 100
-CHUNK = 500
 _NAME = re.compile(r"(?:train|test)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?\.parquet")
 
 
@@ -55,23 +55,20 @@ def _check_complete(part: str, files: list[Path]) -> None:
 
 
 def read_shards(shards: dict[str, list[Path]]) -> Images:
-    """Decode all images; PNG decoding runs in threads, which libpng lets run side by side.
+    """Decode all images, in the order of the files.
+
+    One at a time: Pillow holds the interpreter for most of a small image, so threads made it slower, and processes
+    would spend on their start what they save.
 
     Raises:
         DataError: a file cannot be read, or does not hold 32x32 RGB PNGs and labels 0..99.
     """
     tables = {part: [(file, _read_table(file)) for file in files] for part, files in shards.items()}
-    count = sum(len(table) for part in tables.values() for _, table in part)
-    # disable=None: no bar where stderr is not a terminal.
-    with tqdm(total=count, desc="Decoding CIFAR-100", unit="image", disable=None) as bar, ThreadPoolExecutor() as pool:
-        images = {}
-        for part, files in tables.items():
-            chunks = []
-            for chunk in pool.map(_decode, *zip(*_chunks(files), strict=True)):
-                chunks.append(chunk)
-                bar.update(len(chunk))
-            images[part] = torch.cat(chunks)
     labels = {part: torch.cat([_labels(file, table) for file, table in files]) for part, files in tables.items()}
+    count = sum(len(part) for part in labels.values())
+    # disable=None: no bar where stderr is not a terminal.
+    with tqdm(total=count, desc="Decoding CIFAR-100", unit=" images", disable=None) as bar:
+        images = {part: torch.cat([_images(*file, bar.update) for file in files]) for part, files in tables.items()}
     return Images(images["train"], labels["train"], images["test"], labels["test"])
 
 
@@ -104,25 +101,21 @@ def _labels(file: Path, table: pa.Table) -> Tensor:
     return labels
 
 
-def _chunks(files: list[tuple[Path, pa.Table]]) -> Iterator[tuple[Path, int, pa.Table]]:
-    for file, table in files:
-        for start in range(0, len(table), CHUNK):
-            yield file, start, table.slice(start, CHUNK)
-
-
-def _decode(file: Path, start: int, table: pa.Table) -> Tensor:
-    """Decode a chunk, whose first image is row ``start`` of the file, to uint8 ``(n, H, W, C)``."""
-    images = torch.empty(len(table), *SHAPE, dtype=torch.uint8)
+def _images(file: Path, table: pa.Table, advance: Callable[[], object]) -> Tensor:
+    """Decode the images of a file to uint8 ``(N, H, W, C)``, calling ``advance`` after each."""
+    images = np.empty((len(table), SIZE, SIZE, 3), dtype=np.uint8)
     for row, img in enumerate(table["img"].to_pylist()):
         try:
-            image = decode_png(torch.frombuffer(bytearray(img["bytes"]), dtype=torch.uint8))
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise DataError(f"{file}: row {start + row} is not a readable PNG: {_first_line(error)}") from error
-        if image.shape != SHAPE or image.dtype != torch.uint8:
-            found = f"{image.dtype} {tuple(image.shape)}"
-            raise DataError(f"{file}: row {start + row} must be an 8-bit image of shape {SHAPE}, got {found}")
-        images[row] = image
-    return images.permute(0, 2, 3, 1).contiguous()
+            image = Image.open(io.BytesIO(img["bytes"]), formats=["PNG"])
+            image.load()
+        except Exception as error:  # Pillow raises many kinds, SyntaxError among them
+            raise DataError(f"{file}: row {row} is not a readable PNG: {_first_line(error)}") from error
+        if image.mode != "RGB" or image.size != (SIZE, SIZE):
+            found = f"{image.mode} {image.width}x{image.height}"
+            raise DataError(f"{file}: row {row} must be an RGB image of {SIZE}x{SIZE} pixels, got {found}")
+        images[row] = np.asarray(image)
+        advance()
+    return torch.from_numpy(images)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Initialization of weights: He and LeCun, normal (not truncated)."""
 
 import math
+from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,7 +10,7 @@ from sppbench.models.checks import check_choice
 
 # (mode, nonlinearity) of `torch.nn.init.kaiming_normal_`. Its standard deviation is gain / sqrt(fan): the mode chooses
 # the fan, and the gain is √2 for "relu" and 1 for "linear".
-_KAIMING = {
+_KAIMING: dict[str, tuple[Literal["fan_in", "fan_out"], Literal["relu", "linear"]]] = {
     "he_fan_out": ("fan_out", "relu"),
     "he_fan_in": ("fan_in", "relu"),
     "lecun": ("fan_in", "linear"),
@@ -40,7 +41,7 @@ def initialize(net: nn.Module, init: str) -> None:
     mode, nonlinearity = _KAIMING[init]
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity=nonlinearity)  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity=nonlinearity)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, _BatchNorm) and module.affine:

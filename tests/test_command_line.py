@@ -1,0 +1,197 @@
+"""What a user sees who types `python -m sppbench.train ...`: output and exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sppbench.classifier import Classifier
+from sppbench.results import read_result
+from sppbench.train import main
+from tests.conftest import FFNN, SMALL
+from tests.test_train import at_step, crash, metrics, same_weights, send, weights
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the command in this process and returns its exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> int:
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        overrides = [argument for argument in arguments if argument not in flags]
+        chosen = {argument.partition("=")[0] for argument in overrides}
+        small = ["logger=csv"] if "data" in chosen else SMALL
+        monkeypatch.setattr(sys, "argv", ["sppbench.train", *flags, *small, *FFNN, *overrides])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run
+
+
+def test_a_run_and_its_repetition(command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("trainer.max_epochs=1") == 0
+    run = tmp_path / "outputs" / "runs" / "ffnn" / "lr=0.001" / "seed=868"
+    assert read_result(run / "result.json").status == "completed"
+    assert "test accuracy" in capfd.readouterr().out
+    assert command("trainer.max_epochs=1") == 0
+    assert "completed already: test accuracy" in capfd.readouterr().out
+    assert command("trainer.max_epochs=2") == 2
+    assert "trainer.max_epochs (1 there, 2 now)" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"], "nothing is written beside the run directory"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optimizer.lr=-1"], "Invalid learning rate"),
+        (["data.batch_size=0"], "data.batch_size must be at least 1, got 0"),
+        (["data=cifar100", "data.root=nowhere", "data.download=false"], "data=digits"),
+        (["output_dir=/dev/null/run"], "cannot write to output_dir=/dev/null/run"),
+    ],
+)
+def test_what_the_user_must_mend_is_one_line_and_status_2(
+    arguments: list[str], message: str, command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*arguments) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("sppbench: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_choices_are_hydra_s_errors(command: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("model=resnet") == 1
+    error = capfd.readouterr().err
+    assert "Could not find 'model/resnet'" in error
+    assert "sn_efficientnet_mp" in error, "the choices are listed"
+
+
+def test_a_failure_is_status_1_and_names_the_traceback(
+    command: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 4, crash)
+    assert command("output_dir=run") == 1
+    captured = capfd.readouterr()
+    assert "power cut" in captured.err
+    assert "Traceback" not in captured.err
+    assert "traceback.txt" in captured.out
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_its_status(signum: int, status: int, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_step(monkeypatch, 4, send(signum))
+    assert command("output_dir=run") == status
+    assert read_result(Path("run/result.json")).status == "interrupted"
+
+
+def test_a_second_signal_does_not_wait(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        send(signal.SIGINT)()
+        send(signal.SIGINT)()
+
+    at_step(monkeypatch, 4, twice)
+    assert command("output_dir=run") == 130
+    assert torch.load("run/last.ckpt", weights_only=True)["global_step"] == 3, "the checkpoint of epoch 0"
+
+
+def test_a_multirun_goes_on_after_a_failure(
+    command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Classifier.training_step
+
+    def training_step(self: Classifier, *arguments: Any) -> Any:
+        if self.trainer.default_root_dir.endswith("seed=2"):
+            crash()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") != 0
+    cells = tmp_path / "outputs" / "runs" / "ffnn" / "lr=0.001"
+    found = [read_result(cells / f"seed={seed}" / "result.json").status for seed in (1, 2, 3)]
+    assert found == ["completed", "failed", "completed"]
+
+
+def test_several_devices_in_a_multirun_are_refused(command: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("-m", "seed=1,2", "trainer=ddp") != 0
+    assert "a multirun cannot use trainer.devices > 1" in capfd.readouterr().err
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['train', '--help']\n"
+        "from sppbench.train import main\n"
+        "try:\n    main()\nfinally:\n    print({'torch', 'lightning', 'wandb', 'matplotlib'} & set(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "model: efficientnet_bn, efficientnet_nobn, ffnn" in shown
+    assert shown.endswith("set()\n")
+
+
+def test_a_run_that_is_killed_in_the_middle_of_an_epoch_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    """kill -9 leaves no time to save: the run goes back to the last checkpoint."""
+
+    def start(run: str) -> subprocess.Popen[bytes]:
+        size = ["data.train_size=2000", "model.hidden_features=300", "trainer.max_epochs=8", f"output_dir={run}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "sppbench.train", *SMALL, *FFNN[:2], *size], cwd=tmp_path, env=environment()
+        )
+
+    killed = start("killed")
+    checkpoint, deadline = tmp_path / "killed" / "last.ckpt", time.monotonic() + 120
+    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.1)  # an epoch takes about half a second
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (tmp_path / "killed" / "result.json").exists()
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < step < 8 * 125
+    undisturbed, resumed = start("undisturbed"), start("killed")
+    assert (undisturbed.wait(120), resumed.wait(120)) == (0, 0)
+    killed_run, whole_run = tmp_path / "killed", tmp_path / "undisturbed"
+    assert "resuming" in (killed_run / "train.log").read_text()
+    assert same_weights(weights(killed_run), weights(whole_run))
+    assert metrics(killed_run) == metrics(whole_run)
+    assert read_result(killed_run / "result.json").test == read_result(whole_run / "result.json").test
+
+
+def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
+    build = (
+        f"import hatchling.build, os; os.chdir({str(ROOT)!r}); print(hatchling.build.build_wheel({str(tmp_path)!r}))"
+    )
+    name = subprocess.run([sys.executable, "-c", build], capture_output=True, text=True, check=True).stdout.split()[-1]
+    site = tmp_path / "site"
+    with zipfile.ZipFile(tmp_path / name) as wheel:
+        wheel.extractall(site)
+    assert (site / "sppbench" / "conf" / "model" / "ffnn.yaml").exists()
+    shown = subprocess.run(
+        [sys.executable, "-m", "sppbench.train", "model=ffnn", "data=digits", "trainer.max_epochs=1", "logger=csv"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(site)),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "test accuracy" in shown
+    result = read_result(tmp_path / "outputs" / "runs" / "ffnn" / "lr=0.001" / "seed=868" / "result.json")
+    assert (result.data, result.git) == ("Digits", None), "not imported from the wheel"

@@ -1,0 +1,319 @@
+"""Whole runs, in this process, of a second each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from sppbench.classifier import Classifier
+from sppbench.results import read_result
+from sppbench.run_directory import RunDirectoryError
+from sppbench.train import UsageError, train
+from tests.conftest import EFFICIENTNET
+
+Make = Callable[..., DictConfig]
+STEPS = 3 * 3  # epochs x batches: 40 training images in batches of 16
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def same_weights(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None], stage: str = "training") -> None:
+    """Calls ``act`` once, in the middle of a step (counted from 0) of the given stage."""
+    original = getattr(Classifier, f"{stage}_step")
+    calls = []
+
+    def wrapped(self: Classifier, *args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if len(calls) == step + 1:
+            act()
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Classifier, f"{stage}_step", wrapped)
+
+
+def crash() -> None:
+    raise RuntimeError("power cut")
+
+
+def send(signum: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def test_a_run_leaves_everything_that_it_should(config: Make, tmp_path: Path) -> None:
+    cfg = config("trainer.max_epochs=2")
+    accuracy = train(cfg)
+    run = tmp_path / "run"
+    result = read_result(run / "result.json")
+    assert (result.status, result.epochs, result.steps) == ("completed", 2, 6)
+    assert (result.model, result.data, result.optimizer, result.lr, result.seed) == (
+        ("ffnn", "Synthetic", "Adam", 0.001, 868)
+    )
+    assert result.test is not None
+    assert result.test["accuracy"] == accuracy
+    assert sum(result.test["per_class"]) > 0
+    assert len(result.test["per_class"]) == 10
+    assert (result.device, result.threads) == ("cpu", torch.get_num_threads())
+    assert result.versions["torch"] == torch.__version__.split("+")[0]
+    assert result.images_per_second is not None
+    assert result.images_per_second > 0
+    assert "test accuracy" in (run / "train.log").read_text()
+    assert "epoch 2/2" in (run / "train.log").read_text()
+    first, second, test = metrics(run)
+    assert (first["epoch"], first["step"], second["epoch"], second["step"]) == ("0", "2", "1", "5")
+    assert float(second["val/accuracy"]) == pytest.approx(result.val["accuracy"])  # type: ignore[index]
+    assert float(test["test/accuracy"]) == pytest.approx(accuracy)
+    assert not {path.name for path in run.iterdir()} - {
+        *("config.yaml", "metrics.csv", "result.json", "last.ckpt", "train.log", ".lock", ".run_id")
+    }
+
+
+def test_the_last_weights_are_the_ones_that_are_tested(config: Make, tmp_path: Path) -> None:
+    from hydra.utils import instantiate
+
+    cfg = config()
+    accuracy = train(cfg)
+    data, net = instantiate(cfg.data), instantiate(cfg.model).eval()
+    data.prepare_data()
+    data.setup()
+    net.load_state_dict({name.removeprefix("net."): value for name, value in weights(tmp_path / "run").items()})
+    predicted = torch.cat([net(images).argmax(1) for images, _ in data.test_dataloader()])
+    labels = torch.cat([labels for _, labels in data.test_dataloader()])
+    assert 100 * (predicted == labels).double().mean().item() == pytest.approx(accuracy)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(config: Make, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("first", "again", "other")]
+    for run, seed in zip(runs, (1, 1, 2), strict=True):
+        train(config(f"seed={seed}", f"output_dir={run}", net=EFFICIENTNET))
+    assert metrics(runs[0]) == metrics(runs[1])
+    assert same_weights(weights(runs[0]), weights(runs[1]))
+    assert metrics(runs[0]) != metrics(runs[2])
+    assert not same_weights(weights(runs[0]), weights(runs[2]))
+
+
+def test_a_complete_run_is_not_run_again(config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    accuracy = train(config())
+    before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
+    with caplog.at_level(logging.INFO):
+        assert train(config()) == accuracy
+    assert "completed already" in caplog.text
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused_and_overwrite_replaces_it(config: Make, tmp_path: Path) -> None:
+    train(config("trainer.max_epochs=1"))
+    with pytest.raises(RunDirectoryError, match=r"trainer\.max_epochs \(1 there, 2 now\)"):
+        train(config("trainer.max_epochs=2"))
+    assert read_result(tmp_path / "run" / "result.json").epochs == 1
+    train(config("trainer.max_epochs=2", "overwrite=true"))
+    assert read_result(tmp_path / "run" / "result.json").epochs == 2
+    assert len(metrics(tmp_path / "run")) == 3
+
+
+# What stops the run, where (training steps from 0; there are 3 an epoch), and how many optimizer steps are kept.
+STOPS = {
+    "crash in epoch 0": (crash, "training", 1, None),
+    "crash in the middle of epoch 1": (crash, "training", 4, 3),
+    "crash in the validation of epoch 1": (crash, "validation", 1, 3),
+    "crash in the test": (crash, "test", 0, 9),
+    "SIGTERM in epoch 0": (send(signal.SIGTERM), "training", 0, 1),
+    "SIGTERM in the middle of epoch 1": (send(signal.SIGTERM), "training", 4, 5),
+    "SIGINT in the last step of epoch 1": (send(signal.SIGINT), "training", 5, 6),
+    "SIGTERM in the validation of epoch 1": (send(signal.SIGTERM), "validation", 1, 6),
+    "SIGINT in the last step": (send(signal.SIGINT), "training", 8, 9),
+    "SIGINT in the test": (send(signal.SIGINT), "test", 0, 9),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed") / "run"
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
+    stop: str, config: Make, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act, stage, step, kept = STOPS[stop]
+    train(config(f"output_dir={undisturbed}", net=EFFICIENTNET))  # the first time only: then it is complete
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_step(patch, step, act, stage)
+        with pytest.raises((RuntimeError, SystemExit)) as ended:
+            train(config(net=EFFICIENTNET))
+    left = read_result(run / "result.json")
+    if act is crash:
+        assert (left.status, left.error) == ("failed", "power cut")
+        assert "power cut" in (run / "traceback.txt").read_text()
+        assert (run / "last.ckpt").exists() == (kept is not None)
+    else:
+        assert left.status == "interrupted"
+        assert isinstance(ended.value, SystemExit)
+        assert ended.value.code == (143 if "SIGTERM" in stop else 130)
+    if kept is not None:
+        assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == kept
+
+    train(config(net=EFFICIENTNET))
+    result, expected = read_result(run / "result.json"), read_result(undisturbed / "result.json")
+    assert same_weights(weights(run), weights(undisturbed))
+    assert metrics(run) == metrics(undisturbed)
+    assert (result.status, result.steps, result.epochs) == ("completed", STEPS, 3)
+    assert (result.test, result.val) == (expected.test, expected.val)
+    assert not (run / "traceback.txt").exists()
+
+
+def test_signals_are_as_before_after_a_run(config: Make) -> None:
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    train(config("trainer.max_epochs=1"))
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(
+    value: float, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Classifier.training_step
+
+    def poisoned(self: Classifier, batch: Any, batch_idx: int) -> Tensor:
+        loss = original(self, batch, batch_idx)
+        return loss * value if self.global_step == 4 else loss
+
+    monkeypatch.setattr(Classifier, "training_step", poisoned)
+    accuracy = train(config())
+    result = read_result(tmp_path / "run" / "result.json")
+    assert (result.status, result.diverged_at, result.steps) == ("diverged", 5, 5)
+    assert result.test is not None
+    assert not result.test["logits_finite"]
+    assert (result.test["loss"], result.test["classes_predicted"]) == (None, 1)
+    assert result.test["accuracy"] == accuracy
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test"]["logit_std"] is None
+    # The argmax of logits that are no numbers is class 0.
+    assert [score > 0 for score in result.test["per_class"]] == [True] + 9 * [False]
+    assert train(config()) == accuracy, "a diverged run is complete"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_checkpoint_is_named_and_nothing_is_restarted(
+    damage: str, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, crash)
+        with pytest.raises(RuntimeError):
+            train(config())
+    checkpoint = tmp_path / "run" / "last.ckpt"
+    content = bytearray(checkpoint.read_bytes())
+    if damage == "flipped":  # a bit inside of the largest tensor, which torch.load does not notice
+        with zipfile.ZipFile(checkpoint) as archive:
+            largest = max(archive.infolist(), key=lambda item: item.file_size)
+        content[largest.header_offset + 200] ^= 1
+    damaged = bytes({"truncated": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
+    checkpoint.write_bytes(damaged)
+    with pytest.raises(UsageError, match=r"checkpoint .*last\.ckpt is damaged .*overwrite=true"):
+        train(config())
+    assert checkpoint.read_bytes() == damaged
+    train(config("overwrite=true"))
+    assert read_result(tmp_path / "run" / "result.json").status == "completed"
+
+
+BAD = {
+    "optimizer.lr=-1": "learning rate",
+    "data.batch_size=0": r"data\.batch_size must be at least 1, got 0",
+    "seed=-1": "seed must be a non-negative integer, got -1",
+    "model.depth=-1": "depth must be an integer of at least 0; got -1",
+    "model.activation=relu": "activation must be one of",
+    "model.normalization=layer": "normalization must be one of",
+    "+model.unknown=1": "unknown",
+    "data.val_size=-1": r"data\.val_size must be at least 0, got -1",
+    "+trainer.unknown=1": "unknown",
+    "trainer.precision=7": "7",
+    "trainer.max_epochs=-2": "max_epochs",
+    "seed=???": "seed",
+    "logger=wandb logger.wandb.mode=sometimes": "must be online, offline or disabled",
+    "logger=wandb logger.wandb.mode=online": "W&B cannot go online",
+}
+
+
+@pytest.mark.parametrize("overrides", BAD)
+def test_bad_input_gets_one_line_and_leaves_nothing(overrides: str, config: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=BAD[overrides]) as refusal:
+        train(config(*overrides.split()))
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused(config: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="cannot write"):
+        train(config(f"output_dir={tmp_path}/file/run"))
+
+
+def test_wandb_gets_the_run_offline(config: Make, tmp_path: Path) -> None:
+    import wandb
+
+    train(config("logger=[csv,wandb]", "trainer.max_epochs=1"))
+    assert wandb.run is None, "the next job of a multirun must not write into this one"
+    files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 1
+    assert (tmp_path / "run" / ".run_id").read_text() in files[0].name
+
+
+def test_tensorboard_gets_the_run(config: Make, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(config("logger=[csv,tensorboard]", "trainer.max_epochs=2"))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("val/loss")]
+    assert logged == pytest.approx([float(row["val/loss"]) for row in metrics(tmp_path / "run")[:2]])
+
+
+def test_no_logger_at_all(config: Make, tmp_path: Path) -> None:
+    train(config("logger=none", "trainer.max_epochs=1"))
+    assert read_result(tmp_path / "run" / "result.json").status == "completed"
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_no_validation(config: Make, tmp_path: Path) -> None:
+    train(config("data.val_size=0", "trainer.max_epochs=2"))
+    result = read_result(tmp_path / "run" / "result.json")
+    assert result.val is None
+    assert [row["train/loss"] != "" for row in metrics(tmp_path / "run")] == [True, True, False]
+
+
+def test_the_saved_configuration_is_the_one_that_ran(config: Make, tmp_path: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    accuracy = train(config())
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    shutil.copy(tmp_path / "run" / "config.yaml", saved)
+    with initialize_config_dir(str(saved), version_base="1.3"):
+        cfg = compose("config", [f"output_dir={tmp_path}/again", f"logger.csv.path={tmp_path}/again/metrics.csv"])
+    assert train(cfg) == accuracy
+    assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "again"))
