@@ -7,20 +7,17 @@ turns, so that a disturbance of the machine hits all of them; the medians over t
 """
 
 import argparse
-import os
-import platform
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
-import torch
-import torchvision
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from machine import describe
 from sppbench.data import CIFAR100, ImageDataModule, Synthetic
 
 
@@ -61,15 +58,6 @@ def images_per_second(loader: Iterable[tuple[Tensor, Tensor]]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def processor() -> str:
-    """Return the model of the CPU as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder with CIFAR-100; random images without it")
@@ -93,9 +81,8 @@ def main() -> None:
                 rates[name].append(rate)
 
     ours = rates["TensorLoader"]
-    print(f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, ", end="")
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}; ", end="")
-    print(f"{'CIFAR-100' if options.root else 'random images'}, batch {data.batch_size}, {options.rounds} rounds\n")
+    source = "CIFAR-100" if options.root else "random images"
+    print(f"{describe()}; {source}, batch {data.batch_size}, {options.rounds} rounds\n")
     print("| loader | images/s (median) | range | TensorLoader is faster by (median of pairs) |\n|---|---:|---:|---:|")
     for name, values in rates.items():
         ratio = median(a / b for a, b in zip(ours, values, strict=True))

@@ -15,10 +15,10 @@ from statistics import median
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from machine import describe
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from machine import describe
 from sppbench.data import Synthetic
 from sppbench.train import config_directory
 
@@ -51,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one to warm up")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    parser.add_argument(
+        "--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    )
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     options = parser.parse_args()
 
@@ -60,16 +62,20 @@ def main() -> None:
     data.setup()
     batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(data.train_dataloader()))
     print(f"{describe()}; device {options.device}, batch {options.batch_size}, {options.rounds} rounds\n")
-    print("| net | images/s, channels_last | range | images/s, NCHW | ratio (median of pairs) |\n|---|---:|---:|---:|---:|")
+    print("| net | images/s, channels_last | range | images/s, NCHW | ratio (median of pairs) |")
+    print("|---|---:|---:|---:|---:|")
     for name in options.nets:
-        ours, usual = (Training(name, layout, options.device) for layout in (torch.channels_last, torch.contiguous_format))
+        ours, usual = (
+            Training(name, layout, options.device) for layout in (torch.channels_last, torch.contiguous_format)
+        )
         rates = []
         for _ in range(options.rounds + 1):
             images, labels = (part.to(options.device) for part in next(batches))
             rates.append((ours.step(images, labels), usual.step(images, labels)))
         left, right = zip(*rates[1:], strict=True)
         ratio = median(a / b for a, b in rates[1:])
-        print(f"| {name} | {median(left):,.0f} | {min(left):,.0f} to {max(left):,.0f} | {median(right):,.0f} | {ratio:.2f} |")
+        spread = f"{min(left):,.0f} to {max(left):,.0f}"
+        print(f"| {name} | {median(left):,.0f} | {spread} | {median(right):,.0f} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
