@@ -45,8 +45,8 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(tmp_path: Path) -> Callable[..., DictConfig]:
     """Composes the configuration of a small run in ``tmp_path / "run"``; overrides as on the command line."""
 
-    def make(*overrides: str, net: tuple[str, ...] = FFNN) -> DictConfig:
+    def make(*overrides: str, net: tuple[str, ...] = FFNN, spp: str = "none") -> DictConfig:
         with initialize_config_dir(config_directory(), version_base="1.3"):
-            return compose("train", [*SMALL, *net, f"output_dir={tmp_path}/run", *overrides])
+            return compose("train", [*SMALL, *net, f"spp={spp}", f"output_dir={tmp_path}/run", *overrides])
 
     return make

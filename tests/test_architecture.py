@@ -13,6 +13,7 @@ SOURCE = Path(sppbench.__file__).parent
 ALLOWED = {
     "models": {"models"},
     "data": {"data", "files"},
+    "spp": {"spp"},
     "callbacks": {"callbacks"},
     "classifier": set(),
     "loggers": {"files"},

@@ -32,7 +32,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         flags = [argument for argument in arguments if argument.startswith("-")]
         overrides = [argument for argument in arguments if argument not in flags]
         chosen = {argument.partition("=")[0] for argument in overrides}
-        small = ["logger=csv"] if "data" in chosen else SMALL
+        small = ["logger=csv"] if "data" in chosen else [*SMALL, "spp=none"]
         monkeypatch.setattr(sys, "argv", ["sppbench.train", *flags, *small, *FFNN, *overrides])
         try:
             main()
@@ -153,7 +153,9 @@ def test_a_run_that_is_killed_in_the_middle_of_an_epoch_ends_as_an_undisturbed_o
     def start(run: str) -> subprocess.Popen[bytes]:
         size = ["data.train_size=2000", "model.hidden_features=300", "trainer.max_epochs=8", f"output_dir={run}"]
         return subprocess.Popen(
-            [sys.executable, "-m", "sppbench.train", *SMALL, *FFNN[:2], *size], cwd=tmp_path, env=environment()
+            [sys.executable, "-m", "sppbench.train", *SMALL, "spp=none", *FFNN[:2], *size],
+            cwd=tmp_path,
+            env=environment(),
         )
 
     killed = start("killed")

@@ -22,8 +22,9 @@ from torch import Tensor
 from sppbench.classifier import Classifier
 from sppbench.results import read_result
 from sppbench.run_directory import RunDirectoryError
+from sppbench.spp import read_history
 from sppbench.train import UsageError, train
-from tests.conftest import EFFICIENTNET
+from tests.conftest import EFFICIENTNET, FFNN
 
 Make = Callable[..., DictConfig]
 STEPS = 3 * 3  # epochs x batches: 40 training images in batches of 16
@@ -161,12 +162,16 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     stop: str, config: Make, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     act, stage, step, kept = STOPS[stop]
-    train(config(f"output_dir={undisturbed}", net=EFFICIENTNET))  # the first time only: then it is complete
+    for figure in ("_draw", "_draw_heatmaps"):  # their time would be most of this test's
+        monkeypatch.setattr(f"sppbench.spp.SPPCallback.{figure}", lambda *arguments: None)
+    train(
+        config(f"output_dir={undisturbed}", net=EFFICIENTNET, spp="every_step")
+    )  # the first time only: then it is complete
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         at_step(patch, step, act, stage)
         with pytest.raises((RuntimeError, SystemExit)) as ended:
-            train(config(net=EFFICIENTNET))
+            train(config(net=EFFICIENTNET, spp="every_step"))
     left = read_result(run / "result.json")
     if act is crash:
         assert (left.status, left.error) == ("failed", "power cut")
@@ -179,13 +184,25 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     if kept is not None:
         assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == kept
 
-    train(config(net=EFFICIENTNET))
+    train(config(net=EFFICIENTNET, spp="every_step"))
     result, expected = read_result(run / "result.json"), read_result(undisturbed / "result.json")
     assert same_weights(weights(run), weights(undisturbed))
     assert metrics(run) == metrics(undisturbed)
     assert (result.status, result.steps, result.epochs) == ("completed", STEPS, 3)
     assert (result.test, result.val) == (expected.test, expected.val)
+    assert read_history(run / "spp.parquet").equals(read_history(undisturbed / "spp.parquet"))
     assert not (run / "traceback.txt").exists()
+
+
+@pytest.mark.parametrize("net", [FFNN, EFFICIENTNET], ids=["ffnn", "efficientnet"])
+def test_the_probe_does_not_change_training(net: tuple[str, ...], config: Make, tmp_path: Path) -> None:
+    for spp in ("none", "every_step"):
+        train(config(f"output_dir={tmp_path}/{spp}", net=net, spp=spp))
+    without, probed = tmp_path / "none", tmp_path / "every_step"
+    assert same_weights(weights(without), weights(probed))
+    for left, right in zip(metrics(without), metrics(probed), strict=True):
+        assert left.items() <= right.items()
+    assert len(read_history(probed / "spp.parquet")["step"].unique()) == STEPS
 
 
 def test_signals_are_as_before_after_a_run(config: Make) -> None:

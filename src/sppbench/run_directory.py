@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Where a run takes place and what it tells about itself: not what it computes.
 NEUTRAL_KEYS = frozenset(
-    {"output_dir", "overwrite", "logger", "data.root", "data.download", "trainer.accelerator", "trainer.devices"}
+    {"output_dir", "overwrite", "logger", "spp", "data.root", "data.download", "trainer.accelerator", "trainer.devices"}
     | {"trainer.num_nodes"}
 )
 # Makes the saved configuration one that Hydra can run again as it is.

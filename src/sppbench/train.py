@@ -153,11 +153,12 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
         make_optimizer(net.parameters())  # so that a bad value is refused now
         loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
         stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()
+        probes = [instantiate(cfg.spp, directory=str(run.path))] if cfg.spp._target_ else []
         checkpointing = Checkpointing(run.checkpoint)
         trainer = instantiate(
             cfg.trainer,
             logger=loggers or False,
-            callbacks=[stopwatch, divergence, Progress(stopwatch), checkpointing],
+            callbacks=[stopwatch, divergence, *probes, Progress(stopwatch), checkpointing],
             default_root_dir=str(run.path),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the data module gives each process its share

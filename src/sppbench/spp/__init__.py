@@ -1,0 +1,47 @@
+"""How signals travel through a net while it trains: a probe for any ``nn.Module``, its history and its plots.
+
+A library of its own. What it offers is imported when it is first used: the probe needs torch alone, the history pandas
+and pyarrow, the plots matplotlib, and only the callback Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sppbench.spp.callback import SPPCallback
+    from sppbench.spp.history import HistoryError, HistoryWriter, epoch_mean, read_history
+    from sppbench.spp.plots import plot_gradient, plot_heatmap, plot_spp
+    from sppbench.spp.probe import SignalProbe
+    from sppbench.spp.statistics import acsm_acv
+
+_HOME = {
+    "HistoryError": "history",
+    "HistoryWriter": "history",
+    "SPPCallback": "callback",
+    "SignalProbe": "probe",
+    "acsm_acv": "statistics",
+    "epoch_mean": "history",
+    "plot_gradient": "plots",
+    "plot_heatmap": "plots",
+    "plot_spp": "plots",
+    "read_history": "history",
+}
+
+__all__ = [
+    "HistoryError",
+    "HistoryWriter",
+    "SPPCallback",
+    "SignalProbe",
+    "acsm_acv",
+    "epoch_mean",
+    "plot_gradient",
+    "plot_heatmap",
+    "plot_spp",
+    "read_history",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,75 @@
+"""A handful of numbers that say whether signals pass, and warnings when they do not."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+log = logging.getLogger(__name__)
+
+# A second moment below the first is no signal any more for float32 arithmetic; one above the second is about to overflow.
+DEAD: Final = 1e-30
+EXPLODED: Final = 1e15
+
+
+def summarize(frame: pd.DataFrame) -> dict[str, float]:
+    """Scalars of one step or of one epoch's means.
+
+    Args:
+        frame: One row per (layer, signal), as from ``SignalProbe.collect`` or ``epoch_mean``.
+
+    Returns:
+        For ``activation`` and ``gradient``, as far as they are there: ``<signal>_gain``, the factor from one layer to the
+        next in the order of execution (10 to the power of the least-squares slope of log10 second moment over depth);
+        ``<signal>_max``, ``<signal>_min``, the largest and the smallest second moment, and ``<signal>_max_depth``,
+        ``<signal>_min_depth``, where. ``dead_layers`` and ``nonfinite_layers``: at how many layers some signal is dead
+        (second moment below 1e-30) or not finite.
+    """
+    found: dict[str, float] = {}
+    for signal in ("activation", "gradient"):
+        rows = frame[(frame["signal"] == signal) & np.isfinite(frame["second_moment"])]
+        if rows.empty:
+            continue
+        moments, depths = rows["second_moment"].to_numpy(), rows["depth"].to_numpy()
+        for name, at in (("max", moments.argmax()), ("min", moments.argmin())):
+            found[f"{signal}_{name}"] = float(moments[at])
+            found[f"{signal}_{name}_depth"] = float(depths[at])
+        alive = moments > DEAD
+        if np.unique(depths[alive]).size > 1:
+            slope = np.polyfit(depths[alive], np.log10(moments[alive]), 1)[0]
+            found[f"{signal}_gain"] = float(10**slope)
+    signals = frame[frame["signal"].isin(("activation", "gradient"))]
+    found["dead_layers"] = float(signals.loc[signals["second_moment"] < DEAD, "layer"].nunique())
+    found["nonfinite_layers"] = float(signals.loc[_nonfinite(signals), "layer"].nunique())
+    return found
+
+
+class Watch:
+    """Warns, once for each kind of trouble and signal, when a signal dies, explodes or is no longer finite."""
+
+    def __init__(self) -> None:
+        self._warned: set[tuple[str, str]] = set()
+
+    def look(self, frame: pd.DataFrame) -> None:
+        """Takes the rows of some steps, in the order of the steps."""
+        troubles = {
+            "is dead": frame["second_moment"] < DEAD,
+            "has exploded": (frame["second_moment"] > EXPLODED) & np.isfinite(frame["second_moment"]),
+            "is not finite": _nonfinite(frame),
+        }
+        for trouble, where in troubles.items():
+            for signal, rows in frame[where].groupby("signal", sort=False):
+                if (trouble, str(signal)) not in self._warned:
+                    self._warned.add((trouble, str(signal)))
+                    row = rows.iloc[0]
+                    log.warning(
+                        f"the {signal} at {row['layer']} (layer {row['depth']}, {row['kind']}) {trouble} in step "
+                        f"{row['step']}: second moment {row['second_moment']:.3g}, {row['nonfinite']} elements not finite"
+                    )
+
+
+def _nonfinite(frame: pd.DataFrame) -> pd.Series:
+    return (frame["nonfinite"] > 0) | ~np.isfinite(frame["second_moment"])
