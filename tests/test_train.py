@@ -331,6 +331,7 @@ def test_the_saved_configuration_is_the_one_that_ran(config: Make, tmp_path: Pat
     saved.mkdir()
     shutil.copy(tmp_path / "run" / "config.yaml", saved)
     with initialize_config_dir(str(saved), version_base="1.3"):
-        cfg = compose("config", [f"output_dir={tmp_path}/again", f"logger.csv.path={tmp_path}/again/metrics.csv"])
+        cfg = compose("config", [f"output_dir={tmp_path}/again"])
     assert train(cfg) == accuracy
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "again")
     assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "again"))

@@ -117,6 +117,8 @@ class Parts:
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        if "logger" in cfg:  # their files follow output_dir, also where the saved configuration is run again
+            config["logger"] = OmegaConf.to_container(cfg.logger)  # type: ignore[index, call-overload]
     except Exception as error:
         raise UsageError(_one_line(error)) from error
     assert isinstance(config, dict)
