@@ -177,6 +177,26 @@ def test_a_run_that_is_killed_in_the_middle_of_an_epoch_ends_as_an_undisturbed_o
     assert read_result(killed_run / "result.json").test == read_result(whole_run / "result.json").test
 
 
+def test_two_processes_train_as_one_does(command: Any, tmp_path: Path) -> None:
+    """Each has its share of every batch, and the metrics are those of the whole."""
+    assert command("output_dir=one") == 0
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "sppbench.train", *SMALL, *FFNN, "spp=none", "output_dir=two"),
+            *("trainer.strategy=ddp", "trainer.devices=2"),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        check=True,
+        timeout=120,
+    )
+    one, two = read_result(Path("one/result.json")), read_result(Path("two/result.json"))
+    assert (two.status, two.steps, two.epochs) == ("completed", one.steps, one.epochs)
+    for left, right in zip(metrics(Path("one")), metrics(Path("two")), strict=True):
+        for name in left.keys() - {"epoch", "step"}:
+            assert float(left[name] or "nan") == pytest.approx(float(right[name] or "nan"), rel=1e-4, nan_ok=True), name
+
+
 def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
     build = (
         f"import hatchling.build, os; os.chdir({str(ROOT)!r}); print(hatchling.build.build_wheel({str(tmp_path)!r}))"

@@ -22,7 +22,8 @@ class Classifier(LightningModule):
     Logged once an epoch: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/top5``; after the
     test ``test/loss``, ``test/accuracy``, ``test/top5``. Losses in nats, accuracies in percent. The training values are
     means over the epoch's images, each taken before the step that its batch causes, with the augmentation and dropout
-    of training. ``train/loss_step`` is the loss of single batches, logged every ``log_every_n_steps`` steps.
+    of training. ``train/loss_step`` and ``train/accuracy_step`` are those of single batches,
+    logged every ``log_every_n_steps`` steps.
 
     Args:
         net: Maps images (N, C, H, W), float32, to logits (N, num_classes).
@@ -42,7 +43,11 @@ class Classifier(LightningModule):
         self.test_accuracy, self.test_top5 = _accuracy(num_classes), _accuracy(num_classes, top_k=5)
         self.test_per_class = _accuracy(num_classes, average="none")
         self.test_logits = LogitSummary(num_classes)
-        self.val_scores: dict[str, float | None] | None = None  # of the last validation, named as in test_scores
+        # Of the last validation and the last test: accuracy and top5 (percent), loss (None if not finite); of the test
+        # also per_class and what LogitSummary tells.
+        self.val_scores: dict[str, Any] | None = None
+        self.test_scores: dict[str, Any] | None = None
+        self.scores: dict[str, float] = {}  # what was logged of the current epoch, under the logged names
         self._random_state: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> Optimizer:
@@ -52,14 +57,24 @@ class Classifier(LightningModule):
         logits: Tensor = self.net(images)
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def on_train_epoch_start(self) -> None:
+        self.scores = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
         self.train_loss.update(loss.detach(), len(labels))
         self.train_accuracy.update(logits.detach(), labels)
-        self.log("train/loss_step", loss.detach())
-        return loss
+        accuracy = 100 * (logits.detach().argmax(1) == labels).float().mean()
+        self.log_dict({"train/loss_step": loss.detach(), "train/accuracy_step": accuracy})
+        return {"loss": loss, "accuracy": accuracy}
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.trainer.is_last_batch or self.trainer.should_stop:
+            self._report({"train/loss": self.train_loss, "train/accuracy": self.train_accuracy})
+            self.train_loss.reset()
+            self.train_accuracy.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
@@ -71,23 +86,15 @@ class Classifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
-        # Training and validation of an epoch are logged together and before its checkpoint is written: whatever a
-        # checkpoint has seen is on disk, so that a resumed run continues its metrics without a gap.
-        self._log_train_epoch()
         metrics = {"val/loss": self.val_loss, "val/accuracy": self.val_accuracy, "val/top5": self.val_top5}
         self.val_scores = {
             "accuracy": _percent(self.val_accuracy.compute()),
             "top5": _percent(self.val_top5.compute()),
             "loss": _finite(self.val_loss.compute()),
         }
-        self._log_and_reset(metrics)
-
-    def on_train_epoch_end(self) -> None:
-        self._log_train_epoch()  # for runs without validation
-
-    def _log_train_epoch(self) -> None:
-        if self.train_loss.update_called:
-            self._log_and_reset({"train/loss": self.train_loss, "train/accuracy": self.train_accuracy})
+        self._report(metrics)
+        for metric in metrics.values():
+            metric.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
@@ -98,28 +105,31 @@ class Classifier(LightningModule):
         self.test_logits.update(logits)
 
     def on_test_epoch_end(self) -> None:
-        self._log_and_reset(
-            {"test/loss": self.test_loss, "test/accuracy": self.test_accuracy, "test/top5": self.test_top5},
-            reset=False,  # test_scores reads them
-        )
-
-    def test_scores(self) -> dict[str, Any]:
-        """What the last test found: ``accuracy`` and ``top5`` (percent), ``loss`` (nats, None if not finite),
-        ``per_class`` (percent, one value a class), and what the logits look like (see :class:`LogitSummary`)."""
-        return {
+        # Here, where all processes of a distributed run pass: computing a metric adds up over them.
+        self.test_scores = {
             "accuracy": _percent(self.test_accuracy.compute()),
             "top5": _percent(self.test_top5.compute()),
             "loss": _finite(self.test_loss.compute()),
             "per_class": [_percent(value) for value in self.test_per_class.compute()],
             **self.test_logits.compute(),
         }
+        self._report({"test/loss": self.test_loss, "test/accuracy": self.test_accuracy, "test/top5": self.test_top5})
 
-    def _log_and_reset(self, metrics: dict[str, Metric], reset: bool = True) -> None:
-        for name, metric in metrics.items():
-            value = metric.compute()
-            self.log(name, value if name.endswith("loss") else 100 * value)
-            if reset:
-                metric.reset()
+    def _report(self, metrics: dict[str, Metric]) -> None:
+        """Hands values to callbacks and, at once, to the loggers.
+
+        ``self.log`` alone would reach the loggers after the epoch's checkpoint is written. What a checkpoint has seen
+        must be on disk before it, so that a resumed run continues its metrics without a gap.
+        """
+        values = {name: metric.compute() for name, metric in metrics.items()}
+        values = {name: value if name.endswith("loss") else 100 * value for name, value in values.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, logger=False, sync_dist=self.trainer.world_size > 1)
+        found = {name: float(value) for name, value in values.items()}
+        self.scores |= found
+        step = self.trainer.global_step if self.trainer.testing else self.trainer.global_step - 1
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **found}, step=step)
+            logger.save()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what Lightning does not keep: the state of the random generators (dropout draws from them), and the
@@ -207,5 +217,7 @@ def _finite(value: Tensor) -> float | None:
     return float(value) if value.isfinite() else None
 
 
-def _percent(fraction: Tensor) -> float:
+def _percent(fraction: Tensor) -> float | None:
+    if not fraction.isfinite():
+        return None
     return round(100 * float(fraction), 4)  # torchmetrics divides in single precision

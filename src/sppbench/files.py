@@ -14,8 +14,9 @@ def write_atomically(path: Path, newline: str | None = None) -> Iterator[TextIO]
     """Opens a text file beside ``path`` that takes its place when the block ends, and is removed if the block fails.
 
     Whoever reads ``path`` meanwhile, or after a crash at any moment, finds the old content or the new, never a part.
+    One writer at a time.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w", newline=newline, encoding="utf-8") as file:
             yield file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
 from sppbench.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 class CSVLogger(Logger):
@@ -38,11 +41,21 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Takes over the rows that an earlier part of this run wrote before its checkpoint at ``step``."""
-        if self._path.exists():
-            with self._path.open(newline="") as file:
+        """Takes over the rows that an earlier part of this run wrote before its checkpoint at ``step``.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        if not self._path.exists():
+            if step > 0:
+                log.warning(f"{self._path} is gone: it will lack the epochs before step {step}")
+            return
+        try:
+            with self._path.open(newline="", encoding="utf-8") as file:
                 rows = [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
             self._rows = [row for row in rows if int(row["step"]) < step]
+        except (KeyError, ValueError, csv.Error) as error:
+            raise ValueError(f"{self._path} is damaged ({error!r})") from error
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,14 @@ _REPEATABLE = {
 }
 
 
+# A configuration with these keys is a run's.
+_RUN_KEYS = frozenset({"seed", "model", "data", "optimizer", "trainer"})
+_OUR_FILES = (
+    *("config.yaml", "result.json", "metrics.csv", "last.ckpt", "train.log", "traceback.txt", "*.parquet", "*.png"),
+    *("wandb", "tensorboard", ".run_id", ".lock", ".*.tmp"),
+)
+
+
 class RunDirectoryError(Exception):
     """A directory that this run must not, or cannot, write to. The message is for the user."""
 
@@ -46,7 +54,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The flat configuration without ``NEUTRAL_KEYS``: runs with equal identities compute the same."""
-    flat = flatten({key: value for key, value in config.items() if key not in _REPEATABLE and key not in NEUTRAL_KEYS})
+    flat = flatten({key: value for key, value in config.items() if key not in NEUTRAL_KEYS | _REPEATABLE.keys()})
     return {key: value for key, value in flat.items() if key not in NEUTRAL_KEYS}
 
 
@@ -56,7 +64,7 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 class RunDirectory:
-    """``config.yaml``, ``metrics.csv``, ``result.json``, ``last.ckpt``, ``train.log`` and what the loggers add.
+    """``config.yaml``, ``metrics.csv``, ``result.json``, ``last.ckpt``, ``train.log`` and what probe and loggers add.
 
     Args:
         path: The directory; it need not exist.
@@ -86,6 +94,9 @@ class RunDirectory:
             return None
         if not self.path.is_dir():
             raise RunDirectoryError(f"output_dir={self.path} is a file")
+        if self.config["overwrite"]:
+            self._refuse_foreign_files()
+            return None
         if not self.config_file.exists():
             self._refuse_foreign_files()
             return None
@@ -94,15 +105,13 @@ class RunDirectory:
         return result if result is not None and result.status in ("completed", "diverged") else None
 
     @contextmanager
-    def claim(self, overwrite: bool) -> Iterator[bool]:
-        """Holds the directory for this process alone; gives whether there is a checkpoint to resume from.
-
-        Args:
-            overwrite: Delete what an earlier run left here.
+    def locked(self) -> Iterator[None]:
+        """Holds the directory for this process alone; what was made for that and stayed empty is removed again.
 
         Raises:
             RunDirectoryError: It cannot be written to, or another process is at work in it.
         """
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._lock_file)
@@ -112,16 +121,34 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"cannot write to output_dir={self.path}: {error.strerror or error}") from None
         with lock:
-            if overwrite:
-                self._clear()
-            resume = self.checkpoint.exists()
-            self._id_file.write_text(self.run_id)
-            with write_atomically(self.config_file) as file:
-                file.write(OmegaConf.to_yaml(OmegaConf.create(_REPEATABLE | self.config)))
-            # From here on the run is under way; an old "interrupted" or "failed" no longer holds.
-            self.result_file.unlink(missing_ok=True)
-            self.traceback_file.unlink(missing_ok=True)
-            yield resume
+            try:
+                yield
+            finally:
+                if self.path in missing and not self.config_file.exists():
+                    self._lock_file.unlink(missing_ok=True)
+                    with suppress(OSError):  # somebody has put something there
+                        for path in missing:
+                            path.rmdir()
+
+    def begin(self) -> bool:
+        """Makes this run the one that the directory holds; returns whether there is a checkpoint to resume from.
+
+        Whoever calls it holds the lock, and has looked at :meth:`completed` since.
+        """
+        if self.config["overwrite"]:
+            self._clear()
+        with write_atomically(self.config_file) as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(_REPEATABLE | self.config)))
+        self._id_file.write_text(self.run_id)
+        # From here on the run is under way; an old "interrupted" or "failed" no longer holds.
+        self.result_file.unlink(missing_ok=True)
+        self.traceback_file.unlink(missing_ok=True)
+        return self.resumable
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint that this run would go on from."""
+        return self.checkpoint.exists() and not self.config["overwrite"]
 
     @property
     def run_id(self) -> str:
@@ -132,27 +159,41 @@ class RunDirectory:
         return self._run_id
 
     def _clear(self) -> None:
-        if not self.config_file.exists():
-            self._refuse_foreign_files()
-        for item in self.path.iterdir():
-            if item == self._lock_file:
-                continue
+        """Deletes what runs leave, and nothing else; the configuration, which tells that it is a run's, at last."""
+        ours = [item for item in self.path.iterdir() if _is_ours(item) and item != self._lock_file]
+        for item in sorted(ours, key=lambda item: item == self.config_file):
             if item.is_dir() and not item.is_symlink():
                 shutil.rmtree(item)
             else:
                 item.unlink()
 
     def _refuse_foreign_files(self) -> None:
-        if foreign := sorted(item.name for item in self.path.iterdir() if item != self._lock_file):
+        if self.config_file.exists() and self._saved_config().keys() >= _RUN_KEYS:
+            return
+        foreign = sorted(item.name for item in self.path.iterdir() if not _is_ours(item) or item == self.config_file)
+        if foreign:
             raise RunDirectoryError(f"{self.path} holds {foreign[0]!r}, but no run: choose another output_dir")
 
     def _refuse_other_configuration(self) -> None:
-        saved = OmegaConf.to_container(OmegaConf.load(self.config_file))
-        assert isinstance(saved, dict)
-        ours, theirs = identity(self.config), identity({str(key): value for key, value in saved.items()})
+        saved = self._saved_config()
+        if not saved.keys() >= _RUN_KEYS:
+            self._refuse_foreign_files()
+        ours, theirs = identity(self.config), identity(saved)
         if differing := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
             listed = ", ".join(f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in differing)
             raise RunDirectoryError(
                 f"{self.path} holds a run with another configuration: {listed}. "
                 "Choose another name= or output_dir=, or replace it with overwrite=true"
             )
+
+    def _saved_config(self) -> dict[str, Any]:
+        try:
+            saved = OmegaConf.to_container(OmegaConf.load(self.config_file))
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise RunDirectoryError(f"{self.config_file} is damaged ({reason}): remove it, or {self.path}") from None
+        return {str(key): value for key, value in saved.items()} if isinstance(saved, dict) else {}
+
+
+def _is_ours(item: Path) -> bool:
+    return any(item.match(pattern) for pattern in _OUR_FILES)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from sppbench.classifier import Classifier
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
+
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 class UsageError(Exception):
@@ -85,20 +89,37 @@ def train(cfg: DictConfig) -> float | None:
     """
     config = _resolve(cfg)
     run = RunDirectory(config["output_dir"], config)
-    first_rank = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    if first_rank and not cfg.overwrite and (earlier := run.completed()) is not None:
-        accuracy: float = (earlier.test or {}).get("accuracy", float("nan"))
-        log.info(
-            f"{run.path} is {earlier.status} already: test accuracy {accuracy:.2f} % (overwrite=true runs it anew)"
-        )
-        return accuracy
+    if (earlier := run.completed()) is not None:
+        return _say_completed(run, earlier)
+    if not _is_first_process():  # of a distributed run: the first one keeps the directory
+        _follow(cfg, run)
+        return None
+    with run.locked():
+        if (earlier := run.completed()) is not None:  # by another process, meanwhile
+            return _say_completed(run, earlier)
+        parts = _build(cfg, run)
+        resume = run.begin()
+        with _logging_to(run.log_file), _cleaning_up():
+            return _run(parts, run, resume)
+
+
+def _say_completed(run: RunDirectory, earlier: Result) -> float | None:
+    accuracy: float | None = (earlier.test or {}).get("accuracy")
+    log.info(f"{run.path} is {earlier.status} already: test accuracy {accuracy} % (overwrite=true runs it anew)")
+    return accuracy
+
+
+def _is_first_process() -> bool:
+    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
+    return not ranks or int(ranks[0]) == 0
+
+
+def _follow(cfg: DictConfig, run: RunDirectory) -> None:
+    from sppbench.callbacks import Interrupted
 
     parts = _build(cfg, run)
-    if not first_rank:  # another process of a distributed run: the first one keeps the directory
-        _fit_and_test(parts, run, resume=run.checkpoint.exists())
-        return None
-    with run.claim(cfg.overwrite) as resume, _logging_to(run.log_file), _cleaning_up():
-        return _run(parts, run, resume)
+    with parts.checkpointing.listening(), suppress(Interrupted):  # the first process tells of it
+        _fit_and_test(parts, run, run.resumable)
 
 
 @dataclass
@@ -117,13 +138,24 @@ class Parts:
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        if "logger" in cfg:  # their files follow output_dir, also where the saved configuration is run again
+        if isinstance(
+            cfg.get("logger"), DictConfig
+        ):  # their files follow output_dir, also where the saved configuration is run again
             config["logger"] = OmegaConf.to_container(cfg.logger)  # type: ignore[index, call-overload]
     except Exception as error:
         raise UsageError(_one_line(error)) from error
     assert isinstance(config, dict)
-    if not isinstance(config["seed"], int) or config["seed"] < 0:
-        raise UsageError(f"seed must be a non-negative integer, got {config['seed']!r}")
+    seed, compile_mode = config["seed"], config["compile"]
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
+    if not isinstance(config["overwrite"], bool):
+        raise UsageError(f"overwrite must be true or false, got {config['overwrite']!r}")
+    if not isinstance(compile_mode, bool) and compile_mode not in COMPILE_MODES:
+        raise UsageError(f"compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {compile_mode!r}")
+    if config["trainer"].get("limit_test_batches") in (0, 0.0):
+        raise UsageError("trainer.limit_test_batches=0 leaves nothing to test")
+    if not isinstance(config.get("logger") or {}, dict):
+        raise UsageError(f"logger must be a group of loggers, got {config['logger']!r}")
     return {str(key): value for key, value in config.items()}
 
 
@@ -147,8 +179,9 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # between Lightning and torch
     torch.set_float32_matmul_precision("highest")
-    lightning.seed_everything(cfg.seed, verbose=False)
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     try:
+        lightning.seed_everything(cfg.seed, verbose=False)
         data = instantiate(cfg.data)
         net = instantiate(cfg.model).to(memory_format=torch.channels_last)
         make_optimizer = instantiate(cfg.optimizer)
@@ -169,19 +202,36 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
             enable_checkpointing=True,
         )
         data.prepare_data()
-    except DataError as error:
+        _check_fit(net, data)
+        if cfg.compile:
+            net.compile(mode=None if cfg.compile is True else cfg.compile)
+        classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
+        if run.resumable:
+            step = _check_checkpoint(run.checkpoint)
+            for logger in loggers:
+                if isinstance(logger, CSVLogger):
+                    logger.resume(step)
+    except (UsageError, DataError) as error:
         raise UsageError(str(error)) from error
     except Exception as error:
         raise UsageError(_one_line(error)) from error
-    if cfg.compile:
-        net.compile(mode=None if cfg.compile is True else cfg.compile)
-    classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
-    if run.checkpoint.exists() and not cfg.overwrite:
-        step = _check_checkpoint(run.checkpoint)
-        for logger in loggers:
-            if isinstance(logger, CSVLogger):
-                logger.resume(step)
     return Parts(run.config, classifier, data, trainer, stopwatch, divergence, checkpointing)
+
+
+def _check_fit(net: Any, data: Any) -> None:
+    """Lets two images through, without gradients or any other trace, to see that net and data fit."""
+    import torch
+
+    shape = (2, data.in_channels, data.image_size, data.image_size)
+    with torch.no_grad():
+        try:
+            logits = net.eval()(torch.zeros(shape))
+        except RuntimeError as error:
+            raise UsageError(f"model and data do not fit: images {shape} give: {_one_line(error)}") from error
+        finally:
+            net.train()
+    if logits.shape != (2, data.num_classes):
+        raise UsageError(f"model and data do not fit: logits {tuple(logits.shape)} for {data.num_classes} classes")
 
 
 def _make_logger(name: str, node: DictConfig, run: RunDirectory) -> Any:
@@ -238,25 +288,29 @@ def _check_checkpoint(path: Path) -> int:
 
 def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
     """Trains and tests in a claimed directory; whatever happens, result.json says it."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
     from sppbench.callbacks import Interrupted
 
+    checkpointing = parts.checkpointing
     try:
         if resume:
             log.info(f"resuming from {run.checkpoint}")
-        with parts.checkpointing.listening():
+        with checkpointing.listening():
             _fit_and_test(parts, run, resume)
-    except (Interrupted, KeyboardInterrupt) as stop:
+        result = _result(parts, "completed" if parts.divergence.step is None else "diverged")
+        result.write(run.result_file)
+    except (Interrupted, SIGTERMException, KeyboardInterrupt) as stop:
         _result(parts, "interrupted").write(run.result_file)
-        log.info(f"interrupted after step {parts.trainer.global_step}: the same command resumes it")
-        sys.exit(128 + stop.signum if isinstance(stop, Interrupted) else 130)
+        saved = f"step {checkpointing.saved_step}" if checkpointing.saved_step is not None else "where it began"
+        log.info(f"interrupted; the same command resumes it from {saved}")
+        default = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        sys.exit(128 + getattr(stop, "signum", default))
     except Exception as error:
         run.traceback_file.write_text(traceback.format_exc(), encoding="utf-8")
         _result(parts, "failed", error=_one_line(error)).write(run.result_file)
         log.error(f"failed; see {run.traceback_file}")
         raise
-    status: Status = "completed" if parts.divergence.step is None else "diverged"
-    result = _result(parts, status)
-    result.write(run.result_file)
     scores = result.test or {}
     if result.diverged_at is not None:
         log.info(f"diverged: the loss of step {result.diverged_at} is not finite")
@@ -282,9 +336,9 @@ def _result(parts: Parts, status: Status, error: str | None = None) -> Result:
         optimizer=config["optimizer"]["_target_"].rpartition(".")[2],
         lr=config["optimizer"]["lr"],
         seed=config["seed"],
-        epochs=trainer.current_epoch,
+        epochs=parts.stopwatch.epochs,
         steps=trainer.global_step,
-        test=parts.classifier.test_scores() if finished else None,
+        test=parts.classifier.test_scores if finished else None,
         val=parts.classifier.val_scores,
         diverged_at=parts.divergence.step,
         error=error,
@@ -320,7 +374,7 @@ def _cleaning_up() -> Iterator[None]:
         if "wandb" in sys.modules:
             import wandb
 
-            wandb.finish()
+            wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
         import torch
 
         torch.use_deterministic_algorithms(False)

@@ -479,7 +479,9 @@ def test_epoch_means_of_a_whole_history(tmp_path: Path, full_batches_only: bool)
                 }
                 row |= {"steps": len(one), "step": max(one.step)}
                 row |= {"acsm": means["acsm"], "acv": means["acv"], "second_moment": means["acsm"] + means["acv"]}
-                expected.append(row | {"mean": means["mean"], "nonfinite": sum(one.nonfinite)})
+                variances = [max(a + v - m * m, 0.0) for a, v, m in zip(one.acsm, one.acv, one["mean"], strict=True)]
+                row |= {"mean": means["mean"], "variance": float(sum(variances)) / len(one)}
+                expected.append(row | {"nonfinite": sum(one.nonfinite)})
     pd.testing.assert_frame_equal(found, pd.DataFrame(expected), rtol=1e-12, check_dtype=False)
 
 
@@ -493,6 +495,15 @@ def test_a_step_that_is_not_finite_is_seen_in_the_mean() -> None:
     assert means.query("epoch == 1 and depth == 1")["acv"].isna().all()
     assert np.isinf(means.query("epoch == 1 and depth == 2")["acsm"]).all()
     assert np.isfinite(means["mean"]).all()
+
+
+def test_the_variance_is_a_mean_over_steps_too() -> None:
+    """Two steps whose mean(x) are 1 and -1 and whose variances are 2 and 4: 3, not the 4 of the means' moments."""
+    history = an_epoch(np.array([3.0, 5.0]), [8, 8]).assign(mean=[1.0, -1.0])
+    [means] = epoch_mean(history).to_dict("records")
+    assert (means["variance"], means["second_moment"] - means["mean"] ** 2) == (3.0, 4.0)
+    history = history.assign(acsm=[np.inf, 1.0], mean=[np.inf, 1.0])
+    assert np.isnan(epoch_mean(history)["variance"].item())
 
 
 def test_epoch_mean_of_few_columns_and_of_no_rows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,19 +36,26 @@ class Checkpointing(Checkpoint):
 
     Args:
         path: The checkpoint file.
+
+    Attributes:
+        saved_step: The number of steps that the last checkpoint of this process holds; None without one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.saved_step: int | None = None
         self.signum: int | None = None
+        self._before: dict[int, Any] = {}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Takes over SIGINT and SIGTERM for the duration of the block."""
-        before = {signum: signal.signal(signum, self._on_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        self._take_signals()
         try:
             yield
         finally:
+            before, self._before = self._before, {}
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
@@ -57,6 +65,18 @@ class Checkpointing(Checkpoint):
         self.signum = signum
         log.info(f"{signal.Signals(signum).name}: stopping as soon as the state is saved; once more to stop at once")
 
+    # Lightning puts a handler of its own for SIGTERM around ours, and ends the process with status 0 and without a
+    # checkpoint; it does so before these hooks.
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_signals()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_signals()
+
+    def _take_signals(self) -> None:
+        for signum in self._before:
+            signal.signal(signum, self._on_signal)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -64,20 +84,28 @@ class Checkpointing(Checkpoint):
         # Between the parts of an accumulated batch there is no state that a checkpoint could hold.
         wanted = self._stop_is_wanted(trainer) and not trainer.is_last_batch
         if wanted and not trainer.fit_loop._should_accumulate():
-            self._save_and_stop(trainer)
+            self._save(trainer)
+            raise Interrupted(self.signum or signal.SIGTERM)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
         if self._stop_is_wanted(trainer):
-            self._save_and_stop(trainer)
-        trainer.save_checkpoint(self.path)
+            raise Interrupted(self.signum or signal.SIGTERM)
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if self._stop_is_wanted(trainer):
             raise Interrupted(self.signum or signal.SIGTERM)  # the last epoch's checkpoint is there
 
-    def _save_and_stop(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path)
-        raise Interrupted(self.signum or signal.SIGTERM)
+    def _save(self, trainer: Trainer) -> None:
+        # Lightning's own way is atomic only where the system's folder for temporary files is on the same file system.
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        trainer.strategy.barrier("checkpoint")
+        self.saved_step = trainer.global_step
 
     def _stop_is_wanted(self, trainer: Trainer) -> bool:
         signalled = self.signum is not None

@@ -35,7 +35,9 @@ class StopOnNonFiniteLoss(Callback):
         loss = outputs["loss"].detach()
         if self._seen is None:
             self._seen = torch.full((), -1, device=loss.device)
-        self._seen = torch.where((self._seen < 0) & ~loss.isfinite(), trainer.global_step, self._seen)
+        # In the middle of an accumulated batch its step is still to come.
+        step = trainer.global_step + int(trainer.fit_loop._should_accumulate())
+        self._seen = torch.where((self._seen < 0) & ~loss.isfinite(), step, self._seen)
         every = 1 if loss.device.type == "cpu" else self._every
         if trainer.is_last_batch or (batch_idx + 1) % every == 0:
             self._read(trainer)

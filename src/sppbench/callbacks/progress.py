@@ -19,7 +19,12 @@ log = logging.getLogger(__name__)
 class Progress(Callback):
     """A line in the log after every epoch; between them a bar on a terminal, else a line every ``every_seconds``.
 
+    Loss and accuracy inside an epoch are those of the last batch.
+
     Reading the loss waits for the device, so it is done once a second at most.
+
+    The training step must return its ``accuracy`` beside its ``loss``, and the LightningModule keep what it has logged
+    of the current epoch in ``scores``.
 
     Args:
         stopwatch: Where images per second are taken from.
@@ -48,7 +53,7 @@ class Progress(Callback):
         if now - self._last < self._interval or not trainer.is_global_zero:
             return
         self._last = now
-        loss = f"loss {float(outputs['loss']):.4f}"
+        loss = f"loss {float(outputs['loss']):.4f}, accuracy {float(outputs['accuracy']):.1f} %"
         if self._bar is not None:
             self._bar.n = trainer.global_step
             self._bar.set_postfix_str(f"{self._epoch(trainer)}, {loss}, {self._speed()}")
@@ -60,11 +65,12 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         self._last = time.monotonic()
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # Not trainer.callback_metrics: in a distributed run all processes would have to ask for them.
+        scores: dict[str, float] = getattr(pl_module, "scores", {})
         parts = [
-            f"{part} loss {metrics[f'{part}/loss']:.4f}, accuracy {metrics[f'{part}/accuracy']:.1f} %"
+            f"{part} loss {scores[f'{part}/loss']:.4f}, accuracy {scores[f'{part}/accuracy']:.1f} %"
             for part in ("train", "val")
-            if f"{part}/loss" in metrics
+            if f"{part}/loss" in scores
         ]
         line = " | ".join([self._epoch(trainer), *parts, self._speed(), self._left(trainer)])
         if self._bar is not None:

@@ -13,10 +13,14 @@ from lightning.pytorch import Callback
 class Stopwatch(Callback):
     """Counts training images and seconds; its state is kept in the checkpoint, so a resumed run goes on counting.
 
+    Attributes:
+        epochs: Epochs that were trained to their last batch.
+
     Training seconds run from an epoch's start to its validation; the first epoch's include compilation and warm-up.
     """
 
     def __init__(self) -> None:
+        self.epochs = 0
         self._images = 0
         self._train_seconds = 0.0
         self._earlier_seconds = 0.0  # of the parts of this run before it was resumed
@@ -44,10 +48,14 @@ class Stopwatch(Callback):
     ) -> None:
         self._images += len(batch[0]) * trainer.world_size
         if trainer.is_last_batch:
+            self.epochs += 1
             self._stop(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop(pl_module)  # also where training ends inside an epoch
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop(pl_module)
 
     def _stop(self, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -60,9 +68,15 @@ class Stopwatch(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self._train_seconds + self._running()
-        return {"images": self._images, "train_seconds": seconds, "wall_seconds": self.wall_seconds}
+        return {
+            "epochs": self.epochs,
+            "images": self._images,
+            "train_seconds": seconds,
+            "wall_seconds": self.wall_seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = state_dict["epochs"]
         self._images = state_dict["images"]
         self._train_seconds = state_dict["train_seconds"]
         self._earlier_seconds = state_dict["wall_seconds"]

@@ -71,6 +71,8 @@ class ImageDataModule(LightningDataModule):
             "seed": (seed, 0),
         }
         for name, (value, least) in at_least.items():
+            if not isinstance(value, int):
+                raise ValueError(f"data.{name} must be an integer, got {value!r}")
             if value < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {value}")
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
@@ -97,7 +99,9 @@ class ImageDataModule(LightningDataModule):
         Raises:
             DataError: the data is missing or damaged.
         """
-        self._loaded = self.load()
+        if self._loaded is None and not self._parts:
+            self._loaded = self.load()
+            self._check(self._loaded)
 
     def setup(self, stage: str | None = None) -> None:
         """Check and split the data set and move it to the device that trains. All stages are set up at once.
@@ -108,8 +112,8 @@ class ImageDataModule(LightningDataModule):
         if not self._parts:
             # Only the process that ran prepare_data has it at hand.
             images = self._loaded or self.load()
-            self._loaded = None
             self._check(images)
+            self._loaded = None
             train, val = split(len(images.train_labels), self.val_size, self.seed)
             self._parts = {
                 "train": (images.train_images[train], images.train_labels[train]),

@@ -30,7 +30,7 @@ MARK_COLOR, BLOCK_COLOR, GRID_COLOR = "#333333", "#c4c4c4", "#e6e6e6"
 # for a deuteranope). The first three differ most and darken with the epoch, so that grey prints keep their order.
 COLORS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#56B4E9", "#CC79A7")
 # 5 styles and 6 colours have no common factor: 30 curves differ.
-LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 1)), "-", (0, (1, 0.8)), (0, (6, 1, 1, 1)))
+LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 1)), (0, (12, 1)), (0, (1, 0.8)), (0, (6, 1, 1, 1)))
 CROSS, TRIANGLE = "\N{MULTIPLICATION SIGN}", "\N{BLACK DOWN-POINTING SMALL TRIANGLE}"  # marks of values not drawn
 MARKERS = ("o", "s", "D", "^", "v")
 

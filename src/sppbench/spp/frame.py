@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sppbench.spp.probe import Readings
+from sppbench.spp.readings import OF_BATCH, Readings
 
 COLUMNS = {
     "step": "int64",
@@ -61,5 +61,5 @@ def to_frame(readings: Sequence[Readings]) -> pd.DataFrame:
 
 
 def _samples(one: Readings, counted: np.ndarray) -> int:
-    of_batch = [count for row, count in zip(one.rows, counted, strict=True) if row.signal in ("activation", "gradient")]
+    of_batch = [count for row, count in zip(one.rows, counted, strict=True) if row.signal in OF_BATCH]
     return int(of_batch[0]) if of_batch else 0

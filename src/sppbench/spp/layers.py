@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -21,8 +21,11 @@ from torch.nn.modules.pooling import (
 LayerPredicate: TypeAlias = Callable[[str, nn.Module], bool]
 LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str | type[nn.Module]] | None"
 
-# Modules with children that do not run as modules: what they compute is only seen at their own output.
+# Modules that use their children's weights without calling them: what they compute is only seen at their own output.
+# Those of libraries other than torch are known by their name.
 _OPAQUE = (nn.MultiheadAttention,)
+_OPAQUE_NAMES = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 _CHANNELS_SECOND = (
     *(_ConvNd, _NormBase, nn.GroupNorm, nn.LocalResponseNorm),
     *(_MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _LPPoolNd),
@@ -31,21 +34,41 @@ _CHANNELS_SECOND = (
 _CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of what ``torch.compile`` and data parallelism wrap around it."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by name, without what wrappers put into the names; the model itself goes by its class."""
+    found = {}
+    for full, module in model.named_modules():
+        name = ".".join(part for part in full.split(".") if part not in _WRAPPERS)
+        found[name or type(module).__name__] = module
+    return found
+
+
 def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.Module]:
     """The chosen modules of a model by name, in the order in which they are registered.
 
     Args:
         model: Any module.
-        layers: None: the leaves, which are the modules without children, and attention modules as a whole. Else module
-            names, globs (``"features.*"``; ``*`` also matches dots), module classes, several of these, or a predicate
-            ``(name, module) -> bool``.
+        layers: None: the leaves, which are the modules without children, and attention modules that do not call theirs,
+            as a whole. Else module names, globs (``"features.*"``; ``*`` also matches dots), module classes, several of
+            these, or a predicate ``(name, module) -> bool``. The model itself goes by the name of its class.
 
     Raises:
         ValueError: A name, glob or class matches nothing.
     """
-    modules = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
+    modules = named_modules(model)
     if layers is None:
-        chosen = {name for name, module in modules.items() if _is_leaf(name, module, modules)}
+        chosen = _leaves(modules, root=next(iter(modules)))
     elif isinstance(layers, str | type):
         chosen = _matching(modules, layers)
     elif callable(layers):
@@ -55,12 +78,20 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
     return {name: module for name, module in modules.items() if name in chosen}
 
 
-def _is_leaf(name: str, module: nn.Module, modules: dict[str, nn.Module]) -> bool:
-    parents = [modules[".".join(name.split(".")[:i])] for i in range(1, name.count(".") + 1)]
-    if any(isinstance(parent, _OPAQUE) for parent in parents) or "parametrizations" in name.split("."):
-        return False
-    children = [child for child, _ in module.named_children() if child != "parametrizations"]
-    return isinstance(module, _OPAQUE) or (not children and name != "") or len(modules) == 1
+def _leaves(modules: dict[str, nn.Module], root: str) -> set[str]:
+    found: set[str] = set()
+    for name, module in modules.items():
+        parts = name.split(".")
+        parents = [root, *(".".join(parts[:i]) for i in range(1, len(parts)))] if name != root else []
+        if "parametrizations" in parts or any(_is_opaque(modules[parent]) for parent in parents):
+            continue
+        if _is_opaque(module) or not any(child != "parametrizations" for child, _ in module.named_children()):
+            found.add(name)
+    return found
+
+
+def _is_opaque(module: nn.Module) -> bool:
+    return isinstance(module, _OPAQUE) or any(kind.__name__ in _OPAQUE_NAMES for kind in type(module).__mro__)
 
 
 def _matching(modules: dict[str, nn.Module], layer: str | type[nn.Module]) -> set[str]:
@@ -75,45 +106,32 @@ def _matching(modules: dict[str, nn.Module], layer: str | type[nn.Module]) -> se
     return chosen
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """The first tensor in what a module returned: itself, or the first found in a tuple, list or mapping."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict) or hasattr(output, "values"):
-        output = list(output.values()) if callable(getattr(output, "values", None)) else []
-    if isinstance(output, list | tuple):
-        for part in output:
-            if (found := first_tensor(part)) is not None:
-                return found
-    return None
-
-
 class ChannelAxis:
     """Finds the channel axis of outputs in the order of their calls.
 
-    Axis 1 of (N, C, ...) and the last axis of (N, L, C) and (N, H, W, C): from three axes on a tensor does not say which
-    it is. Convolutions, batch normalizations and pooling put channels second; linear layers, layer normalizations,
-    attention and recurrent layers put them last. Any other module (an activation, dropout, a sum) has them where the
-    module before it had them, if the number of channels there fits; where it only fits the last axis (a permutation in
-    between), there. Before the first module that tells: second for four or more axes, last for three.
+    Axis 1 of (N, C, ...) and the last axis of (N, L, C) and (N, H, W, C): from three axes on a tensor does not say
+    which it is. Convolutions, batch normalizations and pooling put channels second; linear layers, layer
+    normalizations, attention and recurrent layers put them last. Any other module (an activation, dropout, a sum) has
+    them where the module before it had them, if the number of channels there fits; where it only fits the last axis (a
+    permutation in between), there. Before the first module that tells: second for four or more axes, last for three.
+    A permutation to a size that equals the number of channels is not seen: name the axis with ``channel_axis``.
     """
 
     def __init__(self) -> None:
         self._second: bool | None = None
         self._channels: int | None = None
 
-    def of(self, module: nn.Module, x: Tensor) -> int:
-        """The axis, counted from 0, of the output ``x`` of ``module``."""
+    def of(self, module: nn.Module, x: Tensor) -> int | None:
+        """The axis, counted from 0, of the output ``x`` of ``module``; None for (N,), which is all one channel."""
+        if x.ndim == 1 and not isinstance(module, _CHANNELS_LAST):
+            return None
         if x.ndim <= 2:
-            return x.ndim - 1
-        if isinstance(module, _CHANNELS_SECOND):
-            second = True
-        elif isinstance(module, _CHANNELS_LAST):
-            second = False
-        else:
+            return int(x.ndim) - 1
+        second = _is_second(module)
+        if second is None:
             second = self._inherited(x)
         self._second, self._channels = second, int(x.shape[1 if second else -1])
-        return 1 if second else x.ndim - 1
+        return 1 if second else int(x.ndim) - 1
 
     def _inherited(self, x: Tensor) -> bool:
         if self._second is None:
@@ -121,3 +139,12 @@ class ChannelAxis:
         here, there = (1, -1) if self._second else (-1, 1)
         moved = x.shape[here] != self._channels and x.shape[there] == self._channels
         return self._second is not moved
+
+
+def _is_second(module: nn.Module) -> bool | None:
+    # Layer normalizations over (N, C, H, W) are subclasses with such a name, or normalize over several axes.
+    if isinstance(module, _CHANNELS_SECOND) or type(module).__name__.endswith("2d"):
+        return True
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return len(module.normalized_shape) > 1
+    return False if isinstance(module, _CHANNELS_LAST) else None

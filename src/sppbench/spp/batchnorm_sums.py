@@ -1,0 +1,143 @@
+"""What batch normalization does to the gradients that pass it backward: their gain, and the factors that it is made of.
+
+For one channel with batch mean μ, batch variance v (biased), σ² = v + ε and x̂ = (x − μ)/σ, the output is y = γ·x̂ + β.
+With the gradient g at y, its mean ḡ and k = mean(g·x̂), the gradient at x is (Ioffe & Szegedy 2015, section 3)
+
+    g_in = γ/σ · (g − ḡ − k·x̂),
+
+and because mean(x̂) = 0 and mean(x̂²) = r = v/σ²,
+
+    mean(g_in²) = γ²/σ² · (m − ḡ² − (2 − r)·k²),    m = mean(g²).
+
+The gain G = mean(g_in²)/mean(g²), over all channels c, is thus a product of three factors, each of which is measured
+without looking at g_in:
+
+- ``gamma_squared``     Σ_c γ²·m / Σ_c m;
+- ``inverse_variance``  Σ_c γ²·m/σ² / Σ_c γ²·m, a mean of 1/(v + ε);
+- ``projection``        Σ_c γ²/σ²·(m − ḡ² − (2 − r)·k²) / Σ_c γ²·m/σ² ≤ 1: what is left when the mean and the part along
+  x̂, which BN's own normalization makes ineffective, are taken out of g.
+
+Numerators and denominators are sums over the elements of a batch. Summed over the parts of an accumulated batch, over
+calls of a shared layer and over processes, each part with its own μ and v, they give factors whose product still is G.
+All are ratios: neither a loss scale nor the averaging over processes shows in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FACTORS = ("gain", "gamma_squared", "inverse_variance", "projection")
+
+# What is summed, over all elements: their number, g², γ²·g², γ²/σ²·g², γ²/σ²·(what the projection leaves), g_in².
+SUMS = 6
+# One float32 sum runs over so many squares; and a mean square below this has lost digits to the range of float32.
+_BLOCK, _SMALLEST_SQUARE = 1024, 1e-36
+
+
+def factors(sums: Tensor) -> Tensor:
+    """(R, 6) sums → (R, 5): number of elements, gain, gamma_squared, inverse_variance, projection."""
+    count, outer, gamma, variance, kept, inner = sums.unbind(1)
+    outer = torch.where(outer > _SMALLEST_SQUARE * count, outer, torch.nan)
+    return torch.stack([count, inner / outer, gamma / outer, variance / gamma, kept / variance], dim=1)
+
+
+def outer_sums(g: Tensor, total: Tensor, product: Tensor, invstd: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """All but the last of the sums: (5,), from Σg and Σg·x̂ of each channel, (C,)."""
+    squares = _channel_squares(g)
+    n = g.numel() // len(squares)
+    precision = invstd.double().square()
+    gamma = torch.ones_like(squares) if weight is None else weight.detach().double().square()
+    removed = (total.double().square() + (1 + eps * precision) * product.double().square()) / n  # 1 + ε/σ² = 2 − r
+    terms = [squares, gamma * squares, gamma * precision * squares, gamma * precision * (squares - removed)]
+    count = torch.full((1,), g.numel(), dtype=torch.float64, device=g.device)
+    return torch.cat([count, torch.stack(terms).sum(1)])
+
+
+def inner_sum(g_in: Tensor) -> Tensor:
+    """The last of the sums: (1,)."""
+    return _channel_squares(g_in).sum(0, keepdim=True)
+
+
+def totals(
+    g: Tensor, of_parameters: Sequence[Tensor | None], x: Tensor | None, mean: Tensor, invstd: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Σg and Σg·x̂ of each channel; None if they are neither known as gradients of β and γ nor x is there any more."""
+    product, total = of_parameters
+    if product is not None and total is not None and product.dtype in (torch.float32, torch.float64):
+        return total.detach(), product.detach()
+    return None if x is None else totals_from(g, x.detach(), mean, invstd)
+
+
+def totals_from(g: Tensor, x: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
+    """Σg and Σg·x̂ of each channel: (C,), float64."""
+    others, shape = _others(g), (-1, *[1] * (g.ndim - 2))
+    normalized = (x - mean.view(shape)) * invstd.view(shape)
+    return g.sum(others, dtype=torch.float64), (g * normalized).sum(others, dtype=torch.float64)
+
+
+def _channel_squares(g: Tensor) -> Tensor:
+    """Σg² of each channel of g (N, C, ...): (C,), float64."""
+    g = g.detach()
+    if torch.compiler.is_compiling() or g.dtype == torch.float64 or g.numel() <= _BLOCK:
+        return g.double().square().sum(_others(g))
+    if g.dtype != torch.float32:
+        g = g.float()
+    # Norms of short pieces in single precision: no copy of the tensor in double precision, and right to 1e-4.
+    rows = g.movedim(1, -1)
+    if g.ndim > 2 and not rows.is_contiguous():
+        norms: Tensor = torch.linalg.vector_norm(g.flatten(2), dim=2).double()
+        return norms.square().sum(0)
+    rows = rows.reshape(-1, g.shape[1])
+    whole = len(rows) - len(rows) % _BLOCK
+    norms = torch.linalg.vector_norm(rows[:whole].view(-1, _BLOCK, g.shape[1]), dim=1).double()
+    return norms.square().sum(0) + rows[whole:].double().square().sum(0)
+
+
+def mean_and_invstd(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """μ and 1/σ of each channel: (C,), at least single precision."""
+    x = x if x.dtype == torch.float64 else x.float()
+    variance, mean = torch.var_mean(x, _others(x), correction=0)
+    return mean, (variance + eps).rsqrt()
+
+
+def _others(x: Tensor) -> list[int]:
+    return [axis for axis in range(x.ndim) if axis != 1]
+
+
+class InputTap(torch.autograd.Function):
+    """Identity at a layer's input; its slot receives, as its "gradient", the last of the sums, of g_in."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slot: Tensor) -> Tensor:
+        """``x``; ``slot``: float64 (6,) that requires a gradient."""
+        return x.clone()  # not an alias of its input; compilers remove the copy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient as it is, and the sums."""
+        inner = inner_sum(gradients[0])
+        return gradients[0], torch.cat([inner.new_zeros(SUMS - 1), inner])
+
+
+class OutputTap(torch.autograd.Function):
+    """Identity at a layer's output; its slot receives the other sums. The layer has saved x: it costs no memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, slot: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None, eps: float
+    ) -> Tensor:
+        """``y``; ``slot`` as above; the layer's input, μ and 1/σ (C,), γ and ε."""
+        ctx.save_for_backward(x, mean, invstd, weight)
+        ctx.eps = eps
+        return y.clone()  # an alias must not be changed in place by the next module
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient as it is, the sums, and nothing for the others."""
+        x, mean, invstd, weight = ctx.saved_tensors
+        sums = outer_sums(gradients[0], *totals_from(gradients[0], x, mean, invstd), invstd, weight, ctx.eps)
+        return gradients[0], torch.cat([sums, sums.new_zeros(1)]), None, None, None, None, None

@@ -1,0 +1,80 @@
+"""The tensor in what a module returned, which may be anything."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def recorded_tensor(output: Any) -> Tensor | None:
+    """The tensor to be recorded: the first that can be, else the first, in tuples, lists, mappings and dataclasses."""
+    if isinstance(output, Tensor):
+        return output
+    first = None
+    for tensor in _tensors(output):
+        if why_not(tensor) is None:
+            return tensor
+        first = tensor if first is None else first
+    return first
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for part in output.values():
+            yield from _tensors(part)
+    elif isinstance(output, list | tuple):
+        for part in output:
+            yield from _tensors(part)
+    elif _is_dataclass(output):
+        for field in dataclasses.fields(output):
+            yield from _tensors(getattr(output, field.name))
+
+
+def why_not(x: Tensor | None) -> str | None:
+    """Why a tensor cannot be recorded; None if it can."""
+    if x is None:
+        return "its output holds no tensor"
+    if x.is_nested:
+        return "its output is nested"
+    if not x.is_floating_point():
+        return f"its output is {str(x.dtype).removeprefix('torch.')}"
+    if str(x.layout) != "torch.strided":
+        return f"its output is {str(x.layout).removeprefix('torch.')}"
+    if x.ndim == 0 or x.numel() == 0:
+        return f"its output has the shape {tuple(x.shape)}"
+    return None
+
+
+def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
+    """``output`` with one tensor in it replaced by another; containers are not changed but made anew."""
+    if output is old:
+        return new
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(replaced(part, old, new) for part in output))
+    if type(output) in (list, tuple):
+        return type(output)([replaced(part, old, new) for part in output])
+    if type(output) in (dict, OrderedDict):
+        parts = {key: replaced(part, old, new) for key, part in output.items()}
+        return parts if type(output) is dict else OrderedDict(parts)
+    if isinstance(output, Mapping):
+        made: Any = copy.copy(output)
+        for key, part in output.items():
+            made[key] = replaced(part, old, new)
+        return made
+    if _is_dataclass(output):
+        made = copy.copy(output)
+        for field in dataclasses.fields(output):
+            setattr(made, field.name, replaced(getattr(output, field.name), old, new))
+        return made
+    return output
+
+
+def _is_dataclass(output: Any) -> bool:
+    return dataclasses.is_dataclass(output) and not isinstance(output, type)
