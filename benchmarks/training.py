@@ -51,9 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one to warm up")
-    parser.add_argument(
-        "--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     options = parser.parse_args()
 

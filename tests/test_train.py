@@ -220,9 +220,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(
 ) -> None:
     original = Classifier.training_step
 
-    def poisoned(self: Classifier, batch: Any, batch_idx: int) -> Tensor:
-        loss = original(self, batch, batch_idx)
-        return loss * value if self.global_step == 4 else loss
+    def poisoned(self: Classifier, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        outputs = original(self, batch, batch_idx)
+        if self.global_step == 4:
+            outputs["loss"] = outputs["loss"] * value
+        return outputs
 
     monkeypatch.setattr(Classifier, "training_step", poisoned)
     accuracy = train(config())

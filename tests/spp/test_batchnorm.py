@@ -115,12 +115,19 @@ def _seed() -> None:
 
 
 @pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "layout", "compiled"),
+    [
+        (torch.float64, torch.contiguous_format, False),
+        (torch.float64, torch.channels_last, True),
+        (torch.float32, torch.contiguous_format, False),
+        (torch.float32, torch.channels_last, False),
+    ],
+)
 def test_factors_against_autograd(
-    affine: bool, dtype: torch.dtype, tolerance: float, layout: torch.memory_format, compiled: bool
+    affine: bool, dtype: torch.dtype, layout: torch.memory_format, compiled: bool
 ) -> None:
+    tolerance = 1e-10 if dtype == torch.float64 else 2e-5
     net = Net(affine).to(dtype, memory_format=layout)
     x = (torch.randn(70, 3, 8, 8, dtype=dtype) + 1).to(memory_format=layout)
     calls = passes(net, lambda: loss_of(net, x).backward())

@@ -8,13 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sppbench.spp.batchnorm import BatchNormProbe
     from sppbench.spp.callback import SPPCallback
-    from sppbench.spp.history import HistoryError, HistoryWriter, epoch_mean, read_history
+    from sppbench.spp.history import HistoryError, HistoryWriter, epoch_mean, read_batchnorm, read_history
     from sppbench.spp.plots import plot_gradient, plot_heatmap, plot_spp
     from sppbench.spp.probe import SignalProbe
     from sppbench.spp.statistics import acsm_acv
 
 _HOME = {
+    "BatchNormProbe": "batchnorm",
     "HistoryError": "history",
     "HistoryWriter": "history",
     "SPPCallback": "callback",
@@ -24,10 +26,12 @@ _HOME = {
     "plot_gradient": "plots",
     "plot_heatmap": "plots",
     "plot_spp": "plots",
+    "read_batchnorm": "history",
     "read_history": "history",
 }
 
 __all__ = [
+    "BatchNormProbe",
     "HistoryError",
     "HistoryWriter",
     "SPPCallback",
@@ -37,6 +41,7 @@ __all__ = [
     "plot_gradient",
     "plot_heatmap",
     "plot_spp",
+    "read_batchnorm",
     "read_history",
 ]
 

@@ -99,10 +99,11 @@ class SPPCallback(Callback):
         self._writer: HistoryWriter | None = None
         self._batchnorm_writer: BatchNormWriter | None = None
         self._means: list[pd.DataFrame] = []
-        self._drawn: int | None = None
+        self._drawn: int | None = None  # the last epoch with figures
+        self._finished: int | None = None  # the step of the last figures
         self._watch = Watch()
         self._steps_done = 0
-        self._loss_scale = 1.0
+        self._loss_scale: float | None = None  # in this step; None: no optimizer has stepped yet
 
     # -- attaching and detaching the probes ---------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class SPPCallback(Callback):
         self._start(self.directory if self.directory is not None else Path(trainer.default_root_dir))
         self._steps_done = trainer.global_step
         self._count_steps(trainer)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._directory.mkdir(parents=True, exist_ok=True)
             resume_at = trainer.global_step or None
             self._writer = HistoryWriter(self._history, resume_at=resume_at)
@@ -165,11 +166,12 @@ class SPPCallback(Callback):
         if self.probe is not None:
             self.probe.start_pass()
 
-    # After the gradients were unscaled, before the step: the step may change the scale.
+    # After the gradients were unscaled, before the step. The first one of a batch: each step may change the scale.
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         if self.probe is not None:
             self.probe.read_parameters()
-            self._loss_scale = _loss_scale(trainer)
+            if self._loss_scale is None:
+                self._loss_scale = _loss_scale(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -178,7 +180,8 @@ class SPPCallback(Callback):
             return  # a part of an accumulated batch
         self._steps_done = trainer.global_step
         # In every process: they add up what they have recorded. Only the first one keeps it.
-        readings = self.probe.readings(self._loss_scale)
+        readings = self.probe.readings(self._loss_scale if self._loss_scale is not None else 1.0)
+        self._loss_scale = None
         gains = self.batchnorm_probe.readings() if self.batchnorm_probe is not None else None
         self._count_steps(trainer)
         if self._writer is not None:
@@ -215,15 +218,12 @@ class SPPCallback(Callback):
             logger.log_metrics({"epoch": epoch, **scalars}, step=trainer.global_step - 1)
         if epoch in self.epochs:
             self._draw(trainer, epoch)
+        if trainer.should_stop or epoch + 1 == trainer.max_epochs:
+            self._draw_last(trainer)  # now: a run that is killed after its last checkpoint does not come back here
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush()
-        if self._writer is None or not self._means:
-            return
-        last = int(self._means[-1]["epoch"].iloc[0])
-        if self._drawn != last:
-            self._draw(trainer, last)
-        self._draw_heatmaps(trainer)
+        self._draw_last(trainer)  # of a run that was ended by something else, as the number of its steps
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         try:
@@ -243,20 +243,30 @@ class SPPCallback(Callback):
         histories = (read_history(self._history, epochs=[epoch]) for epoch in epochs)
         return [epoch_mean(history) for history in histories if not history.empty]
 
+    def _draw_last(self, trainer: Trainer) -> None:
+        if not self._means or self._finished == trainer.global_step:
+            return
+        self._finished = trainer.global_step
+        last = int(self._means[-1]["epoch"].iloc[0])
+        if last != self._drawn:
+            self._draw(trainer, last)
+        self._draw_heatmaps(trainer)
+
     def _draw(self, trainer: Trainer, epoch: int) -> None:
         self._drawn = epoch
         means = pd.concat(self._means)
         epochs = [e for e in self.epochs if e < epoch] + [epoch]
         panels = plot_spp(means, epochs=epochs, convention=self.convention)
         self._show(trainer, "spp/panels", panels, f"spp_epoch={epoch}.png")
-        if "gradient" in self.signals:
+        if "gradient" in set(means["signal"]):
             gradients = plot_gradient(means, epochs=epochs, convention=self.convention)
             self._show(trainer, "spp/gradients", gradients, f"spp_gradient_epoch={epoch}.png")
 
     def _draw_heatmaps(self, trainer: Trainer) -> None:
         for signal in ("activation", "gradient"):
-            if signal in self.signals:
-                figure = plot_heatmap(read_history(self._history, signals=[signal]), signal=signal)
+            history = read_history(self._history, signals=[signal])
+            if not history.empty:
+                figure = plot_heatmap(history, signal=signal)
                 self._show(trainer, f"spp/heatmap_{signal}", figure, f"spp_heatmap_{signal}.png")
 
     def _show(self, trainer: Trainer, key: str, figure: Figure, file: str) -> None:

@@ -10,7 +10,8 @@ import pandas as pd
 
 log = logging.getLogger(__name__)
 
-# A second moment below the first is no signal any more for float32 arithmetic; one above the second is about to overflow.
+# A second moment below the first is no signal any more for float32 arithmetic; one above the second is about to
+# overflow.
 DEAD: Final = 1e-30
 EXPLODED: Final = 1e15
 
@@ -22,8 +23,8 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
         frame: One row per (layer, signal), as from ``SignalProbe.collect`` or ``epoch_mean``.
 
     Returns:
-        For ``activation`` and ``gradient``, as far as they are there: ``<signal>_gain``, the factor from one layer to the
-        next in the order of execution (10 to the power of the least-squares slope of log10 second moment over depth);
+        For ``activation`` and ``gradient``, as far as they are there: ``<signal>_gain``, the factor from one layer to
+        the next in the order of execution (10 to the power of the least-squares slope of log10 second moment over depth);
         ``<signal>_max``, ``<signal>_min``, the largest and the smallest second moment, and ``<signal>_max_depth``,
         ``<signal>_min_depth``, where. ``dead_layers`` and ``nonfinite_layers``: at how many layers some signal is dead
         (second moment below 1e-30) or not finite.
@@ -56,7 +57,8 @@ class Watch:
     def look(self, frame: pd.DataFrame) -> None:
         """Takes the rows of some steps, in the order of the steps."""
         troubles = {
-            "is dead": frame["second_moment"] < DEAD,
+            # Weights may be zero, as those of a new branch often are.
+            "is dead": (frame["second_moment"] < DEAD) & frame["signal"].isin(("activation", "gradient")),
             "has exploded": (frame["second_moment"] > EXPLODED) & np.isfinite(frame["second_moment"]),
             "is not finite": _nonfinite(frame),
         }
@@ -67,7 +69,8 @@ class Watch:
                     row = rows.iloc[0]
                     log.warning(
                         f"the {signal} at {row['layer']} (layer {row['depth']}, {row['kind']}) {trouble} in step "
-                        f"{row['step']}: second moment {row['second_moment']:.3g}, {row['nonfinite']} elements not finite"
+                        f"{row['step']}: second moment {row['second_moment']:.3g}, "
+                        f"{row['nonfinite']} elements not finite"
                     )
 
 

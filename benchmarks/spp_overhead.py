@@ -1,0 +1,221 @@
+"""What recording signals costs: the same training step with and without, in pairs in one run, as a Markdown table.
+
+    python benchmarks/spp_overhead.py [--rounds 7] [--cases ffnn_bn:512 efficientnet_bn:128 efficientnet_bn:512]
+
+All layers, activations, gradients and weights, at every step, eager, fp32, channels_last. The variants take turns
+within a round, so that a disturbance of the machine hits all of them; the ratio is the median of the pairs. The floor
+is the time to read every activation, gradient and weight once, from their bytes and the bandwidth measured in the same
+run. Memory is the peak of a process of its own that does a few steps of one variant (``--memory``).
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import wandb
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from machine import describe
+from sppbench.spp.frame import to_frame
+from sppbench.spp.probe import Readings, SignalProbe
+from sppbench.train import config_directory
+
+FLUSH = 50
+
+
+class Step:
+    """A net and its optimizer; a call does one training step on the same batch."""
+
+    def __init__(self, name: str, batch: int, device: torch.device) -> None:
+        with initialize_config_dir(config_directory(), version_base="1.3"):
+            cfg = compose("train", [f"model={name}", "name=benchmark"])
+        torch.manual_seed(0)
+        self.net: nn.Module = instantiate(cfg.model).to(device, memory_format=torch.channels_last)
+        self.optimizer: torch.optim.Optimizer = instantiate(cfg.optimizer)(self.net.parameters())
+        self.images = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+        self.labels = torch.randint(100, (batch,), device=device)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.net(self.images), self.labels).backward()
+        self.optimizer.step()
+
+
+class Plain(Step):
+    """Without any recording."""
+
+
+class Probe(Step):
+    """SignalProbe, its statistics fetched and made a table every 50 steps."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.probe, self.pending = SignalProbe(self.net), list[Readings]()
+
+    def __call__(self) -> None:
+        super().__call__()
+        readings = self.probe.readings()
+        if readings is not None:
+            self.pending.append(readings)
+        if len(self.pending) == FLUSH:
+            to_frame(self.pending)
+            self.pending.clear()
+
+
+class Watch(Step):
+    """``wandb.watch(log="all", log_freq=1)``: histograms of weights and their gradients; no activations."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.run = wandb.init(mode="offline", dir=tempfile.mkdtemp(), settings=wandb.Settings(silent=True))
+        self.run.watch(self.net, log="all", log_freq=1)
+
+    def __call__(self) -> None:
+        super().__call__()
+        self.run.log({})
+
+
+class ToNumpy(Step):
+    """Hooks that move each activation and gradient to NumPy and reduce there, as one writes it at first."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        for module in self.net.modules():
+            if not list(module.children()):
+                module.register_forward_hook(self.hook)
+
+    def hook(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
+        self.reduce(output)
+        if output.requires_grad:
+            output.register_hook(self.reduce)
+
+    @staticmethod
+    def reduce(x: Tensor) -> None:
+        values = x.detach().cpu().numpy()
+        others = (0, *range(2, x.ndim))
+        (np.mean(values, axis=others) ** 2).mean(), np.var(values, axis=others).mean()
+
+    def __call__(self) -> None:
+        super().__call__()
+        for weight in self.net.parameters():
+            self.reduce(weight)
+
+
+VARIANTS: dict[str, Callable[..., Step]] = {
+    "plain": Plain,
+    "SignalProbe": Probe,
+    "wandb.watch": Watch,
+    "hooks to NumPy": ToNumpy,
+}
+with suppress(ImportError):
+    import torchlens
+
+    class Lens(Step):
+        """TorchLens: keeps every operation's activation of a forward pass, without statistics or gradients."""
+
+        def __call__(self) -> None:
+            super().__call__()
+            torchlens.log_forward_pass(self.net, self.images)
+
+    VARIANTS["TorchLens"] = Lens
+
+
+def bytes_to_read(step: Step) -> int:
+    """Bytes of every leaf's output, its gradient, and every weight."""
+    total = 0
+
+    def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+        nonlocal total
+        total += 2 * output.numel() * output.element_size()
+
+    handles = [m.register_forward_hook(hook) for m in step.net.modules() if not list(m.children())]
+    step()
+    for handle in handles:
+        handle.remove()
+    return total + sum(weight.numel() * weight.element_size() for weight in step.net.parameters())
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes per second of reading a tensor that no cache holds."""
+    x = torch.ones(64 * 2**20, device=device)
+    return max(x.numel() * 4 / timed(x.max, device) for _ in range(5))
+
+
+def timed(action: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that it takes, work on the device included."""
+    start = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_memory(variant: str, net: str, batch: int) -> float:
+    """Peak resident MiB of a process that does six steps."""
+    code = [sys.executable, __file__, "--alone", variant, "--cases", f"{net}:{batch}"]
+    return float(subprocess.run(code, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after two to warm up")
+    parser.add_argument("--cases", nargs="+", default=["ffnn_bn:512", "efficientnet_bn:128", "efficientnet_bn:512"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ["WANDB_SILENT"] = "true"
+    cases = [(name, int(batch)) for name, _, batch in (case.partition(":") for case in options.cases)]
+    if options.alone:
+        step = VARIANTS[options.alone](*cases[0], options.device)
+        for _ in range(6):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    print(f"{describe()}; device {options.device}\n")
+    for name, batch in cases:
+        if options.memory:
+            peaks = {variant: peak_memory(variant, name, batch) for variant in options.variants}
+            print(f"| {name}, batch {batch} | peak MiB | ratio |\n|---|---:|---:|")
+            for variant, peak in peaks.items():
+                print(f"| {variant} | {peak:,.0f} | {peak / peaks['plain']:.3f} |")
+        else:
+            measure(name, batch, options)
+        print(flush=True)
+
+
+def measure(name: str, batch: int, options: argparse.Namespace) -> None:
+    """Prints the table of one net and batch size."""
+    steps = {variant: VARIANTS[variant](name, batch, options.device) for variant in options.variants}
+    times: dict[str, list[float]] = {variant: [] for variant in steps}
+    for round_ in range(options.rounds + 2):
+        for variant, step in steps.items():
+            seconds = timed(step, options.device)
+            if round_ > 1:
+                times[variant].append(seconds)
+    plain = times["plain"]
+    floor = bytes_to_read(Plain(name, batch, options.device)) / bandwidth(options.device)
+    print(f"| {name}, batch {batch} | ms a step | range | ratio to plain |\n|---|---:|---:|---:|")
+    for variant, values in times.items():
+        ratio = median(a / b for a, b in zip(values, plain, strict=True))
+        low, high = 1e3 * min(values), 1e3 * max(values)
+        print(f"| {variant} | {1e3 * median(values):.1f} | {low:.1f} to {high:.1f} | {ratio:.2f} |")
+    print(f"| floor: plain + one reading | {1e3 * (median(plain) + floor):.1f} | | {1 + floor / median(plain):.2f} |")
+
+
+if __name__ == "__main__":
+    main()
