@@ -28,7 +28,7 @@ check: $(VENV)/.ready
 	$(RUN) -m mypy
 
 test: check
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 bench: $(VENV)/.ready
 	$(RUN) benchmarks/loader.py

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from sppbench.train import config_directory
+
+# The nets are small, and the tests run in several processes.
+torch.set_num_threads(1)
 
 # A run of a second: 3 epochs of 3 steps (the last batch is a partial one) on random images.
 FFNN = ("name=ffnn", "model=ffnn", "model.hidden_features=16", "model.depth=2")

@@ -126,19 +126,15 @@ def _choose_epochs(frame: pd.DataFrame, epochs: Sequence[int]) -> list[int]:
 
 def _average(frame: pd.DataFrame, convention: Convention, full_batches_only: bool) -> pd.DataFrame:
     """One row per (epoch, layer, signal), with the statistics of the convention in the columns acsm and acv."""
-    # The study's curve is the mean over steps of var(x) = mean(x²) − mean(x)². So the mean is squared before the
-    # average, which makes a difference where its sign varies from step to step, as a gradient's does.
-    frame = frame.assign(mean=frame["mean"] ** 2)
     if "steps" not in frame:
         frame = epoch_mean(frame, full_batches_only=full_batches_only)
     if convention == "definition":
         return frame.assign(departs=False)
     departs = (frame["ndim"] <= 2) | frame["signal"].isin(OF_WEIGHTS)
-    variance = np.maximum(frame["second_moment"] - frame["mean"], 0)  # rounding can leave it below zero
     return frame.assign(
         departs=departs,
         acsm=frame["second_moment"].where(departs, frame["acsm"]),
-        acv=variance.where(departs, frame["acv"]),
+        acv=frame["variance"].where(departs, frame["acv"]),
     )
 
 

@@ -75,8 +75,7 @@ def plot_spp(
     mark at the bottom edge, and is counted below the figure.
 
     Args:
-        frame: a history, or one step of it, or its `epoch_mean`. From the last the study's overall variance comes out a
-            little too large: by the variance, over the epoch's steps, of mean(x).
+        frame: a history, or one step of it, or its `epoch_mean`.
         epochs: epochs to draw, from 0; those not in the frame are left out. If none is there: first, middle and last.
         convention: "definition" or "study", see the module's docstring; the axes' labels say which statistic is drawn.
         yscale: "linear" or "log".

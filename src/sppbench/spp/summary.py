@@ -24,10 +24,10 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
 
     Returns:
         For ``activation`` and ``gradient``, as far as they are there: ``<signal>_gain``, the factor from one layer to
-        the next in the order of execution (10 to the power of the least-squares slope of log10 second moment over depth);
-        ``<signal>_max``, ``<signal>_min``, the largest and the smallest second moment, and ``<signal>_max_depth``,
-        ``<signal>_min_depth``, where. ``dead_layers`` and ``nonfinite_layers``: at how many layers some signal is dead
-        (second moment below 1e-30) or not finite.
+        the next in the order of execution (10 to the power of the least-squares slope of log10 second moment over
+        depth); ``<signal>_max``, ``<signal>_min``, the largest and the smallest second moment, and
+        ``<signal>_max_depth``, ``<signal>_min_depth``, where. ``dead_layers`` and ``nonfinite_layers``: at how many
+        layers some signal is dead (second moment below 1e-30) or not finite.
     """
     found: dict[str, float] = {}
     for signal in ("activation", "gradient"):
