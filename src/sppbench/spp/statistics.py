@@ -72,7 +72,7 @@ def channel_sums(x: Tensor, channel_dim: int | None) -> Tensor:
     channels, squares = (_single_precision(x, axis) if fast else None) or _double_precision(x, axis)
     # An element that is not finite shows in the squares: elements need only be counted where they are not.
     nonfinite = 0 if math.isfinite(squares) else x.numel() - int(x.isfinite().sum())
-    tail = [squares, nonfinite, x.numel() // len(channels), x.shape[0]]
+    tail = [squares, nonfinite, x.numel() // x.shape[axis], x.shape[0]]
     return torch.cat([channels, torch.tensor(tail, dtype=torch.float64)])
 
 
@@ -105,20 +105,23 @@ def _double_precision(x: Tensor, axis: int) -> tuple[Tensor, float]:
 
 def _single_precision(x: Tensor, axis: int) -> tuple[Tensor, float] | None:
     """Two passes at the speed of memory; None where the layout or the values ask for double precision."""
-    channels_behind = x.movedim(axis, -1)
+    number, count = x.numel(), x.numel() // x.shape[axis]  # this runs at every layer: each call here is seen in a step
+    channels_behind = x if axis == x.ndim - 1 else x.movedim(axis, -1)
     if channels_behind.is_contiguous():
         flat = channels_behind.view(-1)
-        channels = channels_behind.view(-1, x.shape[axis]).sum(0).double()
+        channels = flat.view(count, -1).sum(0).double()
     elif x.is_contiguous():
         flat = x.view(-1)
         channels = x.view(math.prod(x.shape[:axis]), x.shape[axis], -1).sum(2).double().sum(0)
     else:
         return None
-    whole = len(flat) - len(flat) % _BLOCK
-    norms = torch.linalg.vector_norm(flat[:whole].view(-1, _BLOCK), dim=1).double()
-    squares = float(torch.dot(norms, norms)) + float(flat[whole:].double().square().sum())
-    mean_squares = float(torch.dot(channels, channels)) / (len(flat) / len(channels))
-    if not math.isfinite(squares) or squares < _SMALLEST_SQUARE * len(flat):
+    rest = number % _BLOCK
+    norms = torch.linalg.vector_norm(flat[: number - rest].view(-1, _BLOCK), dim=1).double()
+    squares = float(torch.dot(norms, norms))
+    if rest:
+        squares += float(flat[number - rest :].double().square().sum())
+    mean_squares = float(torch.dot(channels, channels)) / count
+    if not math.isfinite(squares) or squares < _SMALLEST_SQUARE * number:
         return None
     return (channels, squares) if squares - mean_squares > _SMALLEST_PART * squares else None
 
