@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 help:
 	@echo "make demo   train a small real run on this machine, to a test accuracy"
 	@echo "make test   linters, type checker and test suite"
-	@echo "make bench  timings of the data loader and of training steps"
+	@echo "make bench  timings of the data loader, of training steps and of the probe"
 	@echo "make clean  remove the environment and caches; outputs/ stays"
 
 # The stamp is written last: an environment whose installation was cut short is installed again.
@@ -33,6 +33,8 @@ test: check
 bench: $(VENV)/.ready
 	$(RUN) benchmarks/loader.py
 	$(RUN) benchmarks/training.py
+	$(RUN) benchmarks/spp_overhead.py
+	$(RUN) benchmarks/spp_overhead.py --memory
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist

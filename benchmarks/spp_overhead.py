@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from machine import describe
+from sppbench.spp.batchnorm import BatchNormProbe
 from sppbench.spp.frame import to_frame
 from sppbench.spp.probe import Readings, SignalProbe
 from sppbench.train import config_directory
@@ -75,6 +76,18 @@ class Probe(Step):
             self.pending.clear()
 
 
+class WithGains(Probe):
+    """Also the backward gain of each batch normalization, as the callback records it by default."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.gains = BatchNormProbe(self.net)
+
+    def __call__(self) -> None:
+        super().__call__()
+        self.gains.readings()
+
+
 class Watch(Step):
     """``wandb.watch(log="all", log_freq=1)``: histograms of weights and their gradients; no activations."""
 
@@ -117,6 +130,7 @@ class ToNumpy(Step):
 VARIANTS: dict[str, Callable[..., Step]] = {
     "plain": Plain,
     "SignalProbe": Probe,
+    "SignalProbe and BatchNormProbe": WithGains,
     "wandb.watch": Watch,
     "hooks to NumPy": ToNumpy,
 }

@@ -11,35 +11,20 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from sppbench.assembly import Parts, UsageError, build, one_line, resolve
 from sppbench.results import Result, ResultError, Status, git_state, package_versions
 from sppbench.run_directory import RunDirectory, RunDirectoryError, config_hash
 
-if TYPE_CHECKING:
-    from lightning import LightningDataModule, Trainer
-
-    from sppbench.callbacks import Checkpointing, StopOnNonFiniteLoss, Stopwatch
-    from sppbench.classifier import Classifier
-
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
-
-
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
-
-class UsageError(Exception):
-    """Something that the user must mend; the message says what, in a line."""
 
 
 def config_directory() -> str:
@@ -72,7 +57,7 @@ def main(cfg: DictConfig) -> float | None:
     except Exception as error:
         if multirun:
             raise
-        print(f"sppbench: failed: {_one_line(error)}", file=sys.stderr)
+        print(f"sppbench: failed: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -87,7 +72,7 @@ def train(cfg: DictConfig) -> float | None:
         RunDirectoryError: The directory is not for this run.
         SystemExit: After a signal, with 128 plus its number; the run can be resumed.
     """
-    config = _resolve(cfg)
+    config = resolve(cfg)
     run = RunDirectory(config["output_dir"], config)
     if (earlier := run.completed()) is not None:
         return _say_completed(run, earlier)
@@ -97,7 +82,7 @@ def train(cfg: DictConfig) -> float | None:
     with run.locked():
         if (earlier := run.completed()) is not None:  # by another process, meanwhile
             return _say_completed(run, earlier)
-        parts = _build(cfg, run)
+        parts = build(cfg, run)
         resume = run.begin()
         with _logging_to(run.log_file), _cleaning_up():
             return _run(parts, run, resume)
@@ -117,173 +102,9 @@ def _is_first_process() -> bool:
 def _follow(cfg: DictConfig, run: RunDirectory) -> None:
     from sppbench.callbacks import Interrupted
 
-    parts = _build(cfg, run)
+    parts = build(cfg, run)
     with parts.checkpointing.listening(), suppress(Interrupted):  # the first process tells of it
         _fit_and_test(parts, run, run.resumable)
-
-
-@dataclass
-class Parts:
-    """Everything that a run is made of."""
-
-    config: dict[str, Any]
-    classifier: Classifier
-    data: LightningDataModule
-    trainer: Trainer
-    stopwatch: Stopwatch
-    divergence: StopOnNonFiniteLoss
-    checkpointing: Checkpointing
-
-
-def _resolve(cfg: DictConfig) -> dict[str, Any]:
-    try:
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        if isinstance(
-            cfg.get("logger"), DictConfig
-        ):  # their files follow output_dir, also where the saved configuration is run again
-            config["logger"] = OmegaConf.to_container(cfg.logger)  # type: ignore[index, call-overload]
-    except Exception as error:
-        raise UsageError(_one_line(error)) from error
-    assert isinstance(config, dict)
-    seed, compile_mode = config["seed"], config["compile"]
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UsageError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
-    if not isinstance(config["overwrite"], bool):
-        raise UsageError(f"overwrite must be true or false, got {config['overwrite']!r}")
-    if not isinstance(compile_mode, bool) and compile_mode not in COMPILE_MODES:
-        raise UsageError(f"compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {compile_mode!r}")
-    if config["trainer"].get("limit_test_batches") in (0, 0.0):
-        raise UsageError("trainer.limit_test_batches=0 leaves nothing to test")
-    if not isinstance(config.get("logger") or {}, dict):
-        raise UsageError(f"logger must be a group of loggers, got {config['logger']!r}")
-    return {str(key): value for key, value in config.items()}
-
-
-def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
-    """Makes the parts and gets the data ready, and writes nothing to the run directory.
-
-    Raises:
-        UsageError: A part refuses its configuration, or the data cannot be had.
-    """
-    if "wandb" in (cfg.get("logger") or {}):
-        _prepare_wandb(cfg.logger.wandb)
-    import lightning
-    import torch
-    from hydra.utils import instantiate
-
-    from sppbench.callbacks import Checkpointing, Progress, StopOnNonFiniteLoss, Stopwatch
-    from sppbench.classifier import Classifier
-    from sppbench.data import DataError
-    from sppbench.loggers import CSVLogger
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # between Lightning and torch
-    torch.set_float32_matmul_precision("highest")
-    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
-    try:
-        lightning.seed_everything(cfg.seed, verbose=False)
-        data = instantiate(cfg.data)
-        net = instantiate(cfg.model).to(memory_format=torch.channels_last)
-        make_optimizer = instantiate(cfg.optimizer)
-        make_optimizer(net.parameters())  # so that a bad value is refused now
-        loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
-        stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()
-        probes = [instantiate(cfg.spp, directory=str(run.path))] if cfg.spp._target_ else []
-        checkpointing = Checkpointing(run.checkpoint)
-        trainer = instantiate(
-            cfg.trainer,
-            logger=loggers or False,
-            callbacks=[stopwatch, divergence, *probes, Progress(stopwatch), checkpointing],
-            default_root_dir=str(run.path),
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # the data module gives each process its share
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=True,
-        )
-        data.prepare_data()
-        _check_fit(net, data)
-        if cfg.compile:
-            net.compile(mode=None if cfg.compile is True else cfg.compile)
-        classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
-        if run.resumable:
-            step = _check_checkpoint(run.checkpoint)
-            for logger in loggers:
-                if isinstance(logger, CSVLogger):
-                    logger.resume(step)
-    except (UsageError, DataError) as error:
-        raise UsageError(str(error)) from error
-    except Exception as error:
-        raise UsageError(_one_line(error)) from error
-    return Parts(run.config, classifier, data, trainer, stopwatch, divergence, checkpointing)
-
-
-def _check_fit(net: Any, data: Any) -> None:
-    """Lets two images through, without gradients or any other trace, to see that net and data fit."""
-    import torch
-
-    shape = (2, data.in_channels, data.image_size, data.image_size)
-    with torch.no_grad():
-        try:
-            logits = net.eval()(torch.zeros(shape))
-        except RuntimeError as error:
-            raise UsageError(f"model and data do not fit: images {shape} give: {_one_line(error)}") from error
-        finally:
-            net.train()
-    if logits.shape != (2, data.num_classes):
-        raise UsageError(f"model and data do not fit: logits {tuple(logits.shape)} for {data.num_classes} classes")
-
-
-def _make_logger(name: str, node: DictConfig, run: RunDirectory) -> Any:
-    from hydra.utils import instantiate
-
-    # The same W&B run for all parts of an interrupted one; it shows the whole configuration.
-    make = instantiate(node, _partial_=True)
-    if name != "wandb":
-        return make()
-    logger = make(id=run.run_id, config=run.config)
-    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it always
-    return logger
-
-
-def _prepare_wandb(node: DictConfig) -> None:
-    import wandb
-    from wandb.errors import UsageError as WandbUsageError
-
-    os.environ.setdefault("WANDB_SILENT", "true")
-    if node.mode not in ("online", "offline", "disabled", "shared"):
-        raise UsageError(f"logger.wandb.mode (or WANDB_MODE) must be online, offline or disabled, got {node.mode!r}")
-    if node.mode == "online":
-        try:
-            known = wandb.login()
-        except WandbUsageError:
-            known = False
-        if not known:
-            raise UsageError("W&B cannot go online: no API key is known (wandb login), or WANDB_MODE forbids it")
-
-
-def _check_checkpoint(path: Path) -> int:
-    """Reads a checkpoint through and returns its step, so that a damaged one is found before anything is changed.
-
-    Raises:
-        UsageError: It is damaged.
-    """
-    import zipfile
-
-    import torch
-
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load itself does not compare the checksums
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"checksum of {damaged} does not match")
-        step: int = torch.load(path, map_location="cpu", weights_only=True)["global_step"]
-    except Exception as error:
-        raise UsageError(
-            f"checkpoint {path} is damaged ({_one_line(error)}): "
-            "put a whole one in its place, or begin anew with overwrite=true"
-        ) from error
-    return step
 
 
 def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
@@ -308,7 +129,7 @@ def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
         sys.exit(128 + getattr(stop, "signum", default))
     except Exception as error:
         run.traceback_file.write_text(traceback.format_exc(), encoding="utf-8")
-        _result(parts, "failed", error=_one_line(error)).write(run.result_file)
+        _result(parts, "failed", error=one_line(error)).write(run.result_file)
         log.error(f"failed; see {run.traceback_file}")
         raise
     scores = result.test or {}
@@ -379,16 +200,6 @@ def _cleaning_up() -> Iterator[None]:
 
         torch.use_deterministic_algorithms(False)
         torch.cuda.empty_cache()
-
-
-def _one_line(error: BaseException) -> str:
-    """The message that names the cause, without the lines that Hydra puts around it."""
-    from hydra.errors import InstantiationException
-
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return f"{getattr(error, 'full_key', '')}{_one_line(error.__cause__)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 if __name__ == "__main__":
