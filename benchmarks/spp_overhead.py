@@ -142,7 +142,7 @@ with suppress(ImportError):
 
         def __call__(self) -> None:
             super().__call__()
-            torchlens.log_forward_pass(self.net, self.images)
+            torchlens.trace(self.net, self.images)
 
     VARIANTS["TorchLens"] = Lens
 
