@@ -8,7 +8,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +26,8 @@ from sppbench.spp.batchnorm_sums import (
     outer_sums,
     totals,
 )
+from sppbench.spp.hooks import ModuleHook
+from sppbench.spp.stepping import SteppingProbe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ class BatchNormReadings:
     values: Tensor
 
 
-class BatchNormProbe:
+class BatchNormProbe(SteppingProbe):
     """Measures the backward gain of every batch normalization of a model, and its factors, while it trains.
 
     ::
@@ -80,10 +81,7 @@ class BatchNormProbe:
     """
 
     def __init__(self, model: nn.Module, every_n_steps: int = 1) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        self.every_n_steps = every_n_steps
-        self.epoch = 0
+        super().__init__(every_n_steps)
         self.skipped: dict[str, str] = {}
         self._model = model
         modules = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
@@ -91,40 +89,21 @@ class BatchNormProbe:
         self.layers = tuple(self._modules)
         self._depths: dict[str, int] = {}
         self._slots: dict[str, Tensor] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._handles: list[Any] = []
+        self._clear()
+        handles = []
         for name, module in self._modules.items():
             if type(module).forward not in _FORWARDS:
                 self.skipped[name] = f"{type(module).__name__} has a forward of its own"
                 continue
-            self._handles.append(module.register_forward_pre_hook(_Hook(self._input_hook(name, module))))
-            self._handles.append(module.register_forward_hook(_Hook(self._output_hook(name, module))))
-        self.step = 0
+            handles.append(module.register_forward_pre_hook(ModuleHook(self._input_hook(name, module))))
+            handles.append(module.register_forward_hook(ModuleHook(self._output_hook(name, module))))
+        self._attached(handles)
 
-    @property
-    def step(self) -> int:
-        """Index of the current step."""
-        return self._step
-
-    @step.setter
-    def step(self, step: int) -> None:
-        self._step = step
-        # A plain attribute: compiled graphs are guarded by it.
-        self._recording = bool(self._handles) and step % self.every_n_steps == 0
-
-    def __enter__(self) -> BatchNormProbe:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Takes every hook off the model; what was collected stays valid."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._recording, self._sums, self._slots = [], False, {}, {}
+    def _clear(self) -> None:
+        # Others in their place: a hook of an earlier step must see that its step is over.
+        self._sums: dict[str, Tensor] = {}
+        for slot in self._slots.values():
+            slot.grad = None
 
     # -- during the forward and backward pass -------------------------------------------------------------------------
 
@@ -195,7 +174,7 @@ class BatchNormProbe:
     def readings(self) -> BatchNormReadings | None:
         """Ends the step and returns its factors without waiting for the device; None for a step not measured."""
         found = self._take() if self._recording and self.layers else None
-        self._sums = {}
+        self._clear()
         self.step += 1
         if found is None:
             return None
@@ -267,27 +246,6 @@ def _saved_tensors_are_plain() -> bool:
             return True
     except RuntimeError:
         return False
-
-
-class _Hook:
-    """A hook that a copy or a pickle of its module does without."""
-
-    def __init__(self, hook: Callable[..., Any]) -> None:
-        self.hook = hook
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.hook(*arguments)
-
-    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return _no_hook, ()
-
-
-def _no_hook() -> Callable[..., None]:
-    return _do_nothing
-
-
-def _do_nothing(*arguments: Any) -> None:
-    return None
 
 
 # Dynamo calls functions with this decorator while it traces and takes their results as constants.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from sppbench.spp.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.readings import OF_BATCH, SIGNALS, Readings, Reducer, Row
 from sppbench.spp.registry import Registry, register, skip
 from sppbench.spp.statistics import TAIL, channel_sums
+from sppbench.spp.stepping import SteppingProbe
 from sppbench.spp.tap import Tap
 from sppbench.spp.weights import can_be_read, named_weights
 
@@ -29,7 +29,7 @@ __all__ = ["SIGNALS", "Readings", "Row", "SignalProbe"]
 _NEVER = "never called in training mode"
 
 
-class SignalProbe:
+class SignalProbe(SteppingProbe):
     """Reads ACSM, ACV and second moment of activations, gradients and parameters of any ``nn.Module`` while it trains.
 
     ::
@@ -88,10 +88,7 @@ class SignalProbe:
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
         if unknown := set(self.signals) - set(SIGNALS):
             raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        self.every_n_steps = every_n_steps
-        self.epoch = 0
+        super().__init__(every_n_steps)
         self._model = unwrapped(model)
         self._modules = choose_layers(self._model, layers)
         if not self._modules:
@@ -101,9 +98,8 @@ class SignalProbe:
         self._reduce = Reducer()
         self._registry = Registry()
         self._leaf_handles: list[RemovableHandle] = []
-        self._handles = self._attach()
-        self.step = 0
         self._clear()
+        self._attached(self._attach())
 
     def _attach(self) -> list[RemovableHandle]:
         handles = [self._model.register_forward_pre_hook(ModuleHook(self._pass_hook()))]
@@ -115,33 +111,6 @@ class SignalProbe:
     def skipped(self) -> dict[str, str]:
         """What is not recorded: layer → reason."""
         return self._registry.skipped
-
-    @property
-    def step(self) -> int:
-        """Index of the current step."""
-        return self._step
-
-    @step.setter
-    def step(self, step: int) -> None:
-        self._step = step
-        # A plain attribute: compiled graphs are guarded by it.
-        self._recording = bool(self._handles) and step % self.every_n_steps == 0
-
-    def __enter__(self) -> SignalProbe:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Takes every hook off the model; what was collected stays valid."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._recording = False
-        self._clear()
 
     def _clear(self) -> None:
         for handle in self._leaf_handles:
