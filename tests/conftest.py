@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from sppbench.train import config_directory
+from sppbench.train import config_directory, main
 
 # The nets are small, and the tests run in several processes.
 torch.set_num_threads(1)
@@ -54,3 +55,23 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
             return compose("train", [*SMALL, *net, f"spp={spp}", f"output_dir={tmp_path}/run", *overrides])
 
     return make
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command in this process and returns its exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> int:
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        overrides = [argument for argument in arguments if argument not in flags]
+        chosen = {argument.partition("=")[0] for argument in overrides}
+        small = ["logger=csv"] if "data" in chosen else [*SMALL, "spp=none"]
+        monkeypatch.setattr(sys, "argv", ["sppbench.train", *flags, *small, *FFNN, *overrides])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run

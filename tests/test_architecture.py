@@ -20,6 +20,7 @@ ALLOWED = {
     "files": set(),
     "results": {"files"},
     "run_directory": {"files", "results"},
+    "sweep": {"results", "run_directory"},
     "__init__": set(),
 }
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "wandb", "matplotlib", "numpy", "pyarrow", "sklearn"}
@@ -52,7 +53,8 @@ def test_imports_run_one_way() -> None:
 
 
 def test_what_starts_without_torch_imports_nothing_heavy_at_its_top() -> None:
-    for name in ("train", "assembly", "results", "run_directory", "files", "__init__"):
+    names = ("train", "assembly", "sweep", "results", "run_directory", "files", "__init__")
+    for name in (*names, "../hydra_plugins/sppbench_sweeper"):
         tree = ast.parse((SOURCE / f"{name}.py").read_text())
         top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
         assert not {module.split(".")[0] for module in _imports(top)} & HEAVY, name

@@ -14,33 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from sppbench.classifier import Classifier
 from sppbench.results import read_result
-from sppbench.train import main
 from tests.conftest import FFNN, SMALL
 from tests.test_train import at_step, crash, metrics, same_weights, send, weights
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs the command in this process and returns its exit status."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> int:
-        flags = [argument for argument in arguments if argument.startswith("-")]
-        overrides = [argument for argument in arguments if argument not in flags]
-        chosen = {argument.partition("=")[0] for argument in overrides}
-        small = ["logger=csv"] if "data" in chosen else [*SMALL, "spp=none"]
-        monkeypatch.setattr(sys, "argv", ["sppbench.train", *flags, *small, *FFNN, *overrides])
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return run
 
 
 def test_a_run_and_its_repetition(command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -108,28 +86,6 @@ def test_a_second_signal_does_not_wait(command: Any, monkeypatch: pytest.MonkeyP
     at_step(monkeypatch, 4, twice)
     assert command("output_dir=run") == 130
     assert torch.load("run/last.ckpt", weights_only=True)["global_step"] == 3, "the checkpoint of epoch 0"
-
-
-def test_a_multirun_goes_on_after_a_failure(
-    command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = Classifier.training_step
-
-    def training_step(self: Classifier, *arguments: Any) -> Any:
-        if self.trainer.default_root_dir.endswith("seed=2"):
-            crash()
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Classifier, "training_step", training_step)
-    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") != 0
-    cells = tmp_path / "outputs" / "runs" / "ffnn" / "lr=0.001"
-    found = [read_result(cells / f"seed={seed}" / "result.json").status for seed in (1, 2, 3)]
-    assert found == ["completed", "failed", "completed"]
-
-
-def test_several_devices_in_a_multirun_are_refused(command: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    assert command("-m", "seed=1,2", "trainer=ddp") != 0
-    assert "a multirun cannot use trainer.devices > 1" in capfd.readouterr().err
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -97,7 +97,7 @@ def test_overwrite_removes_what_was_there(tmp_path: Path) -> None:
     assert run.completed() is None
     with run.locked():
         assert not run.begin()
-        assert {file.name for file in run.path.iterdir()} == {".lock", ".run_id", "config.yaml"}
+        assert {file.name for file in run.path.iterdir()} == {".lock", ".owner", ".run_id", "config.yaml"}
     assert run.run_id != old_id
 
 

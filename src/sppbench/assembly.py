@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sppbench.run_directory import RunDirectory
@@ -105,10 +107,11 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
         stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()
         probes = [instantiate(cfg.spp, directory=str(run.path))] if cfg.spp._target_ else []
         checkpointing = Checkpointing(run.checkpoint)
+        alone = not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN
         trainer = instantiate(
             cfg.trainer,
             logger=loggers or False,
-            callbacks=[stopwatch, divergence, *probes, Progress(stopwatch), checkpointing],
+            callbacks=[stopwatch, divergence, *probes, Progress(stopwatch, bar=alone), checkpointing],
             default_root_dir=str(run.path),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the data module gives each process its share

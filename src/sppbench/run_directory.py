@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +27,8 @@ log = logging.getLogger(__name__)
 
 # Where a run takes place and what it tells about itself: not what it computes.
 NEUTRAL_KEYS = frozenset(
-    {"output_dir", "overwrite", "logger", "spp", "data.root", "data.download", "trainer.accelerator", "trainer.devices"}
-    | {"trainer.num_nodes"}
+    {"output_dir", "overwrite", "sweeps", "logger", "spp", "data.root", "data.download"}
+    | {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
 )
 # Makes the saved configuration one that Hydra can run again as it is.
 _REPEATABLE = {
@@ -36,12 +41,33 @@ _REPEATABLE = {
 _RUN_KEYS = frozenset({"seed", "model", "data", "optimizer", "trainer"})
 _OUR_FILES = (
     *("config.yaml", "result.json", "metrics.csv", "last.ckpt", "train.log", "traceback.txt", "*.parquet", "*.png"),
-    *("wandb", "tensorboard", ".run_id", ".lock", ".*.tmp"),
+    *("wandb", "tensorboard", ".run_id", ".lock", ".owner", ".*.tmp"),
 )
 
 
 class RunDirectoryError(Exception):
     """A directory that this run must not, or cannot, write to. The message is for the user."""
+
+
+class RunDirectoryBusy(RunDirectoryError):
+    """Another process is at work in the directory."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a directory: host, process, and the time (seconds since 1970) since when."""
+
+    host: str
+    pid: int
+    started: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {datetime.fromtimestamp(self.started):%Y-%m-%d %H:%M:%S}"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it surely no longer lives; of other hosts' processes nothing is known here."""
+        return self.host == socket.gethostname() and not _is_alive(self.pid)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,6 +107,7 @@ class RunDirectory:
         self.traceback_file = self.path / "traceback.txt"
         self._id_file = self.path / ".run_id"
         self._lock_file = self.path / ".lock"
+        self._owner_file = self.path / ".owner"
 
     def completed(self) -> Result | None:
         """The result of a run with this configuration that came to its end, if one is here.
@@ -116,19 +143,41 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._lock_file)
             lock.acquire(timeout=0)
+            with write_atomically(self._owner_file) as file:
+                json.dump(asdict(Owner(socket.gethostname(), os.getpid(), time.time())), file)
         except Timeout:
-            raise RunDirectoryError(f"another process is at work in {self.path}") from None
+            raise RunDirectoryBusy(f"another process is at work in {self.path}: {self.owner or 'unknown'}") from None
         except OSError as error:
             raise RunDirectoryError(f"cannot write to output_dir={self.path}: {error.strerror or error}") from None
         with lock:
             try:
                 yield
             finally:
+                self._owner_file.unlink(missing_ok=True)
                 if self.path in missing and not self.config_file.exists():
                     self._lock_file.unlink(missing_ok=True)
                     with suppress(OSError):  # somebody has put something there
                         for path in missing:
                             path.rmdir()
+
+    @property
+    def owner(self) -> Owner | None:
+        """Who is at work here, as far as one can see without taking the lock; only the lock itself is safe."""
+        try:
+            owner = Owner(**json.loads(self._owner_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return None if owner.is_gone else owner
+
+    def is_free(self) -> bool:
+        """Whether the lock can be had now: its owner is done, or dead."""
+        try:
+            with FileLock(self._lock_file, timeout=0):
+                return True
+        except Timeout:
+            return False
+        except OSError:  # no directory yet, or none that can be written to: whoever tries is told
+            return True
 
     def begin(self) -> bool:
         """Makes this run the one that the directory holds; returns whether there is a checkpoint to resume from.
@@ -160,7 +209,8 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Deletes what runs leave, and nothing else; the configuration, which tells that it is a run's, at last."""
-        ours = [item for item in self.path.iterdir() if _is_ours(item) and item != self._lock_file]
+        held = (self._lock_file, self._owner_file)
+        ours = [item for item in self.path.iterdir() if _is_ours(item) and item not in held]
         for item in sorted(ours, key=lambda item: item == self.config_file):
             if item.is_dir() and not item.is_symlink():
                 shutil.rmtree(item)
@@ -193,6 +243,16 @@ class RunDirectory:
             reason = str(error).splitlines()[0]
             raise RunDirectoryError(f"{self.config_file} is damaged ({reason}): remove it, or {self.path}") from None
         return {str(key): value for key, value in saved.items()} if isinstance(saved, dict) else {}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _is_ours(item: Path) -> bool:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from sppbench.assembly import Parts, UsageError, build, one_line, resolve
 from sppbench.results import Result, ResultError, Status, git_state, package_versions
-from sppbench.run_directory import RunDirectory, RunDirectoryError, config_hash
+from sppbench.run_directory import RunDirectory, RunDirectoryBusy, RunDirectoryError, config_hash
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
 
@@ -39,26 +39,34 @@ def main(cfg: DictConfig) -> float | None:
     """Runs :func:`train`; returns the test accuracy in percent.
 
     Exit status: 0 also for a diverged run, 1 for a failed one, 2 for what the user must mend, 130 after Ctrl-C, 143
-    after SIGTERM. In a multirun an error is raised instead, so that Hydra goes on with the other jobs.
+    after SIGTERM. Many runs (-m): 0 if all came to their end, 1 if one failed, 2 if they cannot be run as asked.
     """
-    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return _job(cfg)
     try:
-        if multirun and cfg.trainer.get("devices", 1) not in (1, "1", "auto"):
-            raise UsageError("a multirun cannot use trainer.devices > 1: run one configuration at a time")
+        if hydra_config.sweeper.get("grids") or cfg.get("sweeps", {}).get("dry_run"):
+            raise UsageError("sweeps= is for many runs: python -m sppbench.train -m sweeps=...")
         return train(cfg)
     except (UsageError, RunDirectoryError, ResultError) as error:
-        if multirun:
-            raise
         print(f"sppbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("sppbench: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if multirun:
-            raise
         print(f"sppbench: failed: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _job(cfg: DictConfig) -> float | None:
+    """One run of many; raises what went wrong for the sweeper to tell, in a form that other processes can send it."""
+    try:
+        return train(cfg)
+    except RunDirectoryBusy:  # of a sweep that shares the work; the sweeper comes back to it
+        return None
+    except Exception as error:
+        raise RuntimeError(one_line(error)) from None
 
 
 def train(cfg: DictConfig) -> float | None:

@@ -28,12 +28,13 @@ class Progress(Callback):
 
     Args:
         stopwatch: Where images per second are taken from.
-        every_seconds: Time between two lines inside an epoch where there is no terminal.
+        bar: Whether a terminal, if there is one, is this run's alone.
+        every_seconds: Time between two lines inside an epoch where there is no bar.
     """
 
-    def __init__(self, stopwatch: Stopwatch, every_seconds: float = 30.0) -> None:
+    def __init__(self, stopwatch: Stopwatch, bar: bool = True, every_seconds: float = 30.0) -> None:
         self._stopwatch = stopwatch
-        self._terminal = sys.stderr.isatty()
+        self._terminal = bar and sys.stderr.isatty()
         self._interval = 1.0 if self._terminal else every_seconds
         self._bar: Any = None
         self._first_step = 0
