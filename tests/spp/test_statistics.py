@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sppbench.spp.statistics import TAIL, Layout, acsm_acv, channel_sums, statistics
+from sppbench.spp.statistics import _PIECE, TAIL, Layout, acsm_acv, channel_sums, statistics
 
 
 def two_pass(x: Tensor, channel_dim: int) -> tuple[float, float]:
@@ -25,11 +25,20 @@ def formed(sums: Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in values._asdict().items()}
 
 
+@pytest.fixture(params=["kernel", "torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to the sums, where there is a compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr("sppbench.spp.statistics.kernel", lambda: None)
+        monkeypatch.setitem(_PIECE, "cpu", 5000)
+    return str(request.param)
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# Small, and large enough for the single-precision path, whose sizes are no multiple of its blocks.
+# Small, and large enough to be cut into pieces or divided among threads.
 LAYOUTS: dict[str, tuple[Callable[[], Tensor], int]] = {
     "(N, C)": (lambda: normal(7, 5), 1),
     "(N, C) large": (lambda: normal(601, 101), 1),
@@ -73,22 +82,23 @@ CONTENTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout_and_content_agrees_with_two_passes_in_double_precision(layout: str, content: str) -> None:
+def test_any_layout_and_content_agrees_with_two_passes_in_double_precision(
+    layout: str, content: str, path: str
+) -> None:
     make, channel_dim = LAYOUTS[layout]
     x = CONTENTS[content](make())
     before = x.clone()
     acsm, acv = two_pass(x, channel_dim)
     found = acsm_acv(x, channel_dim)
-    # Rounding of a float32 sum of n elements ~ 6e-8·sqrt(second moment·n): it is all that is left of a mean of zero.
     noise = 1e-14 * (acsm + acv)
-    assert found[0] == pytest.approx(acsm, rel=2e-6, abs=noise)
+    assert found[0] == pytest.approx(acsm, rel=1e-9, abs=noise)
     assert found[1] == pytest.approx(acv, rel=1e-5, abs=0 if "expanded" not in layout else noise)
-    assert sum(found) == pytest.approx(acsm + acv, rel=1e-6, abs=0)
+    assert sum(found) == pytest.approx(acsm + acv, rel=1e-12, abs=0)
     assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("size", [10, 300])
-def test_vector_scalar_and_one_channel(size: int) -> None:
+def test_vector_scalar_and_one_channel(size: int, path: str) -> None:
     x = normal(size) + 1
     # γ of a normalization: each element is a channel, with a mean and no variance.
     assert acsm_acv(x, 0) == pytest.approx((float(x.double().square().mean()), 0.0), rel=1e-12, abs=1e-14)
@@ -102,7 +112,7 @@ def test_vector_scalar_and_one_channel(size: int) -> None:
 @pytest.mark.parametrize("shape", [(8, 3, 4, 4), (64, 32, 8, 8)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_elements_that_are_not_finite_are_counted_and_not_dropped(
-    shape: tuple[int, ...], memory_format: torch.memory_format
+    shape: tuple[int, ...], memory_format: torch.memory_format, path: str
 ) -> None:
     x = normal(*shape).to(memory_format=memory_format)
     for index, fault in zip(((0, 0, 0, 0), (1, 2, 3, 3), (7, 1, 0, 2)), (math.nan, math.inf, -math.inf), strict=True):
@@ -137,9 +147,18 @@ def test_parts_of_a_batch_add_up_to_the_batch(shape: tuple[int, ...]) -> None:
 
 def test_double_precision_path_does_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     x = normal(50, 6, 30).double() + 2
+    before = x.clone()
     whole = channel_sums(x, 1)
-    monkeypatch.setitem(__import__("sppbench.spp.statistics", fromlist=["_PIECE"])._PIECE, "cpu", 100)
+    monkeypatch.setitem(_PIECE, "cpu", 100)
     torch.testing.assert_close(channel_sums(x, 1), whole, rtol=1e-13, atol=1e-12)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 63, 65, 500, 3000])
+def test_the_smallest_variance_that_is_promised(channels: int, path: str) -> None:
+    """A variance of 1e-10 of the second moment is right to 1e-5, however many channels there are."""
+    x = 1.3 * (1 + 1e-5 * normal(200_000 // channels, channels))
+    assert acsm_acv(x, 1)[1] == pytest.approx(two_pass(x, 1)[1], rel=1e-5)
 
 
 def test_traced_path_agrees() -> None:

@@ -30,12 +30,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sppbench.spp.statistics import TAIL, channel_sums
+
 FACTORS = ("gain", "gamma_squared", "inverse_variance", "projection")
 
 # What is summed, over all elements: their number, g², γ²·g², γ²/σ²·g², γ²/σ²·(what the projection leaves), g_in².
 SUMS = 6
-# One float32 sum runs over so many squares; and a mean square below this has lost digits to the range of float32.
-_BLOCK, _SMALLEST_SQUARE = 1024, 1e-36
+_PIECE = 1 << 18
+# A mean square below this has lost digits to the range of float32.
+_SMALLEST_SQUARE = 1e-36
 
 
 def factors(sums: Tensor) -> Tensor:
@@ -59,7 +62,7 @@ def outer_sums(g: Tensor, total: Tensor, product: Tensor, invstd: Tensor, weight
 
 def inner_sum(g_in: Tensor) -> Tensor:
     """The last of the sums: (1,)."""
-    return _channel_squares(g_in).sum(0, keepdim=True)
+    return channel_sums(g_in, 1)[-len(TAIL)][None]
 
 
 def totals(
@@ -80,21 +83,14 @@ def totals_from(g: Tensor, x: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Ten
 
 
 def _channel_squares(g: Tensor) -> Tensor:
-    """Σg² of each channel of g (N, C, ...): (C,), float64."""
+    """Σg² of each channel of g (N, C, ...): (C,), float64; right to 1e-6."""
     g = g.detach()
-    if torch.compiler.is_compiling() or g.dtype == torch.float64 or g.numel() <= _BLOCK:
+    if torch.compiler.is_compiling() or g.dtype == torch.float64:
         return g.double().square().sum(_others(g))
-    if g.dtype != torch.float32:
-        g = g.float()
-    # Norms of short pieces in single precision: no copy of the tensor in double precision, and right to 1e-4.
-    rows = g.movedim(1, -1)
-    if g.ndim > 2 and not rows.is_contiguous():
-        norms: Tensor = torch.linalg.vector_norm(g.flatten(2), dim=2).double()
-        return norms.square().sum(0)
-    rows = rows.reshape(-1, g.shape[1])
-    whole = len(rows) - len(rows) % _BLOCK
-    norms = torch.linalg.vector_norm(rows[:whole].view(-1, _BLOCK, g.shape[1]), dim=1).double()
-    return norms.square().sum(0) + rows[whole:].double().square().sum(0)
+    # Squares of pieces that stay in a CPU's cache; a GPU would rather start few kernels.
+    pieces = torch.tensor_split(g, -(-g.numel() // _PIECE)) if g.is_cpu else (g,)
+    sums = [channel_sums(piece.float().square(), 1)[: g.shape[1]] for piece in pieces if piece.numel()]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
 
 def mean_and_invstd(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ class Registry:
         self.depths: dict[str, int] = {}
         self.rows: dict[tuple[str, str], Row] = {}
         self.slots: dict[str, Tensor] = {}
+        self.shapes: dict[str, tuple[str, int, int]] = {}
         self.skipped: dict[str, str] = {}
 
 
@@ -33,6 +34,10 @@ def skip(registry: Registry, layer: str, reason: str) -> None:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def register(registry: Registry, layer: str, kind: str, ndim: int, channels: int, device: str) -> Tensor | None:
     """Notes what a call returned; in a graph, the slot that receives the channel sums of its gradient."""
+    shape = (kind, ndim, channels)
+    if registry.shapes.get(layer) == shape and not torch.compiler.is_compiling():
+        return None  # as in nearly all steps
+    registry.shapes[layer] = shape
     if layer not in registry.depths:
         registry.depths[layer] = len(registry.depths)
         # Depths of weights follow from those of modules.

@@ -13,6 +13,9 @@ stored and communicated, in double precision, and the statistics, which do not a
 
 Accuracy: ACSM and second moment within 1e-6 and ACV within 1e-5 of the exact values of the tensor at hand, as long as
 ACV is at least 1e-10 of the second moment. Below that, a float32 tensor itself no longer resolves its variance.
+
+On a CPU, float32 tensors without gaps in memory are read once, by a compiled kernel (:mod:`sppbench.spp.kernel`); where
+there is no compiler, and for other tensors, torch forms the same sums in several passes.
 """
 
 from __future__ import annotations
@@ -24,18 +27,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sppbench.spp.kernel import kernel
+
 # What stands behind the channel sums in the vector of `channel_sums`.
 TAIL = ("squares", "nonfinite", "count", "samples")
-# Up to this size double precision costs nothing that one can measure; larger tensors are converted in such pieces,
-# which stay in a CPU's cache. A GPU wants larger ones, but not a copy of the largest tensor in double precision.
-_PIECE = {"cpu": 1 << 15}
+# Tensors are converted to double precision in pieces of this size, which stay in a CPU's cache. A GPU wants larger
+# ones, but not a copy of the largest tensor in double precision.
+_PIECE = {"cpu": 1 << 18}
 _PIECE_OF_GPU = 1 << 24
-# A sum of so many squares in single precision is right to 3e-7, and one over a whole tensor only to 5e-4.
-_BLOCK = 1024
-# Where the variance is a smaller part of the second moment, or the squares may have left the range of float32, single
-# precision does not do.
-_SMALLEST_PART = 0.05
-_SMALLEST_SQUARE = 1e-30
+# Channels whose means are added up one after the other.
+_BLOCK = 64
 
 
 class Statistics(NamedTuple):
@@ -64,12 +65,21 @@ def channel_sums(x: Tensor, channel_dim: int | None) -> Tensor:
         x, axis = x[..., None], x.ndim
     else:
         axis = channel_dim % x.ndim
+    on_host = x.is_cpu and not torch.compiler.is_compiling()
+    if on_host and (compiled := kernel()) is not None and (sums := compiled(x, axis)) is not None:
+        return sums
     if x.ndim == 1:  # as γ of a normalization: each element is a channel
         x = x[:, None]
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return _sums_on_device(x, axis)
-    fast = x.dtype == torch.float32 and x.numel() > _PIECE["cpu"]
-    channels, squares = (_single_precision(x, axis) if fast else None) or _double_precision(x, axis)
+    return _double_precision(x, axis) if on_host else _sums_on_device(x, axis)
+
+
+def _double_precision(x: Tensor, axis: int) -> Tensor:
+    others = _others(x, axis)
+    channels, squares = torch.zeros(x.shape[axis], dtype=torch.float64), 0.0
+    for piece in _pieces(x, others[0]):
+        double = piece.to(torch.float64, copy=True)
+        channels += double.sum(others)
+        squares += float(double.square_().sum())  # pairwise; a dot product or a norm would cost two digits
     # An element that is not finite shows in the squares: elements need only be counted where they are not.
     nonfinite = 0 if math.isfinite(squares) else x.numel() - int(x.isfinite().sum())
     tail = [squares, nonfinite, x.numel() // x.shape[axis], x.shape[0]]
@@ -93,39 +103,6 @@ def _sums_on_device(x: Tensor, axis: int) -> Tensor:
     return torch.cat([sums, count, samples])
 
 
-def _double_precision(x: Tensor, axis: int) -> tuple[Tensor, float]:
-    others = _others(x, axis)
-    channels, squares = torch.zeros(x.shape[axis], dtype=torch.float64), 0.0
-    for piece in _pieces(x, others[0]):
-        double = piece.double()
-        channels += double.sum(others)
-        squares += float(double.square().sum())  # pairwise; a dot product or a norm would cost two digits
-    return channels, squares
-
-
-def _single_precision(x: Tensor, axis: int) -> tuple[Tensor, float] | None:
-    """Two passes at the speed of memory; None where the layout or the values ask for double precision."""
-    number, count = x.numel(), x.numel() // x.shape[axis]  # this runs at every layer: each call here is seen in a step
-    channels_behind = x if axis == x.ndim - 1 else x.movedim(axis, -1)
-    if channels_behind.is_contiguous():
-        flat = channels_behind.view(-1)
-        channels = flat.view(count, -1).sum(0).double()
-    elif x.is_contiguous():
-        flat = x.view(-1)
-        channels = x.view(math.prod(x.shape[:axis]), x.shape[axis], -1).sum(2).double().sum(0)
-    else:
-        return None
-    rest = number % _BLOCK
-    norms = torch.linalg.vector_norm(flat[: number - rest].view(-1, _BLOCK), dim=1).double()
-    squares = float(torch.dot(norms, norms))
-    if rest:
-        squares += float(flat[number - rest :].double().square().sum())
-    mean_squares = float(torch.dot(channels, channels)) / count
-    if not math.isfinite(squares) or squares < _SMALLEST_SQUARE * number:
-        return None
-    return (channels, squares) if squares - mean_squares > _SMALLEST_PART * squares else None
-
-
 def _others(x: Tensor, axis: int) -> list[int]:
     return [other for other in range(x.ndim) if other != axis]
 
@@ -147,11 +124,22 @@ class Layout:
     def __init__(self, channels: Sequence[int], device: torch.device) -> None:
         sizes = torch.tensor(channels, dtype=torch.int64)
         tails = torch.cumsum(sizes + len(TAIL), 0) - len(TAIL)
-        rows = torch.repeat_interleave(sizes)
         self.channels = sizes.double().to(device)
         self.tails = torch.stack([tails + i for i in range(len(TAIL))]).to(device)
-        self.rows = rows.to(device)
-        self.positions = (torch.arange(len(rows)) + len(TAIL) * rows).to(device)
+        # Channels are added up in blocks, and these then: one after the other, a thousand would lose two digits. What
+        # stands behind the channels of a tensor goes into a block of its own, which belongs to no tensor.
+        blocks = -(-sizes // _BLOCK)
+        rows = torch.repeat_interleave(sizes + len(TAIL))
+        behind = torch.arange(len(rows)) - (torch.cumsum(sizes + len(TAIL), 0) - sizes - len(TAIL))[rows]
+        block = (torch.cumsum(blocks, 0) - blocks)[rows] + behind // _BLOCK
+        self.blocks = torch.where(behind < sizes[rows], block, int(blocks.sum())).to(device)
+        self.rows_of_blocks = torch.repeat_interleave(blocks).to(device)
+
+    def over_channels(self, values: Tensor) -> Tensor:
+        """Adds up the values that stand where the sums of channels do: (Σ(C_r + 4),) → (R,)."""
+        number = len(self.rows_of_blocks)
+        blocks = values.new_zeros(number + 1).index_add_(0, self.blocks, values)[:number]
+        return values.new_zeros(len(self.channels)).index_add_(0, self.rows_of_blocks, blocks)
 
 
 def statistics(sums: Tensor, layout: Layout) -> Statistics:
@@ -162,15 +150,11 @@ def statistics(sums: Tensor, layout: Layout) -> Statistics:
         layout: Of these vectors.
     """
     squares, nonfinite, count, samples = sums[layout.tails]
-    means = sums[layout.positions] / count[layout.rows]
-
-    def over_channels(values: Tensor) -> Tensor:
-        return torch.zeros_like(count).index_add_(0, layout.rows, values) / layout.channels
-
-    acsm = over_channels(means.square())
+    acsm = layout.over_channels(sums.square()) / count / (count * layout.channels)
     second_moment = squares / (count * layout.channels)
+    mean = layout.over_channels(sums) / (count * layout.channels)
     # Rounding must not make a variance negative; NaN stays NaN.
-    return Statistics(acsm, (second_moment - acsm).clamp_min(0), over_channels(means), nonfinite, samples)
+    return Statistics(acsm, (second_moment - acsm).clamp_min(0), mean, nonfinite, samples)
 
 
 def acsm_acv(x: Tensor, channel_dim: int = 1) -> tuple[float, float]:
