@@ -5,18 +5,18 @@
 All layers, activations, gradients and weights, at every step, eager, fp32, channels_last. The variants take turns
 within a round, so that a disturbance of the machine hits all of them; the ratio is the median of the pairs. The floor
 is the time to read every activation, gradient and weight once, from their bytes and the bandwidth measured in the same
-run. Memory is the peak of a process of its own that does a few steps of one variant (``--memory``).
+run. Memory (``--memory``) is the peak of what PyTorch holds within a step, weights and the optimizer's state included;
+the resident memory of a process varies by several percent from one run to the next.
 """
 
 import argparse
+import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -27,12 +27,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from machine import describe
+from sppbench.files import config_directory
 from sppbench.spp.batchnorm import BatchNormProbe
 from sppbench.spp.frame import to_frame
 from sppbench.spp.probe import Readings, SignalProbe
-from sppbench.train import config_directory
 
 FLUSH = 50
 
@@ -41,7 +42,7 @@ class Step:
     """A net and its optimizer; a call does one training step on the same batch."""
 
     def __init__(self, name: str, batch: int, device: torch.device) -> None:
-        with initialize_config_dir(config_directory(), version_base="1.3"):
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
             cfg = compose("train", [f"model={name}", "name=benchmark"])
         torch.manual_seed(0)
         self.net: nn.Module = instantiate(cfg.model).to(device, memory_format=torch.channels_last)
@@ -177,10 +178,23 @@ def timed(action: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(variant: str, net: str, batch: int) -> float:
-    """Peak resident MiB of a process that does six steps."""
-    code = [sys.executable, __file__, "--alone", variant, "--cases", f"{net}:{batch}"]
-    return float(subprocess.run(code, capture_output=True, text=True, check=True).stdout.split()[-1])
+def peak_memory(step: Step) -> float:
+    """Peak MiB that PyTorch holds on the CPU within a step, from every allocation that its profiler sees."""
+    for _ in range(2):
+        step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(trace))
+        events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event["ts"]):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    states = [value for state in step.optimizer.state.values() for value in state.values()]
+    before = [*step.net.parameters(), *step.net.buffers(), *states]
+    return (peak + sum(tensor.numel() * tensor.element_size() for tensor in before)) / 2**20
 
 
 def main() -> None:
@@ -190,23 +204,17 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["WANDB_SILENT"] = "true"
     cases = [(name, int(batch)) for name, _, batch in (case.partition(":") for case in options.cases)]
-    if options.alone:
-        step = VARIANTS[options.alone](*cases[0], options.device)
-        for _ in range(6):
-            step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
     print(f"{describe()}; device {options.device}\n")
     for name, batch in cases:
         if options.memory:
-            peaks = {variant: peak_memory(variant, name, batch) for variant in options.variants}
+            steps = ((variant, VARIANTS[variant](name, batch, options.device)) for variant in options.variants)
+            peaks = {variant: peak_memory(step) for variant, step in steps}
             print(f"| {name}, batch {batch} | peak MiB | ratio |\n|---|---:|---:|")
             for variant, peak in peaks.items():
-                print(f"| {variant} | {peak:,.0f} | {peak / peaks['plain']:.3f} |")
+                print(f"| {variant} | {peak:,.1f} | {peak / peaks['plain']:.3f} |")
         else:
             measure(name, batch, options)
         print(flush=True)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from machine import describe
 from sppbench.data import Synthetic
-from sppbench.train import config_directory
+from sppbench.files import config_directory
 
 NETS = ("ffnn", "ffnn_bn", "efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp")
 
@@ -29,7 +29,7 @@ class Training:
     """A net in one memory format, with its optimizer."""
 
     def __init__(self, name: str, layout: torch.memory_format, device: torch.device) -> None:
-        with initialize_config_dir(config_directory(), version_base="1.3"):
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
             cfg = compose("train", [f"model={name}", "name=benchmark"])
         torch.manual_seed(0)
         self.layout = layout

@@ -12,7 +12,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from sppbench.train import config_directory, main
+from sppbench.files import config_directory
+from sppbench.train import main
 
 # The nets are small, and the tests run in several processes.
 torch.set_num_threads(1)
@@ -51,7 +52,7 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
     """Composes the configuration of a small run in ``tmp_path / "run"``; overrides as on the command line."""
 
     def make(*overrides: str, net: tuple[str, ...] = FFNN, spp: str = "none") -> DictConfig:
-        with initialize_config_dir(config_directory(), version_base="1.3"):
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
             return compose("train", [*SMALL, *net, f"spp={spp}", f"output_dir={tmp_path}/run", *overrides])
 
     return make

@@ -21,6 +21,7 @@ ALLOWED = {
     "results": {"files"},
     "run_directory": {"files", "results"},
     "sweep": {"results", "run_directory"},
+    "table": {"table", "files", "results", "run_directory", "spp"},  # of spp: the look of the figures
     "__init__": set(),
 }
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "wandb", "matplotlib", "numpy", "pyarrow", "sklearn"}

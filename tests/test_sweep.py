@@ -21,9 +21,11 @@ from filelock import FileLock
 import sppbench.results
 from sppbench.callbacks import Checkpointing
 from sppbench.classifier import Classifier
+from sppbench.files import config_directory
 from sppbench.results import Result, read_result
 from sppbench.run_directory import RunDirectory, RunDirectoryBusy
 from sppbench.sweep import Cell, Look, SweepError, distinct, dry_run, look_at, progress_line, seconds_left
+from sppbench.train import main
 from tests.test_train import at_step, crash, metrics, same_weights, send, weights
 
 Command = Callable[..., int]
@@ -62,6 +64,22 @@ def test_a_sweep_runs_every_cell_once(command: Command, capfd: Output) -> None:
     assert statuses(seeds(3)) == ["completed"]
     assert command("-m", "seed=1,2,3", "trainer.max_epochs=1", "overwrite=true") == 0
     assert [(cell / "result.json").stat().st_mtime_ns for cell in seeds(1, 2)] != before
+
+
+def test_a_cell_can_be_repeated_from_its_directory(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("-m", "seed=1,2") == 0
+    for cell in seeds(1, 2):
+        again = f"output_dir=again/{cell.name.partition('=')[2]}"
+        arguments = ["--config-path", str(tmp_path / cell), "--config-name", "config", again]
+        monkeypatch.setattr(sys, "argv", ["sppbench.train", *arguments])
+        main()
+        repeated = Path(again.partition("=")[2])
+        assert metrics(cell) == metrics(repeated)
+        assert same_weights(weights(cell), weights(repeated))
+        left, right = read_result(cell / "result.json"), read_result(repeated / "result.json")
+        assert (left.test, left.config_hash) == (right.test, right.config_hash)
 
 
 def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(
@@ -150,7 +168,6 @@ def test_cells_that_share_a_directory_are_refused(command: Command, capfd: Outpu
 def cells_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Cell]:
     """The cells of a command line, which is not run."""
     from hydra_plugins.sppbench_sweeper import SppbenchSweeper
-    from sppbench.train import main
 
     found: list[Cell] = []
     monkeypatch.setattr(SppbenchSweeper, "_run", lambda self, cells: found.extend(cells))
@@ -179,12 +196,11 @@ def test_cells_are_what_hydra_composes(name: str, monkeypatch: pytest.MonkeyPatc
     from hydra.core.hydra_config import HydraConfig
 
     from sppbench.assembly import resolve
-    from sppbench.train import config_directory
 
     cells = cells_of(monkeypatch, f"sweeps={name}")
     assert len({cell.run.path for cell in cells}) == len(cells) >= 16
     for cell in (cells[0], cells[len(cells) // 2], cells[-1]):
-        with initialize_config_dir(config_directory(), version_base="1.3"):
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
             config = compose("train", list(cell.overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         del config._content["hydra"]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Files that are either there and whole, or not there."""
+"""Where configurations are, and files that are either there and whole, or not there."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def write_atomically(path: Path, newline: str | None = None) -> Iterator[TextIO]
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def config_directory() -> Path:
+    """The folder with train.yaml: inside an installed package, or at the top of the source checkout."""
+    here = Path(__file__).resolve()
+    inside = here.parent / "conf"
+    return inside if inside.is_dir() else here.parents[2] / "conf"

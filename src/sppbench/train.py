@@ -21,20 +21,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sppbench.assembly import Parts, UsageError, build, one_line, resolve
+from sppbench.files import config_directory
 from sppbench.results import Result, ResultError, Status, git_state, package_versions
 from sppbench.run_directory import RunDirectory, RunDirectoryBusy, RunDirectoryError, config_hash
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
 
 
-def config_directory() -> str:
-    """The folder with train.yaml: inside an installed package, or at the top of the source checkout."""
-    here = Path(__file__).resolve()
-    inside = here.parent / "conf"
-    return str(inside if inside.is_dir() else here.parents[2] / "conf")
-
-
-@hydra.main(version_base="1.3", config_path=config_directory(), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Runs :func:`train`; returns the test accuracy in percent.
 
