@@ -16,6 +16,7 @@ ALLOWED = {
     "spp": {"spp"},
     "callbacks": {"callbacks"},
     "classifier": set(),
+    "sync_batchnorm": set(),
     "loggers": {"files"},
     "files": set(),
     "results": {"files"},
