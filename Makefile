@@ -14,7 +14,7 @@ help:
 	@echo "make bench      timings of the data loader, of training steps and of the probe"
 	@echo "make clean      remove the environment and caches; outputs/ stays"
 	@echo
-	@echo "ARGS=... is handed on, as in: make table1 ARGS='data.root=path/to/cifar100 seed=868'"
+	@echo "ARGS=... is handed on to the runs, as in: make table1 ARGS='data.root=path/to/cifar100 seed=868'"
 
 # The stamp is written last: an environment whose installation was cut short is installed again.
 $(VENV)/.ready: pyproject.toml
@@ -30,7 +30,7 @@ demo: $(VENV)/.ready
 # The table is made from what is there, also where cells have failed; the status tells of both.
 table1 smoke: $(VENV)/.ready
 	$(RUN) -m sppbench.train -m sweeps=$@ $(ARGS); status=$$?; \
-	$(RUN) -m sppbench.table outputs/$@ --output outputs/$@/table --wandb && exit $$status
+	$(RUN) -m sppbench.table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
 
 check: $(VENV)/.ready
 	$(RUN) -m ruff check .

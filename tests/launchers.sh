@@ -17,7 +17,7 @@ declare -A options=(
 )
 
 run() { # name, python, further arguments
-    mkdir -p "$folder/$1"
+    rm -rf "$folder/$1" && mkdir -p "$folder/$1"
     (cd "$folder/$1" && time "$2" "${smoke[@]}" "${@:3}")
 }
 

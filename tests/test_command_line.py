@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from sppbench.results import read_result
 from sppbench.spp.history import read_history
 from tests.conftest import FFNN, SMALL
-from tests.test_train import at_step, crash, metrics, same_weights, send, weights
+from tests.test_train import at_step, crash, metrics, send
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,36 +101,6 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "model: efficientnet_bn, efficientnet_nobn, ffnn" in shown
     assert shown.endswith("set()\n")
-
-
-def test_a_run_that_is_killed_in_the_middle_of_an_epoch_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    """kill -9 leaves no time to save: the run goes back to the last checkpoint."""
-
-    def start(run: str) -> subprocess.Popen[bytes]:
-        size = ["data.train_size=2000", "model.hidden_features=300", "trainer.max_epochs=8", f"output_dir={run}"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "sppbench.train", *SMALL, "spp=none", *FFNN[:2], *size],
-            cwd=tmp_path,
-            env=environment(),
-        )
-
-    killed = start("killed")
-    checkpoint, deadline = tmp_path / "killed" / "last.ckpt", time.monotonic() + 120
-    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.1)  # an epoch takes about half a second
-    killed.kill()
-    assert killed.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    assert not (tmp_path / "killed" / "result.json").exists()
-    step = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert 0 < step < 8 * 125
-    undisturbed, resumed = start("undisturbed"), start("killed")
-    assert (undisturbed.wait(120), resumed.wait(120)) == (0, 0)
-    killed_run, whole_run = tmp_path / "killed", tmp_path / "undisturbed"
-    assert "resuming" in (killed_run / "train.log").read_text()
-    assert same_weights(weights(killed_run), weights(whole_run))
-    assert metrics(killed_run) == metrics(whole_run)
-    assert read_result(killed_run / "result.json").test == read_result(whole_run / "result.json").test
 
 
 @pytest.mark.parametrize("net", ["ffnn", "ffnn_bn"])

@@ -213,6 +213,81 @@ def test_the_command_line_replaces_values_in_every_grid(monkeypatch: pytest.Monk
     assert {cell.config["trainer"]["max_epochs"] for cell in cells} == {3}
 
 
+def test_what_is_added_on_the_command_line_replaces_values_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cells_of(monkeypatch, "sweeps=smoke", "++seed=5", "++optimizer.lr=0.5", "model=efficientnet_bn")
+    assert [(cell.config["seed"], cell.config["optimizer"]["lr"]) for cell in cells] == [(5, 0.5)]
+    assert cells[0].run.path == Path("outputs/smoke/efficientnet_bn/lr=0.5/seed=5")
+
+
+def test_names_can_be_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # as in a process of its own
+    cells = cells_of(monkeypatch, "model=ffnn", "name=a,b")
+    assert [cell.run.path.parts[:3] for cell in cells] == [("outputs", "runs", "a"), ("outputs", "runs", "b")]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("sweeps=table1,smoke", "one sweep at a time"),
+        ("seed=range(1,1)", "there is nothing to run"),
+        ("seed=interval(1,5)", "does not support sweep type"),
+        ("trainer.num_nodes=2", "cannot use trainer.num_nodes=2"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(argument: str, message: str, command: Command, capfd: Output) -> None:
+    assert command("-m", argument) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_overwriting_a_sweep_counts_only_what_is_new(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 0
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1", "overwrite=true", "sweeps.dry_run=true") == 0
+    assert "2 to run" in capfd.readouterr().out
+    with monkeypatch.context() as broken:
+        fail_in(broken, 2, crash)
+        assert command("-m", "seed=1,2", "trainer.max_epochs=1", "overwrite=true") == 1
+    assert "1 completed, 1 failed" in capfd.readouterr().out
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1", "overwrite=true", "data.batch_size=0") == 1
+    assert "seed=1 failed: data.batch_size must be" in capfd.readouterr().out
+
+
+def test_a_job_that_leaves_nothing_where_it_should_is_a_failure(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sppbench.train.train", lambda cfg: 50.0)  # as on another machine, without a common file system
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 1
+    assert f"it ended, but left no result in {CELLS}/seed=1" in capfd.readouterr().out
+
+
+def test_a_launcher_that_breaks_down_hits_only_what_it_was_at_work_on(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    assert command("seed=1", "trainer.max_epochs=1") == 0
+    (CELLS / "seed=1" / "result.json").unlink()  # as a worker leaves it that is killed
+    original, calls = BasicLauncher.launch, []
+
+    def launch(self: Any, overrides: Any, initial_job_idx: int) -> Any:
+        calls.append(len(overrides))
+        if len(calls) > 1:
+            return original(self, overrides, initial_job_idx)
+        raise RuntimeError("a worker was killed")
+
+    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 1
+    shown = capfd.readouterr().out
+    assert calls == [3, 2]
+    assert "ffnn lr=0.001 seed=1 failed: a worker was killed" in shown
+    assert statuses(seeds(2, 3)) == ["completed", "completed"]
+
+
 def test_a_directory_that_is_in_use_tells_by_whom(command: Command, capfd: Output) -> None:
     assert command("seed=1", "trainer.max_epochs=1") == 0
     cell = RunDirectory(CELLS / "seed=1", {"overwrite": False})
@@ -305,7 +380,8 @@ def test_a_read_only_directory_is_told(command: Command, capfd: Output) -> None:
 
 
 def fabricated(seed: int, state: str, seconds: float = 0.0, model: str = "ffnn") -> Look:
-    config = {"name": model, "optimizer": {"lr": 0.1}, "seed": seed, "output_dir": f"nowhere/{model}/{seed}"}
+    config: dict[str, Any] = {"name": model, "optimizer": {"lr": 0.1}, "seed": seed, "overwrite": False}
+    config["output_dir"] = f"nowhere/{model}/{seed}"
     made: dict[str, Any] = dict.fromkeys(Result.__dataclass_fields__)
     result = Result(**made | {"status": state, "wall_seconds": seconds}) if seconds else None
     return Look(Cell((), config | {"trainer": {"devices": 1}}), state, result)  # type: ignore[arg-type]
@@ -314,10 +390,10 @@ def fabricated(seed: int, state: str, seconds: float = 0.0, model: str = "ffnn")
 def test_time_left_is_by_the_cells_of_the_same_model() -> None:
     looks = [fabricated(1, "completed", 10), fabricated(2, "completed", 20), fabricated(3, "missing")]
     looks += [fabricated(1, "completed", 100, "bn"), fabricated(2, "interrupted", 7, "bn"), fabricated(3, "failed")]
-    assert seconds_left(looks) == (15 + 100 + 15, 0)
-    assert seconds_left([*looks, fabricated(1, "missing", 0, "new")]) == (130 + 130 / 3, 0), "the mean of all"
+    assert seconds_left(looks) == (15 + (100 - 7) + 15, 0)
+    assert seconds_left([*looks, fabricated(1, "missing", 0, "new")]) == (123 + 130 / 3, 0), "the mean of all"
     looks.append(fabricated(4, "diverged", 1))
-    assert seconds_left(looks) == (130, 0), "a diverged run ended early and tells nothing"
+    assert seconds_left(looks) == (123, 0), "a diverged run ended early and tells nothing"
     assert seconds_left([fabricated(1, "missing"), fabricated(2, "running")]) == (0, 2)
 
 
@@ -325,7 +401,8 @@ def test_lines_about_a_sweep() -> None:
     looks = [fabricated(1, "completed", 3600), fabricated(2, "running"), fabricated(3, "missing")]
     looks += [fabricated(4, "failed"), fabricated(5, "interrupted"), fabricated(6, "diverged", 1)]
     line = progress_line("table1", looks)
-    assert line == "table1: 2/6 cells done | 1 failed | running: ffnn lr=0.1 seed=2 | 2 left | 4:00:00 left"
+    assert line == "table1: 2/6 cells done | 1 failed | running: ffnn lr=0.1 seed=2 | 2 left | 3:00:00 left"
+    assert progress_line("table1", looks, jobs=3).endswith("1:00:00 left")
     assert progress_line("x", looks[1:3]) == "x: 0/2 cells done | running: ffnn lr=0.1 seed=2 | 1 left"
     assert dry_run("x", looks[1:3]).endswith("estimated time: unknown, as no cell has finished yet")
 

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -33,8 +34,9 @@ class SppbenchSweeper(Sweeper):
     through the run directories. A cell that fails does not stop the others.
 
     Args:
-        grids: Each a mapping of a dotted key to a value or a list of values; the cells are all combinations, the first
-            key changing slowest. What the command line says about a key replaces it in every grid.
+        grids: Each a mapping of a dotted key to a value or a list of values, written as on the command line; the cells
+            are all combinations, the first key changing slowest. What the command line says about a key replaces it in
+            every grid.
     """
 
     def __init__(self, grids: ListConfig | None = None) -> None:
@@ -44,6 +46,8 @@ class SppbenchSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context  # as Hydra's own sweepers
         self._config, self._loader = config, hydra_context.config_loader
+        self._values: Any = OmegaConf.to_container(config)
+        self._begun = time.time()
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -65,10 +69,21 @@ class SppbenchSweeper(Sweeper):
 
     def _combinations(self, arguments: list[str]) -> Iterator[list[str]]:
         """The overrides of each cell."""
+        from sppbench.sweep import SweepError
+
+        said = self._parse(arguments)
+        if any(override.is_sweep_override() and override.key_or_group == "sweeps" for override in said):
+            raise SweepError("one sweep at a time: sweeps= cannot have several values")
+        added = {override.key_or_group for override in said if override.type is not OverrideType.CHANGE}
         for grid in self.grids:
             lists = {key: list(value) if isinstance(value, ListConfig) else [value] for key, value in grid.items()}
-            fixed = [f"{key}={','.join(map(str, values))}" for key, values in lists.items()]
-            (combinations,) = BasicSweeper.split_arguments(self._parse([*fixed, *arguments]), None)
+            fixed = [
+                f"{key}={','.join(map(_as_argument, values))}" for key, values in lists.items() if key not in added
+            ]
+            try:
+                (combinations,) = BasicSweeper.split_arguments(self._parse([*fixed, *arguments]), None)
+            except HydraException as error:
+                raise SweepError(str(error).splitlines()[0]) from error
             yield from combinations
 
     def _parse(self, overrides: list[str]) -> list[Override]:
@@ -81,8 +96,7 @@ class SppbenchSweeper(Sweeper):
         from sppbench.sweep import Cell
 
         parsed = self._parse(overrides)
-        groups = {override.key_or_group for override in parsed if not self._is_leaf(override.key_or_group)}
-        values = [override for override in parsed if self._is_plain(override, groups)]
+        values = [override for override in parsed if self._is_plain(override, parsed)]
         lines = {override.input_line for override in values}
         others = tuple(override for override in overrides if override not in lines)
         if others not in self._composed:
@@ -95,19 +109,27 @@ class SppbenchSweeper(Sweeper):
         before = instance.cfg
         try:
             instance.set_config(whole)  # which choice a name stands for
-            return Cell(tuple(overrides), resolve(config))
+            return Cell(tuple(overrides), resolve(config), self._begun)
         finally:
             instance.cfg = before
 
-    def _is_plain(self, override: Override, groups: set[str]) -> bool:
+    def _is_plain(self, override: Override, others: Sequence[Override]) -> bool:
+        """Whether it sets a value that is there already, which no other override touches."""
         key = override.key_or_group
-        changes = override.type is OverrideType.CHANGE and override.package is None
-        return changes and self._is_leaf(key) and key.partition(".")[0] not in groups | {"hydra"}
+        touched = [other.key_or_group for other in others if other is not override and not self._changes_leaf(other)]
+        related = any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in touched)
+        return self._changes_leaf(override) and not related
 
-    def _is_leaf(self, key: str) -> bool:
-        """Whether it is a value, and neither a group nor a part of the configuration nor unknown."""
-        missing = DictConfig({})
-        return not OmegaConf.is_config(OmegaConf.select(self._config, key, default=missing))
+    def _changes_leaf(self, override: Override) -> bool:
+        node: Any = self._values
+        for part in override.key_or_group.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return False
+            node = node[part]
+        plain = override.type is OverrideType.CHANGE and override.package is None
+        # What Hydra knows of a job is known to the job alone.
+        told_by_hydra = override.key_or_group.startswith("hydra.") or "${hydra:" in str(override.input_line)
+        return plain and not isinstance(node, dict | list) and not told_by_hydra
 
     def _run(self, cells: Sequence[Cell]) -> list[JobReturn]:
         from sppbench.sweep import FINAL, look_at, showing_progress, summary
@@ -115,14 +137,15 @@ class SppbenchSweeper(Sweeper):
         name = self._config.sweeps.name
         failures: dict[Cell, str] = {}
         returns: list[JobReturn] = []
-        left = [cell for cell in cells if cell.config["overwrite"] or look_at(cell).state not in (*FINAL, "refused")]
+        left = [cell for cell in cells if look_at(cell).state not in (*FINAL, "refused")]
         try:
             with showing_progress(name, cells):
                 while left:
                     returns += self._launch(left, len(returns), failures)
                     left = _free_again(cells, failures)
         except (KeyboardInterrupt, SystemExit) as stop:
-            print("sppbench: interrupted; the same command goes on from here", file=sys.stderr)
+            again = "the same command without overwrite=true" if cells[0].config["overwrite"] else "the same command"
+            print(f"sppbench: interrupted; {again} goes on from here", file=sys.stderr)
             sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
         text, everything_is_done = summary(name, [look_at(cell) for cell in cells], failures)
         print(text)
@@ -133,16 +156,24 @@ class SppbenchSweeper(Sweeper):
     def _launch(self, cells: Sequence[Cell], first: int, failures: dict[Cell, str]) -> Sequence[JobReturn]:
         """Runs cells by the launcher, and notes which have failed and why."""
         from sppbench.assembly import one_line
+        from sppbench.sweep import FINAL, look_at
 
         try:
             found = self._launcher.launch([[*cell.overrides, _QUIET] for cell in cells], initial_job_idx=first)
         except Exception as error:  # of the launcher, or of a process that died: the disk tells which cells it hit
-            failures |= {cell: one_line(error) for cell in cells}
+            hit = [cell for cell in cells if look_at(cell).state in ("failed", "interrupted")]
+            failures.update(dict.fromkeys(hit or cells, one_line(error)))
             return []
         for cell, job in zip(cells, found, strict=True):
             if job.status == JobStatus.FAILED:
                 failures[cell] = one_line(job._return_value)
+            elif job.return_value is not None and look_at(cell).state not in (*FINAL, "running"):
+                failures[cell] = f"it ended, but left no result in {cell.run.path}"
         return found
+
+
+def _as_argument(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _free_again(cells: Sequence[Cell], failures: dict[Cell, str]) -> list[Cell]:

@@ -139,26 +139,35 @@ class RunDirectory:
             RunDirectoryError: It cannot be written to, or another process is at work in it.
         """
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        lock = FileLock(self._lock_file)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._lock_file)
             lock.acquire(timeout=0)
-            with write_atomically(self._owner_file) as file:
-                json.dump(asdict(Owner(socket.gethostname(), os.getpid(), time.time())), file)
         except Timeout:
             raise RunDirectoryBusy(f"another process is at work in {self.path}: {self.owner or 'unknown'}") from None
         except OSError as error:
-            raise RunDirectoryError(f"cannot write to output_dir={self.path}: {error.strerror or error}") from None
-        with lock:
-            try:
-                yield
-            finally:
-                self._owner_file.unlink(missing_ok=True)
-                if self.path in missing and not self.config_file.exists():
-                    self._lock_file.unlink(missing_ok=True)
-                    with suppress(OSError):  # somebody has put something there
-                        for path in missing:
-                            path.rmdir()
+            raise self._cannot_write(error) from None
+        try:
+            self._say_who()
+            yield
+        finally:
+            self._owner_file.unlink(missing_ok=True)
+            if self.path in missing and not self.config_file.exists():
+                self._lock_file.unlink(missing_ok=True)
+                with suppress(OSError):  # somebody has put something there
+                    for path in missing:
+                        path.rmdir()
+            lock.release()
+
+    def _say_who(self) -> None:
+        try:
+            with write_atomically(self._owner_file) as file:
+                json.dump(asdict(Owner(socket.gethostname(), os.getpid(), time.time())), file)
+        except OSError as error:
+            raise self._cannot_write(error) from None
+
+    def _cannot_write(self, error: OSError) -> RunDirectoryError:
+        return RunDirectoryError(f"cannot write to output_dir={self.path}: {error.strerror or error}")
 
     @property
     def owner(self) -> Owner | None:
@@ -171,12 +180,14 @@ class RunDirectory:
 
     def is_free(self) -> bool:
         """Whether the lock can be had now: its owner is done, or dead."""
+        if not self._lock_file.exists():
+            return True
         try:
             with FileLock(self._lock_file, timeout=0):
                 return True
         except Timeout:
             return False
-        except OSError:  # no directory yet, or none that can be written to: whoever tries is told
+        except OSError:  # it cannot be written to: whoever tries is told
             return True
 
     def begin(self) -> bool:
@@ -188,7 +199,9 @@ class RunDirectory:
             self._clear()
         with write_atomically(self.config_file) as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(_REPEATABLE | self.config)))
-        self._id_file.write_text(self.run_id)
+        run_id = self.run_id
+        with write_atomically(self._id_file) as file:
+            file.write(run_id)
         # From here on the run is under way; an old "interrupted" or "failed" no longer holds.
         self.result_file.unlink(missing_ok=True)
         self.traceback_file.unlink(missing_ok=True)
@@ -204,7 +217,7 @@ class RunDirectory:
         """Names this run to loggers that keep their own record; it stays the same when the run is resumed."""
         if not hasattr(self, "_run_id"):
             taken_over = self._id_file.exists() and not self.config["overwrite"]
-            self._run_id = self._id_file.read_text() if taken_over else uuid.uuid4().hex[:8]
+            self._run_id = (self._id_file.read_text() if taken_over else "") or uuid.uuid4().hex[:8]
         return self._run_id
 
     def _clear(self) -> None:
@@ -239,6 +252,8 @@ class RunDirectory:
     def _saved_config(self) -> dict[str, Any]:
         try:
             saved = OmegaConf.to_container(OmegaConf.load(self.config_file))
+        except FileNotFoundError:  # another process has begun anew
+            raise
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise RunDirectoryError(f"{self.config_file} is damaged ({reason}): remove it, or {self.path}") from None

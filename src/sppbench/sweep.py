@@ -30,10 +30,12 @@ class Cell:
     Attributes:
         overrides: What makes its configuration, as on the command line.
         config: Its resolved configuration.
+        begun: When the sweep began, in seconds since 1970: with ``overwrite`` what is older counts for nothing.
     """
 
     overrides: tuple[str, ...]
     config: dict[str, Any]
+    begun: float = 0.0
 
     @property
     def run(self) -> RunDirectory:
@@ -58,35 +60,56 @@ class Look:
 
 
 def look_at(cell: Cell) -> Look:
-    """Reads a cell's state from its directory, without holding or changing it."""
+    """Reads a cell's state from its directory, which others may be changing, without changing it."""
+    for _ in range(3):
+        try:
+            return _look_at(cell)
+        except FileNotFoundError:  # it was there a moment ago
+            continue
+        except (RunDirectoryError, ResultError) as error:
+            if isinstance(error, RunDirectoryError) or cell.run.result_file.exists():
+                return Look(cell, "refused", reason=str(error))
+        except OSError as error:
+            return Look(cell, "refused", reason=f"cannot read {cell.run.path}: {error.strerror or error}")
+    return Look(cell, "missing")
+
+
+def _look_at(cell: Cell) -> Look:
     run = cell.run
-    try:
-        done = run.completed()
-        if done is not None:
-            return Look(cell, "completed" if done.status == "completed" else "diverged", done)
-        if run.owner is not None:
-            return Look(cell, "running")
-        if not run.config_file.exists():
-            return Look(cell, "missing")
-        if not run.result_file.exists():  # killed: a run that has begun and has not said how it ended
-            return Look(cell, "interrupted")
-        result = read_result(run.result_file)
-        return Look(cell, "failed" if result.status == "failed" else "interrupted", result, result.error)
-    except (RunDirectoryError, ResultError) as error:
-        return Look(cell, "refused", reason=str(error))
+    # An owner may have died on another host, or have left its number to another process: only the lock is safe.
+    running = run.owner is not None and not run.is_free()
+    begun = run.config_file.exists() and run.config_file.stat().st_mtime >= cell.begun
+    if cell.config["overwrite"] and not begun:
+        return Look(cell, "running" if running else "missing")
+    done = run.completed()
+    if done is not None:
+        return Look(cell, "completed" if done.status == "completed" else "diverged", done)
+    if running:
+        return Look(cell, "running")
+    if not run.config_file.exists():
+        return Look(cell, "missing")
+    if not run.result_file.exists():  # killed: a run that has begun and has not said how it ended
+        return Look(cell, "interrupted")
+    result = read_result(run.result_file)
+    return Look(cell, "failed" if result.status == "failed" else "interrupted", result, result.error)
 
 
 def distinct(cells: Sequence[Cell]) -> list[Cell]:
     """The cells without those that are asked for twice.
 
     Raises:
-        SweepError: Two different cells have the same directory, or one wants several devices.
+        SweepError: There is none, two different cells have the same directory, or one wants several devices.
     """
+    if not cells:
+        raise SweepError("there is nothing to run: a list of values is empty")
     places: dict[str, Cell] = {}
     for cell in cells:
-        devices = cell.config["trainer"].get("devices", 1)
+        trainer = cell.config["trainer"]
+        devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
         if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
             raise SweepError(f"a multirun cannot use trainer.devices={devices}: run one configuration at a time")
+        if nodes != 1:
+            raise SweepError(f"a multirun cannot use trainer.num_nodes={nodes}: run one configuration at a time")
         ours, theirs = flatten(cell.config), flatten(places.setdefault(str(cell.run.path), cell).config)
         if keys := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
             raise SweepError(f"cells that differ in {', '.join(keys)} share {cell.run.path}: give each its own name=")
@@ -116,12 +139,20 @@ def seconds_left(looks: Sequence[Look]) -> tuple[float, int]:
             continue
         owner = look.cell.run.owner if look.state == "running" else None
         elapsed = time.time() - owner.started if owner is not None else 0.0
+        if look.state == "interrupted" and look.result is not None:
+            elapsed = look.result.wall_seconds
         total += max(statistics.fmean(values) - elapsed, 0.0)
     return total, unknown
 
 
-def progress_line(name: str, looks: Sequence[Look]) -> str:
-    """``table1: 12/60 cells done | running: ffnn lr=0.001 seed=67 | 47 left | 1:02:03 left``"""
+def progress_line(name: str, looks: Sequence[Look], jobs: int = 1) -> str:
+    """``table1: 12/60 cells done | running: ffnn lr=0.001 seed=67 | 47 left | 1:02:03 left``
+
+    Args:
+        name: Of the sweep.
+        looks: At all of its cells; those that have failed are not tried again before the next start.
+        jobs: How many cells are run at once.
+    """
     counts = Counter(look.state for look in looks)
     done, running = sum(counts[state] for state in FINAL), [str(look.cell) for look in looks if look.state == "running"]
     parts = [f"{name}: {done}/{len(looks)} cells done"]
@@ -130,9 +161,9 @@ def progress_line(name: str, looks: Sequence[Look]) -> str:
     if running:
         parts.append(f"running: {running[0]}" + (f" and {len(running) - 1} more" if len(running) > 1 else ""))
     parts.append(f"{counts['missing'] + counts['interrupted']} left")
-    seconds, unknown = seconds_left(looks)
-    if done < len(looks) and not unknown:
-        parts.append(f"{as_time(seconds / max(len(running), 1))} left")
+    seconds, unknown = seconds_left([look for look in looks if look.state != "failed"])
+    if seconds and not unknown:
+        parts.append(f"{as_time(seconds / max(jobs, 1))} left")
     return " | ".join(parts)
 
 
@@ -163,7 +194,7 @@ def summary(name: str, looks: Sequence[Look], failures: Mapping[Cell, str]) -> t
     counts = Counter(look.state for look in looks)
     lines = []
     for look in looks:
-        if look.state not in FINAL:
+        if look.state not in FINAL or look.cell in failures:
             traceback = look.cell.run.traceback_file
             reason = failures.get(look.cell) or look.reason or look.state
             lines.append(f"{look.cell} failed: {reason}" + (f"; see {traceback}" if traceback.exists() else ""))
@@ -188,13 +219,14 @@ def showing_progress(name: str, cells: Sequence[Cell], every_seconds: float = 1.
 
 
 def _show(name: str, cells: Sequence[Cell], ended: threading.Event, every_seconds: float) -> None:
-    terminal, shown = sys.stderr.isatty(), ""
+    terminal, shown, jobs = sys.stderr.isatty(), "", 1
     final: dict[int, Look] = {}
     while True:
         last = ended.is_set()
         looks = [final.get(i) or look_at(cell) for i, cell in enumerate(cells)]
         final |= {i: look for i, look in enumerate(looks) if look.state in FINAL}
-        line, states = progress_line(name, looks), " ".join(look.state for look in looks)
+        jobs = max(jobs, sum(look.state == "running" for look in looks))
+        line, states = progress_line(name, looks, jobs), " ".join(look.state for look in looks)
         if terminal:
             sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
         elif last or (states != shown and "running" in states):  # and not what lies between two cells

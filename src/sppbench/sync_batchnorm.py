@@ -39,6 +39,7 @@ def _forward(module: _BatchNorm, x: Tensor) -> Tensor:
     if not module.training:
         y: Tensor = type(module).forward(module, x)
         return y
+    kind, x = x.dtype, x if x.dtype == torch.float64 else x.float()  # sums leave the range of half precision
     axes, shape = [0, *range(2, x.ndim)], (-1, *[1] * (x.ndim - 2))
     # In two rounds: the difference of mean square and squared mean would lose digits.
     totals: Tensor = _Total.apply(torch.cat([x.sum(axes), x.new_full((1,), x.numel() // x.shape[1])]))
@@ -48,7 +49,9 @@ def _forward(module: _BatchNorm, x: Tensor) -> Tensor:
     if module.running_mean is not None:
         _track(module, mean.detach(), variance.detach() * count / (count - 1))
     y = centred * (variance + module.eps).rsqrt().view(shape)
-    return y if module.weight is None else y * module.weight.view(shape) + module.bias.view(shape)
+    if module.weight is not None:
+        y = y * module.weight.view(shape) + module.bias.view(shape)
+    return y.to(kind)
 
 
 @torch.no_grad()

@@ -97,8 +97,9 @@ def _say_completed(run: RunDirectory, earlier: Result) -> float | None:
 
 
 def _is_first_process() -> bool:
-    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
-    return not ranks or int(ranks[0]) == 0
+    # As Lightning reads them: a job of Slurm may set its own for the processes that Lightning starts in it.
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
 
 
 def _follow(cfg: DictConfig, run: RunDirectory) -> None:
