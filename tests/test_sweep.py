@@ -268,19 +268,25 @@ def test_a_job_that_leaves_nothing_where_it_should_is_a_failure(
 def test_a_launcher_that_breaks_down_hits_only_what_it_was_at_work_on(
     command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra_plugins.sppbench_sweeper import SppbenchSweeper
 
     assert command("seed=1", "trainer.max_epochs=1") == 0
     (CELLS / "seed=1" / "result.json").unlink()  # as a worker leaves it that is killed
-    original, calls = BasicLauncher.launch, []
+    original, calls = SppbenchSweeper.setup, []
 
-    def launch(self: Any, overrides: Any, initial_job_idx: int) -> Any:
-        calls.append(len(overrides))
-        if len(calls) > 1:
-            return original(self, overrides, initial_job_idx)
-        raise RuntimeError("a worker was killed")
+    def setup(self: SppbenchSweeper, **arguments: Any) -> None:
+        original(self, **arguments)
+        launch = self._launcher.launch
 
-    monkeypatch.setattr(BasicLauncher, "launch", launch)
+        def breaking(overrides: Any, initial_job_idx: int) -> Any:
+            calls.append(len(overrides))
+            if len(calls) == 1:
+                raise RuntimeError("a worker was killed")
+            return launch(overrides, initial_job_idx=initial_job_idx)
+
+        monkeypatch.setattr(self._launcher, "launch", breaking)
+
+    monkeypatch.setattr(SppbenchSweeper, "setup", setup)
     assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 1
     shown = capfd.readouterr().out
     assert calls == [3, 2]
