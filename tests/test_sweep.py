@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hydra.core.plugins import Plugins
 
 import sppbench.results
 from sppbench.callbacks import Checkpointing
@@ -165,12 +166,15 @@ def test_cells_that_share_a_directory_are_refused(command: Command, capfd: Outpu
     assert command("-m", "seed=1,1", "trainer.max_epochs=1") == 0, "asked for twice is done once"
 
 
+def sweeper() -> Any:
+    """The class that Hydra uses: while it looks for plugins it makes those that were imported before anew."""
+    return Plugins.instance().class_name_to_class["hydra_plugins.sppbench_sweeper.SppbenchSweeper"]
+
+
 def cells_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Cell]:
     """The cells of a command line, which is not run."""
-    from hydra_plugins.sppbench_sweeper import SppbenchSweeper
-
     found: list[Cell] = []
-    monkeypatch.setattr(SppbenchSweeper, "_run", lambda self, cells: found.extend(cells))
+    monkeypatch.setattr(sweeper(), "_run", lambda self, cells: found.extend(cells))
     monkeypatch.setattr(sys, "argv", ["sppbench.train", "-m", *arguments])
     main()
     return found
@@ -268,13 +272,11 @@ def test_a_job_that_leaves_nothing_where_it_should_is_a_failure(
 def test_a_launcher_that_breaks_down_hits_only_what_it_was_at_work_on(
     command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydra_plugins.sppbench_sweeper import SppbenchSweeper
-
     assert command("seed=1", "trainer.max_epochs=1") == 0
     (CELLS / "seed=1" / "result.json").unlink()  # as a worker leaves it that is killed
-    original, calls = SppbenchSweeper.setup, []
+    original, calls = sweeper().setup, []
 
-    def setup(self: SppbenchSweeper, **arguments: Any) -> None:
+    def setup(self: Any, **arguments: Any) -> None:
         original(self, **arguments)
         launch = self._launcher.launch
 
@@ -286,7 +288,7 @@ def test_a_launcher_that_breaks_down_hits_only_what_it_was_at_work_on(
 
         monkeypatch.setattr(self._launcher, "launch", breaking)
 
-    monkeypatch.setattr(SppbenchSweeper, "setup", setup)
+    monkeypatch.setattr(sweeper(), "setup", setup)
     assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 1
     shown = capfd.readouterr().out
     assert calls == [3, 2]
