@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import sys
 import threading
@@ -228,7 +229,8 @@ def _show(name: str, cells: Sequence[Cell], ended: threading.Event, every_second
         jobs = max(jobs, sum(look.state == "running" for look in looks))
         line, states = progress_line(name, looks, jobs), " ".join(look.state for look in looks)
         if terminal:
-            sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be taken back
+            sys.stderr.write(f"\r\x1b[K{line[:width]}" + ("\n" if last else ""))
         elif last or (states != shown and "running" in states):  # and not what lies between two cells
             sys.stderr.write(f"{line}\n")
             shown = states
