@@ -51,6 +51,27 @@ def test_affine_flags_address_the_right_normalizations() -> None:
     assert [leaf.affine for leaf in _leaves(net) if isinstance(leaf, nn.BatchNorm1d)] == [True] + [False] * 8
 
 
+@pytest.mark.parametrize(("affine", "learned"), [("scale", "weight"), ("shift", "bias")])
+def test_interventions_learn_one_of_scale_and_shift(affine: str, learned: str) -> None:
+    torch.manual_seed(0)
+    net = FFNN(image_size=4, hidden_features=8, depth=2, normalization="batch_norm", affine=affine)
+    torch.manual_seed(0)
+    assert all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(
+            net.parameters(), FFNN(image_size=4, hidden_features=8, depth=2, normalization="batch_norm").parameters()
+        )
+    )
+    before = copy.deepcopy(net.state_dict())
+    # Weight decay, too, must not move what is not learned.
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1)
+    nn.functional.cross_entropy(net(torch.randn(16, 3, 4, 4)), torch.arange(16)).backward()
+    optimizer.step()
+    moved = {name for name, value in net.named_parameters() if not torch.equal(value, before[name])}
+    norms = {f"block0.norm.{name}" for name in ("weight", "bias")} | {f"block{i}.norm.{learned}" for i in (1, 2)}
+    assert {name for name in moved if ".norm." in name} == norms
+
+
 def test_names() -> None:
     net = FFNN(hidden_features=8, depth=1, normalization="batch_norm")
     names = [name for name, module in net.named_modules() if not list(module.children())]
@@ -85,6 +106,8 @@ def test_depth_zero() -> None:
         ({"activation": lambda: nn.ReLU(inplace=True)}, "activation must not work in place"),
         ({"activation": lambda: torch.relu}, "activation must give a torch.nn.Module"),
         ({"normalization": "layer_norm"}, "normalization must be one of None, 'batch_norm'; got 'layer_norm'"),
+        ({"affine": "both"}, "affine must be one of True, False, 'scale', 'shift'; got 'both'"),
+        ({"first_affine": None}, "first_affine must be one of True, False, 'scale', 'shift'; got None"),
         ({"init": "xavier"}, "init must be one of 'he_fan_out', 'he_fan_in', 'lecun'; got 'xavier'"),
         ({"hidden_features": 0}, "hidden_features must be an integer of at least 1; got 0"),
         ({"hidden_features": 2.5}, "hidden_features must be an integer of at least 1; got 2.5"),

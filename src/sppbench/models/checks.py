@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 
-def check_choice(name: str, value: object, choices: Collection[str | None]) -> None:
+def check_choice(name: str, value: object, choices: Collection[str | bool | None]) -> None:
     """Raise `ValueError` unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")

@@ -9,6 +9,7 @@ from sppbench.models.checks import check_choice, check_integer
 from sppbench.models.initialization import initialize
 
 NORMALIZATIONS = (None, "batch_norm")
+AFFINE = (True, False, "scale", "shift")
 
 
 class FFNN(nn.Sequential):
@@ -27,12 +28,14 @@ class FFNN(nn.Sequential):
         depth: number of Linear(h, h) blocks; the block that maps the image to h features comes on top.
         activation: name of a `torch.nn` class, or a callable that returns a module.
         normalization: None, or `"batch_norm"` (Ioffe & Szegedy 2015, algorithm 1).
-        affine: whether the `depth` normalizations after the first one have a learnable scale γ and shift β.
-        first_affine: the same for the first one, which keeps them in the study's variant without affine.
+        affine: what the `depth` normalizations after the first one learn: `True` a scale γ and a shift β, `False`
+            neither, `"scale"` γ alone with β kept at 0, `"shift"` β alone with γ kept at 1.
+        first_affine: the same for the first one, which learns both in the study's variant without affine.
         init: `"he_fan_out"`, `"he_fan_in"` or `"lecun"`, see `initialize`; applies to the last layer, too.
 
     Raises:
-        ValueError: unknown `activation`, `normalization` or `init`, a negative `depth`, or another size below 1.
+        ValueError: unknown `activation`, `normalization`, `affine`, `first_affine` or `init`, a negative `depth`, or
+            another size below 1.
     """
 
     def __init__(
@@ -44,8 +47,8 @@ class FFNN(nn.Sequential):
         depth: int = 8,
         activation: Activation = "ReLU",
         normalization: str | None = None,
-        affine: bool = True,
-        first_affine: bool = True,
+        affine: bool | str = True,
+        first_affine: bool | str = True,
         init: str = "he_fan_out",
     ) -> None:
         check_integer("in_channels", in_channels, 1)
@@ -54,18 +57,30 @@ class FFNN(nn.Sequential):
         check_integer("hidden_features", hidden_features, 1)
         check_integer("depth", depth, 0)
         check_choice("normalization", normalization, NORMALIZATIONS)
+        check_choice("affine", affine, AFFINE)
+        check_choice("first_affine", first_affine, AFFINE)
 
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         features = in_channels * image_size**2
         for i in range(1 + depth):
             norm = None
             if normalization is not None:
-                norm = nn.BatchNorm1d(hidden_features, affine=affine if i > 0 else first_affine)
+                norm = _batch_norm(hidden_features, affine if i > 0 else first_affine)
             layers[f"block{i}"] = _block(nn.Linear(features, hidden_features), norm, make_activation(activation))
             features = hidden_features
         layers["classifier"] = nn.Linear(features, num_classes)
         super().__init__(layers)
         initialize(self, init)
+
+
+def _batch_norm(features: int, affine: bool | str) -> nn.BatchNorm1d:
+    """γ = 1 and β = 0, of which those that are not learned need no gradient, so that no optimizer moves them."""
+    norm = nn.BatchNorm1d(features, affine=affine is not False)
+    if affine == "scale":
+        norm.bias.requires_grad_(False)
+    elif affine == "shift":
+        norm.weight.requires_grad_(False)
+    return norm
 
 
 def _block(linear: nn.Linear, norm: nn.Module | None, activation: nn.Module) -> nn.Sequential:
