@@ -73,7 +73,7 @@ def read_runs(directory: Path) -> list[Run]:
     if not directory.is_dir():
         raise TableError(f"{directory} is not a directory")
     found = sorted(directory.glob("*/lr=*/seed=*"))
-    runs = [_read_run(path, directory) for path in found if any(map(Path.exists, _files(path)))]
+    runs = [read_run(path, directory) for path in found if any(map(Path.exists, _files(path)))]
     if not runs:
         raise TableError(f"no runs in {directory}: looked for <model>/lr=<lr>/seed=<seed>/result.json")
     runs.sort(key=lambda run: (run.model, run.lr, run.seed))
@@ -93,7 +93,12 @@ def _files(path: Path) -> tuple[Path, Path]:
     return path / "config.yaml", path / "result.json"
 
 
-def _read_run(path: Path, directory: Path) -> Run:
+def read_run(path: Path, directory: Path) -> Run:
+    """Reads the run at ``path``, somewhere under ``directory``.
+
+    Raises:
+        TableError: Its configuration is missing or damaged.
+    """
     from sppbench.run_directory import identity
 
     config_file, result_file = _files(path)

@@ -1,0 +1,154 @@
+"""Runs are found, chosen and averaged; the full and the compact form tell the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sppbench.evidence import EvidenceError, read_evidence, write_compact
+from sppbench.spp.history import BatchNormWriter
+from tests.evidence_fabricate import ffnn_layers, write_gains, write_signals
+from tests.table.fabricate import write_run
+
+
+def _values(layer: str, depth: int, epoch: int, signal: str) -> tuple[float, float]:
+    return depth + 0.25, epoch + 0.5
+
+
+def test_means_over_all_batches_and_over_full_ones(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "figures", "ffnn_bn", 0.001, 868, 24.0)
+    # Twice as large in the partial batch: the mean over all three steps is 4/3 of that over the full ones.
+    write_signals(path, _values, batches=(512, 512, 64), scales=(1, 1, 2))
+    (run,) = read_evidence(tmp_path).select("ffnn_bn", 0.001)
+    every, full = run.signals("all"), run.signals("full")
+    assert len(every) == len(full) == 3 * (2 * 29 + 9 + 10)
+    assert (every["steps"] == 3).all()
+    assert (full["steps"] == 2).all()
+    np.testing.assert_allclose(full["acsm"], full["depth"] + 0.25, rtol=1e-6)
+    np.testing.assert_allclose(full["acv"], full["epoch"] + 0.5, rtol=1e-6)
+    np.testing.assert_allclose(every["second_moment"], 4 / 3 * full["second_moment"], rtol=1e-6)
+
+
+def test_gains_are_averaged_so_that_the_factors_multiply(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "figures", "ffnn_bn", 0.001, 868, 24.0)
+    steps = pd.DataFrame(
+        {
+            "step": [0, 1, 2, 3],
+            "epoch": [0, 0, 0, 1],
+            "depth": 0,
+            "layer": "block0.norm",
+            "gain": [2.0, 8.0, np.nan, 0.0],
+            "gamma_squared": [4.0, 4.0, 4.0, 1.0],
+            "inverse_variance": [1.0, 4.0, 4.0, 1.0],
+            "projection": [0.5, 0.51, 0.5, 0.0],
+        }
+    )
+    BatchNormWriter(path / "batchnorm.parquet").append(steps)
+    (run,) = read_evidence(tmp_path).select("ffnn_bn")
+    first, second = run.gains.itertuples()
+    assert (first.steps, second.steps) == (2, 0)
+    assert first.gain == pytest.approx(4.0)
+    assert first.inverse_variance == pytest.approx(2.0)
+    assert first.closure == pytest.approx(0.02)  # 4 · 4 · 0.51 / 8 − 1
+    assert np.isnan(second.gain)
+
+
+def test_the_compact_form_tells_the_same_bit_for_bit(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "figures", "ffnn_bn", 0.001, 868, 24.0, curve=[10.0, 20.0])
+    write_signals(path, lambda layer, depth, epoch, signal: (np.pi * depth, np.e / (1 + epoch)), batches=(3, 3, 1))
+    write_gains(path, lambda layer, depth, epoch: (1.1, 1 / 3, 0.99))
+    (path / "inspection.json").write_text('{"moved": {}}')
+    (full,) = read_evidence(tmp_path / "figures").select("ffnn_bn")
+    write_compact(full, tmp_path / "results")
+    (compact,) = read_evidence(tmp_path / "results").select("ffnn_bn")
+    kept = {"config.yaml", "metrics.csv", "inspection.json", "result.json"}
+    assert {file.name for file in compact.path.iterdir()} == kept | {"spp_epochs.parquet", "batchnorm_epochs.parquet"}
+    for batches in ("all", "full"):
+        ours, theirs = full.signals(batches), compact.signals(batches)
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    pd.testing.assert_frame_equal(full.gains, compact.gains, check_exact=True)
+    assert full.run == compact.run
+    # Compacted again, also in place, nothing changes.
+    before = {file: file.read_bytes() for file in compact.path.iterdir()}
+    write_compact(compact, tmp_path / "results")
+    write_compact(compact, tmp_path / "again")
+    again = tmp_path / "again" / full.run.path
+    assert {file.name: content for file, content in before.items()} == {f.name: f.read_bytes() for f in again.iterdir()}
+
+
+def test_a_run_is_chosen_once_and_the_one_with_signals_first(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "ffnn", 0.001, 868, 20.0)
+    write_signals(write_run(tmp_path / "b", "ffnn", 0.001, 868, 21.0), _values, ffnn_layers(batch_norm=False))
+    write_run(tmp_path / "b", "ffnn", 0.001, 67, 22.0)
+    write_run(tmp_path / "b", "ffnn", 0.01, 67, 23.0)
+    write_run(tmp_path / "b", "ffnn", 0.001, 472, status=None)  # under way
+    evidence = read_evidence(tmp_path)
+    assert len(evidence.runs) == 5
+    assert [run.run.accuracy for run in evidence.select("ffnn")] == [22.0, 21.0, 23.0]
+    assert [run.seed for run in evidence.select("ffnn", 0.001)] == [67, 868]
+    assert [run.seed for run in evidence.select("ffnn", signals=True)] == [868]
+    assert [run.lr for run in evidence.select("ffnn", seeds=[67])] == [0.001, 0.01]
+    assert {run.sweep for run in evidence.runs} == {"a", "b"}
+    # A sweep alone is named like itself, however it is reached.
+    assert {run.sweep for run in read_evidence(tmp_path / "b" / "ffnn" / "..").runs} == {"b"}
+
+
+def test_runs_that_depart_from_the_protocol_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "ffnn", 0.001, 868, 20.0)
+    write_run(tmp_path, "ffnn", 0.001, 67, 20.0, overrides=["trainer.max_epochs=8"])
+    write_run(tmp_path, "ffnn_bn", 0.001, 67, 20.0, overrides=["model.affine=false"])
+    write_run(tmp_path, "ffnn_bn_h100", 0.001, 67, 20.0)
+    wanted = {"ffnn": {}, "ffnn_bn": {"model.affine": True}}
+    evidence = read_evidence(tmp_path).only({"trainer.max_epochs": 20}, wanted)
+    assert [(run.model, run.seed) for run in evidence.runs] == [("ffnn", 868)]
+    assert len(evidence.problems) == 2
+    assert "seed=67 does not count" in evidence.problems[0]
+    assert "trainer.max_epochs is 8" in evidence.problems[0]
+    assert "model.affine is False" in evidence.problems[1]
+
+
+def test_what_is_damaged_is_named_and_stops_nothing(tmp_path: Path) -> None:
+    good = write_run(tmp_path, "ffnn", 0.001, 868, 20.0)
+    (write_run(tmp_path, "ffnn", 0.001, 67, 20.0) / "result.json").write_text("{")
+    (write_run(tmp_path, "ffnn", 0.001, 472, 20.0) / "config.yaml").write_text("[")
+    evidence = read_evidence(tmp_path)
+    (run,) = evidence.runs
+    assert run.path == good
+    assert len(evidence.problems) == 2
+    assert "seed=472" in evidence.problems[0]
+    assert "seed=67" in evidence.problems[1]
+    with pytest.raises(EvidenceError, match="has no recorded signals"):
+        run.signals()
+    (good / "spp_epochs.parquet").write_bytes(b"PAR1 no parquet PAR1")
+    (run,) = read_evidence(tmp_path).runs
+    with pytest.raises(EvidenceError, match=r"spp_epochs\.parquet is damaged"):
+        run.signals()
+    pd.DataFrame({"epoch": [0], "depth": [0], "layer": ["a"]}).to_parquet(good / "spp_epochs.parquet")
+    (run,) = read_evidence(tmp_path).runs
+    with pytest.raises(EvidenceError, match="lacks the columns acsm, acv, batches, steps"):
+        run.signals()
+    (good / "spp_epochs.parquet").unlink()
+    write_signals(good, _values)
+    for part in (good / "spp.parquet").iterdir():
+        part.write_bytes(part.read_bytes()[:-20])
+    (run,) = read_evidence(tmp_path).runs
+    with pytest.raises(EvidenceError, match="damaged"):
+        run.signals()
+    with pytest.raises(EvidenceError, match="was not inspected"):
+        _ = run.inspection
+    (good / "inspection.json").write_text(json.dumps([1]))
+    with pytest.raises(EvidenceError, match="no keys and values"):
+        _ = run.inspection
+    (good / "metrics.csv").unlink()
+    with pytest.raises(EvidenceError, match=r"cannot read .*metrics\.csv"):
+        _ = run.metrics
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError, match="is not a directory"):
+        read_evidence(tmp_path / "nowhere")
+    assert read_evidence(tmp_path).runs == ()
