@@ -84,7 +84,6 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
     """
     if "wandb" in (cfg.get("logger") or {}):
         _prepare_wandb(cfg.logger.wandb)
-    import lightning
     import torch
     from hydra.utils import instantiate
 
@@ -98,9 +97,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
     torch.set_float32_matmul_precision("highest")
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     try:
-        lightning.seed_everything(cfg.seed, verbose=False)
-        data = instantiate(cfg.data)
-        net = instantiate(cfg.model).to(memory_format=torch.channels_last)
+        data, net = make_data_and_net(cfg)
         make_optimizer = instantiate(cfg.optimizer)
         make_optimizer(net.parameters())  # so that a bad value is refused now
         loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
@@ -134,6 +131,17 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
     except Exception as error:
         raise UsageError(one_line(error)) from error
     return Parts(run.config, classifier, data, trainer, stopwatch, divergence, checkpointing)
+
+
+def make_data_and_net(cfg: DictConfig) -> tuple[Any, Any]:
+    """Seeds all random numbers, then makes the data module and the net; equal configurations give equal weights."""
+    import lightning
+    import torch
+    from hydra.utils import instantiate
+
+    lightning.seed_everything(cfg.seed, verbose=False)
+    data = instantiate(cfg.data)
+    return data, instantiate(cfg.model).to(memory_format=torch.channels_last)
 
 
 def _check_fit(net: Any, data: Any) -> None:

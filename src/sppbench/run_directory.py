@@ -40,8 +40,8 @@ _REPEATABLE = {
 # A configuration with these keys is a run's.
 _RUN_KEYS = frozenset({"seed", "model", "data", "optimizer", "trainer"})
 _OUR_FILES = (
-    *("config.yaml", "result.json", "metrics.csv", "last.ckpt", "train.log", "traceback.txt", "*.parquet", "*.png"),
-    *("wandb", "tensorboard", ".run_id", ".lock", ".owner", ".*.tmp"),
+    *("config.yaml", "result.json", "inspection.json", "metrics.csv", "last.ckpt", "train.log", "traceback.txt"),
+    *("*.parquet", "*.png", "wandb", "tensorboard", ".run_id", ".lock", ".owner", ".*.tmp"),
 )
 
 

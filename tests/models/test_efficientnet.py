@@ -166,7 +166,7 @@ def test_stem_with_other_channels_is_torchvisions_but_for_the_channels() -> None
         ({"activation": "Swish"}, "activation must be one of .*'SELU'.*'SiLU'.*; got 'Swish'"),
         ({"activation": lambda: nn.ReLU(inplace=True)}, "activation must not work in place"),
         ({"normalization": "none"}, "normalization must be one of None, 'batch_norm'; got 'none'"),
-        ({"init": "xavier"}, "init must be one of 'he_fan_out', 'he_fan_in', 'lecun'; got 'xavier'"),
+        ({"init": "xavier"}, "init must be one of 'he_fan_out', 'he_fan_in', 'lecun', 'lsuv'; got 'xavier'"),
         ({"skip": "mean"}, "skip must be one of 'sum', 'mp_sum'; got 'mean'"),
         ({"gate": "mul"}, "gate must be one of 'scale', 'mp_scale'; got 'mul'"),
         ({"mp_weight": 1.5}, r"mp_weight must be in \[0, 1\]; got 1.5"),

@@ -104,7 +104,7 @@ def test_depth_zero() -> None:
         ({"normalization": "layer_norm"}, "normalization must be one of None, 'batch_norm'; got 'layer_norm'"),
         ({"affine": "both"}, "affine must be one of True, False, 'scale', 'shift'; got 'both'"),
         ({"first_affine": None}, "first_affine must be one of True, False, 'scale', 'shift'; got None"),
-        ({"init": "xavier"}, "init must be one of 'he_fan_out', 'he_fan_in', 'lecun'; got 'xavier'"),
+        ({"init": "xavier"}, "init must be one of 'he_fan_out', 'he_fan_in', 'lecun', 'lsuv'; got 'xavier'"),
         ({"hidden_features": 0}, "hidden_features must be an integer of at least 1; got 0"),
         ({"hidden_features": 2.5}, "hidden_features must be an integer of at least 1; got 2.5"),
         ({"depth": -1}, "depth must be an integer of at least 0; got -1"),

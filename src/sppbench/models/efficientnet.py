@@ -100,8 +100,9 @@ class EfficientNet(torchvision_efficientnet.EfficientNet):  # type: ignore[misc]
         activation: name of a `torch.nn` class, or a callable that returns a module; also in squeeze-and-excitation.
         normalization: `"batch_norm"`, or None: taken out, with nothing in its place.
         affine: whether batch normalization has a learnable scale γ and shift β.
-        init: of the convolutions: `"he_fan_out"`, `"he_fan_in"` or `"lecun"`, see `initialize`.
-        classifier_std: standard deviation of the classifier's initial weights; None is LeCun, 1/sqrt(fan_in).
+        init: of the convolutions: `"he_fan_out"`, `"he_fan_in"`, `"lecun"` or `"lsuv"`, see `initialize`.
+        classifier_std: standard deviation of the classifier's initial weights, with every `init`; None is LeCun,
+            1/sqrt(fan_in).
         skip: `"sum"`, or `"mp_sum"` (Karras et al. 2024, EDM2, eq. 88).
         gate: `"scale"`, or `"mp_scale"`: x·s / sqrt((1−s)² + s²).
         mp_weight: share w of the skip connection in `"mp_sum"`, in [0, 1].

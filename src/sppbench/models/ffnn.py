@@ -31,7 +31,7 @@ class FFNN(nn.Sequential):
         affine: what the `depth` normalizations after the first one learn: `True` a scale γ and a shift β, `False`
             neither, `"scale"` γ alone with β kept at 0, `"shift"` β alone with γ kept at 1.
         first_affine: the same for the first one, which learns both in the study's variant without affine.
-        init: `"he_fan_out"`, `"he_fan_in"` or `"lecun"`, see `initialize`; applies to the last layer, too.
+        init: `"he_fan_out"`, `"he_fan_in"`, `"lecun"` or `"lsuv"`, see `initialize`; applies to the last layer, too.
 
     Raises:
         ValueError: unknown `activation`, `normalization`, `affine`, `first_affine` or `init`, a negative `depth`, or
