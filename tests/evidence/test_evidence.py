@@ -129,7 +129,7 @@ def test_what_is_damaged_is_named_and_stops_nothing(tmp_path: Path) -> None:
         run.signals()
     pd.DataFrame({"epoch": [0], "depth": [0], "layer": ["a"]}).to_parquet(good / "spp_epochs.parquet")
     (run,) = read_evidence(tmp_path).runs
-    with pytest.raises(EvidenceError, match="lacks the columns acsm, acv, batches, steps"):
+    with pytest.raises(EvidenceError, match="lacks the columns acsm, acv, batches, signal, steps"):
         run.signals()
     (good / "spp_epochs.parquet").unlink()
     write_signals(good, _values)

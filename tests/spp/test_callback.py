@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sppbench.spp import callback as callback_module
 from sppbench.spp.callback import SPPCallback
-from sppbench.spp.history import epoch_mean, read_batchnorm, read_history
-from sppbench.spp.summary import summarize
+from sppbench.spp.history import batchnorm_epoch_mean, epoch_mean, read_batchnorm, read_history
+from sppbench.spp.summary import summarize, summarize_batchnorm
 
 FIGURES = ("spp/panels", "spp/gradients", "spp/heatmap_activation", "spp/heatmap_gradient")
 SCALARS = {
@@ -36,6 +36,8 @@ SCALARS = {
     *(f"spp/{signal}_{end}" for signal in ("activation", "gradient") for end in ("min", "max")),
     *(f"spp/{signal}_{end}_depth" for signal in ("activation", "gradient") for end in ("min", "max")),
     *("spp/dead_layers", "spp/nonfinite_layers"),
+    *(f"batchnorm/{name}" for name in ("gain", "gamma_squared", "inverse_variance", "projection")),
+    *(f"batchnorm/gain_{end}{depth}" for end in ("min", "max") for depth in ("", "_depth")),
 }
 
 
@@ -464,7 +466,10 @@ def test_scalars_and_figures_reach_every_logger(tmp_path: Path) -> None:
     expected = {}
     for epoch in (0, 1):
         means = epoch_mean(history[history["epoch"] == epoch])
-        expected[3 * epoch + 2] = {f"spp/{name}": value for name, value in summarize(means).items()} | {"epoch": epoch}
+        gains = batchnorm_epoch_mean(read_batchnorm(tmp_path / "batchnorm.parquet", epochs=epoch))
+        scalars = {f"batchnorm/{name}": value for name, value in summarize_batchnorm(gains).items()}
+        scalars |= {f"spp/{name}": value for name, value in summarize(means).items()}
+        expected[3 * epoch + 2] = scalars | {"epoch": epoch}
     assert {step: metrics for step, metrics in recorder.logged if "spp/dead_layers" in metrics} == expected
     assert set(expected[2]) == {*SCALARS, "epoch"}
     events = EventAccumulator(str(board.log_dir)).Reload()
@@ -507,6 +512,27 @@ def read_wandb(file: Path) -> list[dict[str, Any]]:
             items = record.history.item
             rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
     return rows
+
+
+def test_scalars_of_batch_normalizations() -> None:
+    means = pd.DataFrame(
+        {
+            "epoch": 3,
+            "depth": [0, 1, 2],
+            "layer": ["a", "b", "c"],
+            "gain": [1.0, 4.0, np.nan],
+            "gamma_squared": [2.0, 2.0, 1.0],
+            "inverse_variance": [1.0, 9.0, 1.0],
+            "projection": [0.5, 2 / 9, 1.0],
+        }
+    )
+    found = summarize_batchnorm(means)
+    assert found["gain"] == pytest.approx(2.0)
+    assert found["inverse_variance"] == pytest.approx(3.0)
+    assert found["gain"] == pytest.approx(found["gamma_squared"] * found["inverse_variance"] * found["projection"])
+    ends = [found[f"gain_{name}"] for name in ("min", "min_depth", "max", "max_depth")]
+    assert ends == [1.0, 0.0, 4.0, 1.0]
+    assert summarize_batchnorm(means[2:]) == {}
 
 
 def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

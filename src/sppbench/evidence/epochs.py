@@ -4,9 +4,8 @@ Beside ``spp.parquet`` and ``batchnorm.parquet``, with one row a step, stand the
 
 - ``spp_epochs.parquet``: the table that `sppbench.spp.epoch_mean` gives, once over all batches and once over full ones
   (the column ``batches``, "all" or "full"), of activations, gradients and parameters.
-- ``batchnorm_epochs.parquet``: of the backward gain of each batch normalization and of its factors the *geometric* mean
-  over the steps of an epoch, so that the means of the factors multiply to that of the gain; ``steps`` counts the steps
-  that were averaged, and ``closure`` is the largest |γ²·1/(v + ε)·p / gain − 1| among them.
+- ``batchnorm_epochs.parquet``: the table that `sppbench.spp.batchnorm_epoch_mean` gives, of the backward gain of each
+  batch normalization and of its factors.
 
 Numbers are stored as float32, and are rounded to it also where they are computed from a full history: both give the
 same figures, bit for bit.
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sppbench.spp.history import HistoryError, epoch_mean, read_batchnorm, read_history
+from sppbench.spp.history import HistoryError, batchnorm_epoch_mean, epoch_mean, read_batchnorm, read_history
 
 SPP_FILE, BATCHNORM_FILE = "spp_epochs.parquet", "batchnorm_epochs.parquet"
 FACTORS = ("gamma_squared", "inverse_variance", "projection")
@@ -44,10 +43,7 @@ _BATCHES = {"all": False, "full": True}
 
 
 def batchnorm_epochs(run: Path) -> pd.DataFrame:
-    """The epoch means of the backward gains, one row per (epoch, layer), sorted by epoch and depth.
-
-    Columns: epoch, depth, layer, steps, gain, gamma_squared, inverse_variance, projection, closure. NaN where no step
-    of the epoch has a positive gain with positive factors.
+    """The epoch means of the backward gains, one row per (epoch, layer), with the columns of `batchnorm_epoch_mean`.
 
     Raises:
         HistoryError: As of `spp_epochs`.
@@ -55,17 +51,7 @@ def batchnorm_epochs(run: Path) -> pd.DataFrame:
     full = run / "batchnorm.parquet"
     if not full.exists():
         return _read(run / BATCHNORM_FILE)
-    steps = read_batchnorm(full)
-    names = ["gain", *FACTORS]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logarithms = np.log(steps[names])
-    logarithms = logarithms.where(np.isfinite(logarithms).all(axis=1), np.nan)
-    logarithms["closure"] = np.expm1(logarithms[list(FACTORS)].sum(axis=1, skipna=False) - logarithms["gain"]).abs()
-    keyed = pd.concat([steps[["epoch", "depth", "layer"]], logarithms], axis=1)
-    groups = keyed.groupby(["epoch", "depth", "layer"], sort=True)
-    means = np.exp(groups[names].mean())
-    means.insert(0, "steps", groups["gain"].count())
-    return _rounded(means.assign(closure=groups["closure"].max()).reset_index())
+    return _rounded(batchnorm_epoch_mean(read_batchnorm(full)))
 
 
 def write_epochs(run: Path, directory: Path) -> None:

@@ -17,11 +17,18 @@ from torch import nn
 
 from sppbench.spp import batchnorm, frame
 from sppbench.spp.batchnorm import BatchNormProbe, BatchNormReadings
-from sppbench.spp.history import BatchNormWriter, HistoryWriter, epoch_mean, read_history
+from sppbench.spp.history import (
+    BatchNormWriter,
+    HistoryWriter,
+    batchnorm_epoch_mean,
+    epoch_mean,
+    read_batchnorm,
+    read_history,
+)
 from sppbench.spp.layers import LayerChoice
 from sppbench.spp.plots import plot_gradient, plot_heatmap, plot_spp
 from sppbench.spp.probe import Readings, SignalProbe
-from sppbench.spp.summary import Watch, summarize
+from sppbench.spp.summary import Watch, summarize, summarize_batchnorm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +49,10 @@ class SPPCallback(Callback):
     Logged once an epoch, through all loggers, of the epoch's means (``sppbench.spp.summary.summarize``):
     ``spp/activation_gain``, ``spp/gradient_gain``, ``spp/activation_max``, ``spp/activation_max_depth``,
     ``spp/activation_min``, ``spp/activation_min_depth``, the same four of ``gradient``, ``spp/dead_layers`` and
-    ``spp/nonfinite_layers``. It warns once, naming layer and step, when a signal dies, explodes or is not finite.
+    ``spp/nonfinite_layers``; of a net with batch normalization (``summarize_batchnorm``) also ``batchnorm/gain``, its
+    factors ``batchnorm/gamma_squared``, ``batchnorm/inverse_variance`` and ``batchnorm/projection``, and
+    ``batchnorm/gain_max``, ``batchnorm/gain_max_depth``, ``batchnorm/gain_min``, ``batchnorm/gain_min_depth``. It warns
+    once, naming layer and step, when a signal dies, explodes or is not finite.
 
     A step is what lies between two optimizer steps: the parts of an accumulated batch count as one. Its number is that
     of the optimizer steps before it, so where a batch makes several of them (manual optimization) not every number
@@ -214,6 +224,7 @@ class SPPCallback(Callback):
         self._means += means
         # Not by `log`: that would be after the epoch's checkpoint, and a run resumed from it would lack them.
         scalars = {f"spp/{name}": value for name, value in summarize(means[0]).items()}
+        scalars |= {f"batchnorm/{name}": value for name, value in self._summarize_batchnorm(epoch).items()}
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": epoch, **scalars}, step=trainer.global_step - 1)
         if epoch in self.epochs:
@@ -242,6 +253,11 @@ class SPPCallback(Callback):
             return []
         histories = (read_history(self._history, epochs=[epoch]) for epoch in epochs)
         return [epoch_mean(history) for history in histories if not history.empty]
+
+    def _summarize_batchnorm(self, epoch: int) -> dict[str, float]:
+        if self._batchnorm_writer is None or self._batchnorm_writer.last_step is None:
+            return {}
+        return summarize_batchnorm(batchnorm_epoch_mean(read_batchnorm(self._batchnorm_writer.path, epochs=[epoch])))
 
     def _draw_last(self, trainer: Trainer) -> None:
         if not self._means or self._finished == trainer.global_step:

@@ -60,6 +60,7 @@ __all__ = [
     "BatchNormWriter",
     "HistoryError",
     "HistoryWriter",
+    "batchnorm_epoch_mean",
     "epoch_mean",
     "read_batchnorm",
     "read_history",
@@ -220,6 +221,31 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
     rank = result["signal"].map(SIGNALS.index)
     result = result.iloc[np.lexsort((rank, result["depth"], result["epoch"]))].reset_index(drop=True)
     return result[[*keys, "steps", "step", "acsm", "acv", "second_moment", "mean", "variance", "nonfinite"]]
+
+
+def batchnorm_epoch_mean(steps: pd.DataFrame) -> pd.DataFrame:
+    """Geometric means of the backward gains and of their factors over the steps of each epoch.
+
+    Geometric, so that the means of the factors multiply to that of the gain, as the values of each step do.
+
+    Args:
+        steps: As :func:`read_batchnorm` returns it.
+
+    Returns:
+        One row per (epoch, depth, layer), sorted: ``steps``, the number of steps with a positive gain and positive
+        factors, which are averaged; gain, gamma_squared, inverse_variance, projection, NaN if there is no such step;
+        and ``closure``, the largest |γ²·1/(v + ε)·p / gain - 1| among them.
+    """
+    names = list(BATCHNORM_COLUMNS[4:])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithms = np.log(steps[names])
+    logarithms = logarithms.where(np.isfinite(logarithms).all(axis=1), np.nan)
+    product = logarithms[names[1:]].sum(axis=1, skipna=False)
+    logarithms["closure"] = np.expm1(product - logarithms["gain"]).abs()
+    groups = pd.concat([steps[["epoch", "depth", "layer"]], logarithms], axis=1).groupby(["epoch", "depth", "layer"])
+    means = np.exp(groups[names].mean())
+    means.insert(0, "steps", groups["gain"].count())
+    return means.assign(closure=groups["closure"].max()).reset_index()
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:

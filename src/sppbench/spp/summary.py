@@ -48,6 +48,29 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
     return found
 
 
+def summarize_batchnorm(means: pd.DataFrame) -> dict[str, float]:
+    """Scalars of the backward gains of one epoch.
+
+    Args:
+        means: As from ``batchnorm_epoch_mean``, of one epoch.
+
+    Returns:
+        ``gain``, ``gamma_squared``, ``inverse_variance``, ``projection``: geometric means over the layers, so that the
+        factors multiply to the gain; ``gain_max``, ``gain_min``, the largest and the smallest gain, and
+        ``gain_max_depth``, ``gain_min_depth``, where, counted over the batch normalizations. Empty if no layer has a
+        finite gain.
+    """
+    means = means[np.isfinite(means["gain"])]
+    if means.empty:
+        return {}
+    names = ("gain", "gamma_squared", "inverse_variance", "projection")
+    found = {name: float(np.exp(np.log(means[name]).mean())) for name in names}
+    gains, depths = means["gain"].to_numpy(), means["depth"].to_numpy()
+    for end, at in (("max", gains.argmax()), ("min", gains.argmin())):
+        found[f"gain_{end}"], found[f"gain_{end}_depth"] = float(gains[at]), float(depths[at])
+    return found
+
+
 class Watch:
     """Warns, once for each kind of trouble and signal, when a signal dies, explodes or is no longer finite."""
 

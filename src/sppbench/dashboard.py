@@ -1,0 +1,214 @@
+"""The saved W&B view of the project: ``python -m sppbench.dashboard``.
+
+Sections: Training, Signals, BN gain and Table; runs are grouped by cell, so that a line is the mean over the seeds of a
+net at a learning rate, and its band goes from the lowest to the highest of them. Each call saves a view of its own. It
+shows what runs, ``python -m sppbench.table --wandb`` and ``python -m sppbench.report --wandb`` have logged; W&B must
+have that (``wandb sync`` for what was logged offline). Needs the extra ``dashboard``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, MediaBrowser
+    from wandb_workspaces.workspaces import Section, Workspace
+
+_EPILOG = "Exit status: 0, or 2 for what the user must mend, which one line tells."
+
+# Configuration keys. As in a run's directory, a cell is in a sweep: the nets of `smoke` have the names of `table1`'s.
+CELL: Final = ("sweeps.name", "name", "optimizer.lr")
+MAX_GROUPS: Final = 100  # that a panel shows; W&B's own limit is 10, and Table 1 has 12 cells
+COLUMNS: Final = 3  # of panels
+
+STUDY_FIGURES: Final = (
+    *(f"report/figure{number}_h{width}" for number in (1, 2) for width in (100, 500)),
+    *(f"report/figure{number}" for number in (3, 4, 5)),
+)
+
+
+def make_workspace(entity: str, project: str, name: str) -> Workspace:
+    """The view called ``name``, not yet saved.
+
+    Raises:
+        ValueError: W&B does not take this name.
+    """
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.expr import Config
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[_training(), _signals(), _batchnorm(), _table()],
+        settings=ws.WorkspaceSettings(x_axis="trainer/global_step", max_runs=MAX_GROUPS),
+        runset_settings=ws.RunsetSettings(groupby=[Config(key) for key in CELL]),
+    )
+
+
+def specification(workspace: Workspace) -> dict[str, Any]:
+    """What is sent to W&B when the view is saved, as JSON's types."""
+    view = workspace._to_model()  # the library has no public way to see it
+    fields = {"entity", "project", "display_name", "spec"}
+    content: dict[str, Any] = view.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
+    return content
+
+
+def _training() -> Section:
+    """What ``sppbench.classifier`` logs."""
+    loss, accuracy = "cross entropy (nats)", "accuracy (%)"
+    return _section(
+        "Training",
+        _curve("Training loss", "train/loss", unit=loss),
+        _curve("Validation loss", "val/loss", unit=loss),
+        _curve("Training loss of single batches", "train/loss_step", unit=loss, x="trainer/global_step"),
+        _curve("Training accuracy", "train/accuracy", unit=accuracy),
+        _curve("Validation accuracy", "val/accuracy", unit=accuracy),
+        _bars("Test accuracy", "test/accuracy", unit=accuracy),
+    )
+
+
+def _signals() -> Section:
+    """What ``sppbench.spp.SPPCallback`` logs: scalars of the epoch's means, and figures."""
+    curves = [_curve("Gain from layer to layer", "spp/activation_gain", "spp/gradient_gain", log=True)]
+    for signal in ("activation", "gradient"):
+        ends = (f"spp/{signal}_max", f"spp/{signal}_min")
+        curves += [
+            _curve(f"Largest and smallest {signal}", *ends, unit="second moment", log=True),
+            _curve(f"Depth of the largest and smallest {signal}", *(f"{end}_depth" for end in ends), unit="layer"),
+        ]
+    return _section(
+        "Signals",
+        *curves,
+        _curve("Layers with a dead or non-finite signal", "spp/dead_layers", "spp/nonfinite_layers", unit="layers"),
+        _images("Signal propagation", "spp/panels"),
+        _images("Gradients", "spp/gradients"),
+        _images("Activations, every step", "spp/heatmap_activation"),
+        _images("Gradients, every step", "spp/heatmap_gradient"),
+    )
+
+
+def _batchnorm() -> Section:
+    """The backward gain of batch normalizations and its factors (``sppbench.spp.batchnorm_sums``); of the report the
+    figures on what moved the gain."""
+    ends = ("batchnorm/gain_max", "batchnorm/gain_min")
+    return _section(
+        "BN gain",
+        _curve("Backward gain", "batchnorm/gain", log=True),
+        _curve("Largest and smallest gain", *ends, log=True),
+        _curve("Depth of the largest and smallest gain", *(f"{end}_depth" for end in ends), unit="layer"),
+        _curve("Factor γ²", "batchnorm/gamma_squared", log=True),
+        _curve("Factor 1/(v + ε)", "batchnorm/inverse_variance", log=True),
+        _curve("Factor of the projection", "batchnorm/projection", log=True),
+        _images("Which factor moved the gain", "report/gain_changes", "report/gain_factors"),
+        _images("A learned scale and the gradients", "report/scale_effect", "report/scale_interventions"),
+    )
+
+
+def _table() -> Section:
+    """What ``python -m sppbench.table --wandb`` and the report log, each in a run of its own: results over all runs."""
+    from wandb_workspaces.reports.v2.interface import WeavePanelSummaryTable
+
+    return _section(
+        "Table",
+        WeavePanelSummaryTable(table_name="table"),
+        _images("Accuracy over the learning rate", "accuracy_over_lr"),
+        _images("Validation accuracy", "curves"),
+        WeavePanelSummaryTable(table_name="report/claims"),
+        _images("Figures 1 to 5 of the study", *STUDY_FIGURES),
+    )
+
+
+def _section(name: str, *panels: Any) -> Section:
+    import wandb_workspaces.workspaces as ws
+
+    rows = -(-len(panels) // COLUMNS)  # all of them on one page
+    layout = ws.SectionLayoutSettings(columns=COLUMNS, rows=rows)
+    return ws.Section(name=name, panels=list(panels), is_open=True, layout_settings=layout)
+
+
+def _curve(title: str, *keys: str, unit: str = "", x: str = "epoch", log: bool = False) -> LinePlot:
+    from wandb_workspaces.reports.v2.interface import LinePlot
+
+    over_seeds: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    label = "step" if x == "trainer/global_step" else x
+    return LinePlot(title=title, x=x, y=list(keys), log_y=log, title_x=label, title_y=unit or None, **over_seeds)
+
+
+def _bars(title: str, key: str, unit: str) -> BarPlot:
+    from wandb_workspaces.reports.v2.interface import BarPlot
+
+    bars: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax", "max_bars_to_show": MAX_GROUPS}
+    return BarPlot(title=title, metrics=[key], title_x=unit, **bars)
+
+
+def _images(title: str, *keys: str) -> MediaBrowser:
+    from wandb_workspaces.reports.v2.interface import MediaBrowser
+
+    return MediaBrowser(title=title, media_keys=list(keys))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"sppbench: {message} (--help tells more)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Saves the view and prints its URL, or prints its specification, and returns the exit status."""
+    arguments = _arguments(argv)
+    if find_spec("wandb_workspaces") is None:
+        return _refuse('the dashboard needs an extra: pip install "sppbench[dashboard]"')
+    try:
+        workspace = make_workspace(arguments.entity or "", arguments.project, arguments.name)
+    except ValueError:
+        return _refuse(f"W&B does not take the name {arguments.name!r}: no emoji")
+    if arguments.dry_run:
+        print(json.dumps(specification(workspace), indent=2))
+        return 0
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        return _refuse(f"a view is saved online, and WANDB_MODE is {mode!r}; --dry-run prints it")
+    try:
+        print(_save(workspace))
+    except Exception as error:  # W&B lets through errors of its own process and of the transport, of no common kind
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        return _refuse(f"the view is not saved in {workspace.entity or 'W&B'}/{workspace.project}: {line}")
+    return 0
+
+
+def _save(workspace: Workspace) -> str:
+    """Returns the URL."""
+    import wandb
+
+    api = wandb.Api()  # asks for the key where there is a terminal
+    workspace.entity = workspace.entity or api.settings["entity"] or api.default_entity or ""
+    if not workspace.entity:
+        raise ValueError("this account has no default entity: --entity must name one")
+    url: str = workspace.save().url  # type: ignore[no-untyped-call]
+    return url
+
+
+def _refuse(message: str) -> int:
+    print(f"sppbench: {message}", file=sys.stderr)
+    return 2
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m sppbench.dashboard", description="Saves the W&B view of the project.", epilog=_EPILOG
+    )
+    parser.add_argument("--project", default="sppbench", help="of W&B (default: %(default)s)")
+    parser.add_argument("--entity", help="user or team of W&B (default: WANDB_ENTITY, or the account's own)")
+    parser.add_argument("--name", default="sppbench", help="of the view (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print the specification as JSON; no network, no login")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
