@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sppbench.spp.batchnorm import BatchNormProbe
     from sppbench.spp.callback import SPPCallback
-    from sppbench.spp.history import HistoryError, HistoryWriter, epoch_mean, read_batchnorm, read_history
-    from sppbench.spp.plots import plot_gradient, plot_heatmap, plot_spp
+    from sppbench.spp.heatmap import plot_heatmap
+    from sppbench.spp.history import (
+        HistoryError,
+        HistoryWriter,
+        batchnorm_epoch_mean,
+        epoch_mean,
+        read_batchnorm,
+        read_history,
+    )
+    from sppbench.spp.meanfield import expected_of_chain
+    from sppbench.spp.meanfield_net import expected_of_net
+    from sppbench.spp.plots import plot_gradient, plot_spp
     from sppbench.spp.probe import SignalProbe
     from sppbench.spp.statistics import acsm_acv
 
@@ -22,9 +32,12 @@ _HOME = {
     "SPPCallback": "callback",
     "SignalProbe": "probe",
     "acsm_acv": "statistics",
+    "batchnorm_epoch_mean": "history",
     "epoch_mean": "history",
+    "expected_of_chain": "meanfield",
+    "expected_of_net": "meanfield_net",
     "plot_gradient": "plots",
-    "plot_heatmap": "plots",
+    "plot_heatmap": "heatmap",
     "plot_spp": "plots",
     "read_batchnorm": "history",
     "read_history": "history",
@@ -37,7 +50,10 @@ __all__ = [
     "SPPCallback",
     "SignalProbe",
     "acsm_acv",
+    "batchnorm_epoch_mean",
     "epoch_mean",
+    "expected_of_chain",
+    "expected_of_net",
     "plot_gradient",
     "plot_heatmap",
     "plot_spp",

@@ -5,7 +5,8 @@ All of it works on axes that it is given; nothing here knows of histories, and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ LineStyle = str | tuple[float, tuple[float, ...]]
 WIDTH, DPI = 7.0, 130
 POINTS_PER_INCH = 72
 FONT, SMALL_FONT = 8.0, 6.5
+DEPTH_LABEL = "model depth (layers)"
 MARK_COLOR, BLOCK_COLOR, GRID_COLOR = "#333333", "#c4c4c4", "#e6e6e6"
 
 # From the palette of Okabe & Ito (2008), without its yellow (too light on white) and its vermilion (too near to orange
@@ -33,6 +34,8 @@ COLORS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#56B4E9", "#CC79A7")
 LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 1)), (0, (12, 1)), (0, (1, 0.8)), (0, (6, 1, 1, 1)))
 CROSS, TRIANGLE = "\N{MULTIPLICATION SIGN}", "\N{BLACK DOWN-POINTING SMALL TRIANGLE}"  # marks of values not drawn
 MARKERS = ("o", "s", "D", "^", "v")
+EXPECTED_COLOR = "#606060"
+EXPECTED_STYLES: tuple[LineStyle, ...] = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
 
 MARK_HEIGHT = 0.035  # of the axes, for the marks of one curve
 LABEL_DISTANCE = 8.0  # points between the middles of two labels, at least
@@ -99,7 +102,7 @@ def fits_names(layers: int, length: float) -> bool:
     return length * POINTS_PER_INCH >= SMALL_FONT * layers
 
 
-def _entry_formatter(numbers: Sequence[int]) -> FuncFormatter:
+def entry_formatter(numbers: Sequence[int]) -> FuncFormatter:
     """Writes at i the number that belongs to entry i, and nothing outside."""
 
     def entry(place: float, _position: int | None = None) -> str:
@@ -142,7 +145,7 @@ def depth_ticks(
         return
     axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
     if numbers is not None:
-        axis.set_major_formatter(_entry_formatter(numbers))
+        axis.set_major_formatter(entry_formatter(numbers))
     ax.tick_params(orientation, labelsize=FONT - 1, length=3)
     blocks = name_blocks(names)
     draw_line = ax.axvline if vertical else ax.axhline
@@ -260,6 +263,24 @@ def draw_curve(
     return Undrawn(int(nonfinite.sum()), int(zero.sum()))
 
 
+def expected_style(index: int, dense: bool) -> dict[str, Any]:
+    """Arguments for the `Line2D` of the expected curve number `index`: thin, neutral, and above the recorded ones.
+
+    The marks show values whose neighbours are both missing, which no line reaches.
+    """
+    style = EXPECTED_STYLES[index % len(EXPECTED_STYLES)]
+    line = {"color": EXPECTED_COLOR, "linestyle": style, "linewidth": 1.0, "marker": "_"}
+    return {**line, "markersize": 2.0 if dense else 5.0, "markeredgewidth": 1.0}
+
+
+def draw_expected(
+    ax: Axes, x: NDArray[np.int64], y: NDArray[np.float64], index: int, dense: bool, yscale: YScale, label: str
+) -> None:
+    """Draws expected values, shape (n,), over layers, shape (n,); those that cannot be drawn are gaps."""
+    drawable = np.isfinite(y) & ((y > 0) | (yscale == "linear"))
+    ax.plot(x, np.where(drawable, y, np.nan), label=label, zorder=3 + index, **expected_style(index, dense))
+
+
 def scale_values(ax: Axes, yscale: YScale, rows_of_marks: int) -> None:
     """Sets the limits and ticks of the y axis for the curves drawn so far, which are not negative.
 
@@ -285,33 +306,10 @@ def scale_values(ax: Axes, yscale: YScale, rows_of_marks: int) -> None:
         ax.set_ylim(-below * room, high + above * room)
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter(FuncFormatter(short_number))
-    ax.tick_params("y", labelsize=FONT - 1)
+    ax.tick_params("y", which="both", labelsize=FONT - 1)
     ax.grid(True, axis="y", color=GRID_COLOR, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def step_ticks(ax: Axes, steps: NDArray[np.int64], epochs: NDArray[np.int64]) -> None:
-    """Sets the ticks of an x axis of which column i is a recorded step: steps below, and epochs where they begin above.
-
-    Args:
-        ax: axes of a heatmap.
-        steps: number of each recorded step, shape (n,), ascending.
-        epochs: epoch of each of them, shape (n,).
-    """
-    ax.xaxis.set_major_locator(MaxNLocator(9, integer=True))
-    ax.xaxis.set_major_formatter(_entry_formatter(steps.tolist()))
-    ax.set_xlabel("step", fontsize=FONT)
-    starts = np.flatnonzero(np.diff(epochs, prepend=epochs[0] - 1))
-    for start in starts[1:]:
-        ax.axvline(start - 0.5, color="white", linewidth=0.4, alpha=0.6, gid="epoch boundary")
-    above = ax.secondary_xaxis("top")
-    # At most a dozen labels: there may be hundreds of epochs.
-    labelled = starts[:: -(-len(starts) // 12)]
-    above.set_xticks(labelled - 0.5, labels=[str(epochs[start]) for start in labelled])
-    above.set_xlabel("epoch", fontsize=FONT)
-    for axis in (ax, above):
-        axis.tick_params("x", labelsize=FONT - 1, length=3)
 
 
 def say_empty(ax: Axes, text: str) -> None:
@@ -325,7 +323,7 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
-def add_legend(figure: Figure, labels: Sequence[str], dense: bool, title: str) -> None:
+def add_legend(figure: Figure, labels: Sequence[str], dense: bool, title: str, expected: Sequence[str] = ()) -> None:
     """The figure's title and the curves' legend, outside of the axes: on the spikes of 240 layers no corner is free.
 
     Args:
@@ -333,14 +331,19 @@ def add_legend(figure: Figure, labels: Sequence[str], dense: bool, title: str) -
         labels: of the curves, in the order of drawing.
         dense: as of the curves' `Style`.
         title: of the figure, one or more lines.
+        expected: labels of the expected curves, as long as they may be.
     """
     styles = [Style(index, len(labels), dense) for index in range(len(labels))]
     handles = [Line2D([], [], label=label, **style.arguments()) for style, label in zip(styles, labels, strict=True)]
+    for index, label in enumerate(expected):
+        wrapped = textwrap.fill(label, max(92 - 15 * len(labels), 47))
+        handles.append(Line2D([], [], label=wrapped, **expected_style(index, dense)))
+    columns = 2 if len(expected) > 1 else 4 if expected else 6
     # One artist, because the layout would put a title and a legend outside of the axes at the same place.
     legend = figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=min(len(labels), 6),
+        ncols=min(len(handles), columns),
         fontsize=FONT,
         frameon=False,
         handlelength=3.5,
@@ -354,11 +357,3 @@ def add_note(figure: Figure, text: str) -> None:
     """A line below the axes, if there is something to say."""
     if text:
         figure.supxlabel(text, fontsize=FONT, color=MARK_COLOR)
-
-
-def add_color_key(figure: Figure, colors: Mapping[str, str]) -> None:
-    """Says below the axes what colours mean, from text to colour; nothing if there are none."""
-    if colors:
-        handles = [Patch(facecolor=color, edgecolor=MARK_COLOR, label=text) for text, color in colors.items()]
-        columns = 1 if len(handles) > 2 else len(handles)
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=FONT - 1, frameon=False)

@@ -17,6 +17,7 @@ from torch import nn
 
 from sppbench.spp import batchnorm, frame
 from sppbench.spp.batchnorm import BatchNormProbe, BatchNormReadings
+from sppbench.spp.heatmap import plot_heatmap
 from sppbench.spp.history import (
     BatchNormWriter,
     HistoryWriter,
@@ -26,7 +27,7 @@ from sppbench.spp.history import (
     read_history,
 )
 from sppbench.spp.layers import LayerChoice
-from sppbench.spp.plots import plot_gradient, plot_heatmap, plot_spp
+from sppbench.spp.plots import plot_gradient, plot_spp
 from sppbench.spp.probe import Readings, SignalProbe
 from sppbench.spp.summary import Watch, summarize, summarize_batchnorm
 

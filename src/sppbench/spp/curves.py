@@ -12,11 +12,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sppbench.spp.history import COLUMNS, epoch_mean
+from sppbench.spp.meanfield import Init
+from sppbench.spp.overlay import overlay
 
 Convention = Literal["definition", "study"]
 Signal = Literal["activation", "gradient", "parameter", "parameter_gradient", "update"]
 Statistic = Literal["acsm", "acv", "second_moment"]
 
+SIGNAL_NAMES: dict[Signal, str] = {
+    "activation": "activations",
+    "gradient": "gradients",
+    "parameter": "weights",
+    "parameter_gradient": "gradients of weights",
+    "update": "updates of weights",
+}
 FORMULAS: dict[Statistic, str] = {
     "acsm": "ACSM mean_c(mean(x)²)",
     "acv": "ACV mean_c(var(x))",
@@ -53,13 +62,23 @@ class Curves:
     `table` has one row per (epoch, layer, signal). Its columns acsm and acv hold the statistics that the convention
     draws under these names, `departs` whether those are the study's (second moment and overall variance), and `x` the
     layer's depth from 0. `labels` has an entry for each epoch, in the order of drawing. `averaging` says what a curve
-    is.
+    is. `expected` has the values that theory expects, see `overlay`.
     """
 
     table: pd.DataFrame
     labels: dict[int, str]
     layers: Layers
     averaging: str
+    expected: pd.DataFrame
+
+    def expected_of(self, signal: Signal) -> dict[str, pd.DataFrame]:
+        """What each source expects of a signal, in the order of the legend."""
+        rows = self.expected[self.expected["signal"] == signal]
+        return {source: rows[rows["source"] == source] for source in self.sources}
+
+    @property
+    def sources(self) -> list[str]:
+        return [str(source) for source in self.expected["source"].unique()]
 
 
 def select_curves(
@@ -69,13 +88,18 @@ def select_curves(
     layers: str | Sequence[str] | None,
     merges: bool,
     full_batches_only: bool,
+    expected: pd.DataFrame | Init | None = None,
 ) -> Curves:
-    """The curves of some epochs; arguments and errors are those of `plot_spp`."""
+    """The curves of some epochs; arguments and errors are those of `plot_spp`.
+
+    Averaged frames may have a column `averaged`, which says in words what was averaged, such as "full batches only".
+    """
     check_choice("convention", convention, get_args(Convention))
     averaged = "steps" in frame
     check_frame(frame, [name for name in COLUMNS if not (averaged and name == "samples")])
     if averaged and full_batches_only:
         raise ValueError("full_batches_only needs a history; this frame is averaged over steps already")
+    whole = frame
     frame, drawn = select_layers(frame, layers, merges)
     chosen = _choose_epochs(frame, epochs)
     frame = frame[frame["epoch"].isin(chosen)]
@@ -84,7 +108,8 @@ def select_curves(
         labels = {chosen[0]: f"step {frame['step'].iloc[0]}"}
     table = _average(frame, convention, full_batches_only)
     table = table.assign(x=drawn.depths(table))
-    return Curves(table, labels, drawn, _describe_average(frame, full_batches_only))
+    averaging = _describe_average(frame, full_batches_only)
+    return Curves(table, labels, drawn, averaging, overlay(expected, whole, table))
 
 
 def select_layers(frame: pd.DataFrame, layers: str | Sequence[str] | None, merges: bool) -> tuple[pd.DataFrame, Layers]:
@@ -141,7 +166,8 @@ def _average(frame: pd.DataFrame, convention: Convention, full_batches_only: boo
 def _describe_average(frame: pd.DataFrame, full_batches_only: bool) -> str:
     """What a curve is, in words that are true of this frame."""
     if "steps" in frame:
-        return f"mean over {_range(frame['steps'])} steps of the epoch"
+        words = f": {frame['averaged'].iloc[0]}" if "averaged" in frame else ""
+        return f"mean over {_range(frame['steps'])} steps of the epoch{words}"
     steps = frame.groupby("epoch")["step"].nunique()
     if steps.max() == 1:
         return "a single step" if len(steps) == 1 else "a single step of each epoch"
