@@ -61,6 +61,8 @@ class Recorded:
         Raises:
             EvidenceError: They were not recorded, or are damaged.
         """
+        if batches not in self._signals:
+            raise EvidenceError(f"{self.path} has no epoch means over {batches} batches")
         return self._signals[batches]
 
     @cached_property

@@ -18,7 +18,7 @@ class Panel:
     """One pair of axes: its place in the grid, counted from 0, its labels and how values are scaled and drawn.
 
     `kind` is "line", or "stack" for contributions that add up: positive ones are stacked upward from 0, negative ones
-    downward.
+    downward; a curve that is a line in the figure on paper, such as the measured sum, lies over the stack.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Drawing:
             around it (NaN where there is none). Values that cannot be drawn are kept as they are.
         figure: The same for paper.
         matches: Numbers read off the published figure, beside ours.
+        readings: Ways to read what is only inferred about the published figure, and which of them fits.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Drawing:
     curves: pd.DataFrame
     figure: Figure
     matches: tuple[Match, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,26 @@ class Match:
     published: str
     criterion: str
     agrees: bool | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading of what is only inferred about a published figure, and how well our runs fit under it.
+
+    Attributes:
+        reading: In words, such as "h = 100, affine off; all batches; second moment (study's convention)".
+        measure: What says how well it fits; readings of the same measure compete.
+        value: Of the drawn seed; None where our runs do not tell, infinite where a value that should be there is 0.
+        spread: Lowest and highest over the seeds; None where there are none.
+        n: Seeds behind it.
+        best: Whether it fits best; several may.
+        note: Which seeds, or which layers.
+    """
+
+    reading: str
+    measure: str
+    value: float | None
+    spread: tuple[float, float] | None
+    n: int
+    best: bool
+    note: str = ""
