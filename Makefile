@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo table1 smoke test check launchers bench clean
+.PHONY: help demo table1 smoke figures report test check launchers bench clean
 
 help:
 	@echo "make demo       train a small real run on this machine, to a test accuracy"
 	@echo "make table1     all 60 runs of Table 1 on CIFAR-100, then the table; goes on where it was stopped"
 	@echo "make smoke      the same with narrow nets on digits, in about a minute"
+	@echo "make figures    all runs behind the study's figures on CIFAR-100, then the figures, into results/figures"
+	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make test       linters, type checker and test suite"
 	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
 	@echo "make bench      timings of the data loader, of training steps and of the probe"
@@ -31,6 +33,15 @@ demo: $(VENV)/.ready
 table1 smoke: $(VENV)/.ready
 	$(RUN) -m sppbench.train -m sweeps=$@ $(ARGS); status=$$?; \
 	$(RUN) -m sppbench.table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
+
+# Drawn from what is there, also where cells have failed.
+figures: $(VENV)/.ready
+	$(RUN) -m sppbench.train -m sweeps=figures $(ARGS); status=$$?; \
+	$(RUN) -m sppbench.inspection outputs/figures && \
+	$(RUN) -m sppbench.figures outputs/figures --output results/figures && exit $$status
+
+report: $(VENV)/.ready
+	$(RUN) -m sppbench.report outputs --output outputs/report.html
 
 check: $(VENV)/.ready
 	$(RUN) -m ruff check .

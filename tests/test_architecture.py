@@ -19,10 +19,41 @@ ALLOWED = {
     "sync_batchnorm": set(),
     "loggers": {"files"},
     "files": set(),
+    "command_line": set(),
+    "output": set(),
     "results": {"files"},
     "run_directory": {"files", "results"},
     "sweep": {"results", "run_directory"},
-    "table": {"table", "files", "results", "run_directory", "spp"},  # of spp: the look of the figures
+    "table": {
+        "command_line",
+        "table",
+        "files",
+        "output",
+        "results",
+        "run_directory",
+        "spp",
+    },  # of spp: the look of the figures
+    "evidence": {"command_line", "evidence", "table", "spp"},
+    "claims": {"command_line", "claims", "evidence", "table", "files"},
+    "figures": {"command_line", "figures", "evidence", "table", "spp", "files", "output"},
+    "dashboard": {"command_line"},
+    "report": {
+        "report",
+        "command_line",
+        "evidence",
+        "claims",
+        "figures",
+        "table",
+        "files",
+        "output",
+        "spp",
+    },  # of spp: the look of curves
+    "inspection": {
+        "command_line",
+        "assembly",
+        "files",
+        "results",
+    },  # of assembly: a run's data and net, as it began with them
     "__init__": set(),
 }
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "wandb", "matplotlib", "numpy", "pyarrow", "sklearn"}

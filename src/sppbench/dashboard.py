@@ -14,7 +14,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
+
+from sppbench.command_line import Parser
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, MediaBrowser
@@ -154,11 +156,6 @@ def _images(title: str, *keys: str) -> MediaBrowser:
     return MediaBrowser(title=title, media_keys=list(keys))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"sppbench: {message} (--help tells more)\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Saves the view and prints its URL, or prints its specification, and returns the exit status."""
     arguments = _arguments(argv)
@@ -200,7 +197,7 @@ def _refuse(message: str) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m sppbench.dashboard", description="Saves the W&B view of the project.", epilog=_EPILOG
     )
     parser.add_argument("--project", default="sppbench", help="of W&B (default: %(default)s)")

@@ -32,8 +32,9 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from sppbench.command_line import Parser
 from sppbench.files import write_atomically
 from sppbench.results import read_result
 
@@ -43,11 +44,6 @@ if TYPE_CHECKING:
 _FINAL = ("completed", "diverged")
 _RESOLUTION = 2.0**-14
 _EPILOG = "Exit status: 0; 1 if a run could not be inspected; 2 for what the user must mend, which one line tells."
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"sppbench: {message} (--help tells more)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m sppbench.inspection",
         description="Looks at the last weights of finished runs, and writes inspection.json beside them.",
         epilog=_EPILOG,

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sppbench.evidence import EvidenceError, read_evidence, write_compact
+from sppbench.evidence.__main__ import main
 from sppbench.spp.history import BatchNormWriter
 from tests.evidence_fabricate import ffnn_layers, write_gains, write_signals
 from tests.table.fabricate import write_run
@@ -93,6 +94,12 @@ def test_a_run_is_chosen_once_and_the_one_with_signals_first(tmp_path: Path) -> 
     assert [run.seed for run in evidence.select("ffnn", signals=True)] == [868]
     assert [run.lr for run in evidence.select("ffnn", seeds=[67])] == [0.001, 0.01]
     assert {run.sweep for run in evidence.runs} == {"a", "b"}
+    # Of two without signals the one that was inspected.
+    inspected = write_run(tmp_path / "c", "ffnn", 0.01, 67, 24.0)
+    (inspected / "inspection.json").write_text("{}")
+    assert [run.sweep for run in read_evidence(tmp_path).select("ffnn", 0.01)] == ["c"]
+    (write_run(tmp_path / "c", "ffnn", 0.001, 868, 25.0) / "inspection.json").write_text("{}")
+    assert [run.sweep for run in read_evidence(tmp_path).select("ffnn", 0.001, [868])] == ["b"]
     # A sweep alone is named like itself, however it is reached.
     assert {run.sweep for run in read_evidence(tmp_path / "b" / "ffnn" / "..").runs} == {"b"}
 
@@ -152,3 +159,23 @@ def test_no_directory(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="is not a directory"):
         read_evidence(tmp_path / "nowhere")
     assert read_evidence(tmp_path).runs == ()
+
+
+def test_the_command_keeps_what_came_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "sweep", "ffnn", 0.001, 868, 20.0)
+    write_run(tmp_path / "sweep", "ffnn", 0.001, 67, status=None)
+    arguments = [str(tmp_path / "sweep"), "--output", str(tmp_path / "kept")]
+    assert main(arguments) == 0
+    assert "seed=67: unfinished, not kept" in capsys.readouterr().out
+    assert [run.seed for run in read_evidence(tmp_path / "kept").runs] == [868]
+    damaged = write_run(tmp_path / "sweep", "ffnn", 0.001, 472, 20.0)
+    (damaged / "spp_epochs.parquet").write_bytes(b"nothing")
+    assert main(arguments) == 1
+    assert "spp_epochs.parquet is damaged" in capsys.readouterr().err
+    assert [run.seed for run in read_evidence(tmp_path / "kept").runs] == [868]
+    assert main([str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    file = tmp_path / "file"
+    file.touch()
+    assert main([str(tmp_path / "kept"), "--output", str(file)]) == 1
+    assert "cannot write to" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""The study's claims, each with a verdict from what runs left on disk: `python -m sppbench.claims DIR`.
+"""The study's claims, each with a verdict from what runs left on disk: `python -m sppbench.claims DIR`, or
+`sppbench.claims.judge.judge`.
 
 Names are imported when they are first used, so that the command answers at once.
 """
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sppbench.claims.claim import Claim, Part
-    from sppbench.claims.judge import judge
 
-_HOME = {"Claim": "claim", "Part": "claim", "judge": "judge"}
+# `judge` is in the module of its name, which would hide it here.
+_HOME = {"Claim": "claim", "Part": "claim"}
 
-__all__ = ["Claim", "Part", "judge"]
+__all__ = ["Claim", "Part"]
 
 
 def __getattr__(name: str) -> Any:

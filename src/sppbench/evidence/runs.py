@@ -55,6 +55,10 @@ class Recorded:
     def has_signals(self) -> bool:
         return any((self.path / name).exists() for name in ("spp.parquet", epochs.SPP_FILE))
 
+    @property
+    def _tells(self) -> tuple[bool, bool]:
+        return self.has_signals, (self.path / "inspection.json").exists()
+
     def signals(self, batches: str = "all") -> pd.DataFrame:
         """Epoch means of the signals, as `sppbench.spp.epoch_mean` gives them, over "all" batches or "full" ones.
 
@@ -139,8 +143,8 @@ class Evidence:
     ) -> list[Recorded]:
         """The runs of a net that came to their end, one a learning rate and seed, sorted.
 
-        Of several with the same net, learning rate and seed the first is taken that has recorded signals, else the
-        first.
+        Of several with the same net, learning rate and seed that one is taken which tells most: one with recorded
+        signals, then one that was inspected, then the first.
 
         Args:
             model: Name of the net.
@@ -154,7 +158,7 @@ class Evidence:
             fits = run.model == model and lr in (None, run.lr) and (wanted is None or run.seed in wanted)
             if fits and run.counts and (run.has_signals or not signals):
                 known = chosen.get((run.lr, run.seed))
-                if known is None or (run.has_signals and not known.has_signals):
+                if known is None or run._tells > known._tells:
                     chosen[run.lr, run.seed] = run
         return [chosen[key] for key in sorted(chosen)]
 

@@ -6,14 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from sppbench.command_line import Parser
 
 _EPILOG = "Exit status: 0; 2 for what the user must mend, which one line tells."
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"sppbench: {message} (--help tells more)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m sppbench.figures",
         description="The study's figures and the ones that it lacks, from what is there so far.",
         epilog=_EPILOG,

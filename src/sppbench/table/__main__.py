@@ -7,17 +7,13 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from sppbench.command_line import Parser
 
 _EPILOG = (
     "Exit status: 0; 1 if a result.json is damaged (the table is made without it); 2 for what the user must mend, "
     "which one line tells."
 )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"sppbench: {message} (--help tells more)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m sppbench.table", description="The table of a sweep, from what is there so far.", epilog=_EPILOG
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
