@@ -49,7 +49,7 @@ check: $(VENV)/.ready
 	$(RUN) -m mypy
 
 test: check
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 launchers: $(VENV)/.ready
 	VENV=$(VENV) tests/launchers.sh

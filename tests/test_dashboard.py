@@ -284,10 +284,3 @@ def test_a_bad_name(say: Say) -> None:
 
 def test_a_bad_argument(say: Say) -> None:
     assert "--what" in refusal(say("--what"))
-
-
-def test_nothing_heavy_is_imported_to_print_the_help() -> None:
-    tree = ast.parse(Path(sppbench.dashboard.__file__).read_text(encoding="utf-8"))
-    modules = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-    modules += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert {module.partition(".")[0] for module in modules} <= {*sys.stdlib_module_names}

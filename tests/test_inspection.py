@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import sppbench.inspection
 from sppbench.assembly import make_data_and_net
 from sppbench.files import config_directory
 from sppbench.inspection import batch_norm_errors, inspect, main
@@ -390,13 +388,3 @@ def test_what_the_user_must_mend_is_told_in_a_line(
     assert (status, out) == (2, "")
     assert err.startswith(f"sppbench: {message}")
     assert err.count("\n") == 1
-
-
-def test_help_is_there_at_once(say: Say) -> None:
-    """Without the packages that take seconds to import."""
-    assert say("--help")[0] == 0
-    tree = ast.parse(Path(sppbench.inspection.__file__).read_text())
-    names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)}
-    light = {"argparse", "json", "math", "sys", "zipfile", "pathlib", "typing", "collections.abc", "__future__"}
-    assert names == light | {"sppbench.files", "sppbench.results"}

@@ -503,10 +503,10 @@ assert_(wait(start("sweeps.name=killed")) == 0)
     forked(
         tmp_path,
         code,
-        "data.train_size=200",
+        "data.train_size=120",
         "seed=1,2",
         "optimizer.lr=0.001,0.01",
-        "trainer.max_epochs=6",
+        "trainer.max_epochs=5",
         "spp.epochs=[]",
     )
     begun = [line.split() for line in (tmp_path / "begun.txt").read_text().splitlines()]

@@ -146,10 +146,8 @@ STOPS = {
     "SIGTERM in epoch 0": (send(signal.SIGTERM), "training", 0, 1, 0),
     "SIGTERM in the middle of epoch 1": (send(signal.SIGTERM), "training", 4, 5, 1),
     "SIGINT in the last step of epoch 1": (send(signal.SIGINT), "training", 5, 6, 2),
-    "SIGTERM in the last step of epoch 1": (send(signal.SIGTERM), "training", 5, 6, 2),
     "SIGTERM in the validation of epoch 1": (send(signal.SIGTERM), "validation", 2, 6, 2),
     "SIGINT in the last step": (send(signal.SIGINT), "training", 8, 9, 3),
-    "SIGTERM in the test": (send(signal.SIGTERM), "test", 0, 9, 3),
     "SIGINT in the test": (send(signal.SIGINT), "test", 1, 9, 3),
 }
 

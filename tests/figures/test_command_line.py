@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import matplotlib.image
 import pandas as pd
 import pytest
 
-import sppbench.figures
 from sppbench.evidence import read_evidence
 from sppbench.figures import draw_figures
 from sppbench.figures.__main__ import main
@@ -158,12 +156,3 @@ def test_wandb_that_fails_gives_status_2(sweep: Path, say: Say, monkeypatch: pyt
     assert status == 2
     assert err == "sppbench: WANDB_MODE must be online, offline or disabled, got 'somewhere'\n"
     assert "figure1_h100" in out
-
-
-def test_nothing_heavy_is_imported_to_print_the_help() -> None:
-    folder = Path(sppbench.figures.__file__).parent
-    for name in ("__init__", "__main__"):
-        tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
-        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in top}
-        assert modules <= {"__future__", "argparse", "sys", "collections.abc", "pathlib", "typing", "importlib"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sppbench.report
 from sppbench.report.__main__ import main
 from sppbench.report.content import Content
 from sppbench.table.data import tidy
@@ -156,13 +154,3 @@ def test_wandb_gets_the_same(tmp_path: Path, outputs: Path) -> None:
     table = json.loads((run / "files" / row["report/table1.path"]).read_text(encoding="utf-8"))
     assert content.table is not None
     assert table["columns"] == list(tidy(content.table)[0])
-
-
-def test_nothing_heavy_is_imported_to_print_the_help() -> None:
-    folder = Path(sppbench.report.__file__).parent
-    for name in ("__init__", "__main__"):
-        tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
-        modules = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-        modules += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
-        light = {"__future__", "collections", "importlib", "pathlib", "sys", "typing"}
-        assert {module.split(".")[0] for module in modules if module != "sppbench.command_line"} <= light

@@ -249,27 +249,6 @@ def test_a_bad_wandb_mode_is_named(sweep: Path, say: Say, monkeypatch: pytest.Mo
     assert "WANDB_MODE must be online, offline or disabled, got 'somewhere'" in one_line(err)
 
 
-def test_nothing_heavy_is_imported_to_print_the_help() -> None:
-    """At their top, the files of the package import the standard library and each other; figures.py, late, the rest."""
-    folder = Path(sppbench.table.__file__).parent
-    reached, todo = set(), {"__init__", "__main__"}
-    while todo:
-        name = todo.pop()
-        reached.add(name)
-        tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
-        modules = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-        modules += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
-        for module in modules:
-            if module.startswith("sppbench.table."):
-                todo |= {module.split(".")[2]} - reached
-            else:
-                assert module.split(".")[0] in {"argparse", "collections", "importlib", "math", "pathlib", "sys"} | {
-                    "__future__",
-                    "typing",
-                }, f"{name} imports {module}"
-    assert reached == {"__init__", "__main__"}
-
-
 def test_train_and_its_packages_are_never_imported_at_the_top() -> None:
     heavy = {"torch", "torchvision", "lightning", "hydra", "wandb", "pandas", "scipy", "omegaconf", "yaml", "sklearn"}
     for file in Path(sppbench.table.__file__).parent.glob("*.py"):
