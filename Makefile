@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 help:
 	@echo "make demo       train a small real run on this machine, to a test accuracy"
 	@echo "make table1     all 60 runs of Table 1 on CIFAR-100, then the table; goes on where it was stopped"
-	@echo "make smoke      the same with narrow nets on digits, in about a minute"
+	@echo "make smoke      the same with narrow nets on digits, in two minutes"
 	@echo "make figures    all runs behind the study's figures on CIFAR-100, then the figures, into results/figures"
 	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make test       linters, type checker and test suite"

@@ -539,7 +539,7 @@ def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.Monk
     import wandb
 
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
+    logger = WandbLogger(project="test", save_dir=tmp_path, mode="offline")
     try:
         fit(tmp_path, SPPCallback(epochs=[0]), logger=logger)
     finally:
