@@ -16,28 +16,15 @@ import yaml
 import sppbench.dashboard
 from sppbench.dashboard import main
 from sppbench.files import config_directory
+from tests.commands import Say, saying
 from tests.spp.test_callback import read_wandb, records
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb_workspaces
 
 Json = dict[str, Any]
-Say = Callable[..., tuple[int, str, str]]
+say = saying(main)
 
 BATCHNORM_NET = ("name=ffnn_bn", "model=ffnn_bn", "model.hidden_features=16", "model.depth=2")
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs the command in this process and returns its exit status, standard output and standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            status = main(arguments)
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

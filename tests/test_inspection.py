@@ -19,9 +19,10 @@ from sppbench.assembly import make_data_and_net
 from sppbench.files import config_directory
 from sppbench.inspection import batch_norm_errors, inspect, main
 from sppbench.train import train
+from tests.commands import Say, saying
 from tests.conftest import EFFICIENTNET, FFNN, SMALL
 
-Say = Callable[..., tuple[int, str, str]]
+say = saying(main)
 NETS = {
     "ffnn": (*FFNN, "optimizer.lr=0.0"),
     "lsuv": (*EFFICIENTNET, "model.normalization=null", "model.init=lsuv", "optimizer.lr=0.0"),
@@ -47,20 +48,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(runs: Path, tmp_path: Path) -> Callable[[str], Path]:
     """A copy of one of them at tmp_path/net/<name>, free to be damaged."""
     return lambda name: shutil.copytree(runs / name, tmp_path / "net" / name)
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs the command in this process and returns its exit status, standard output and standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def weights(run: Path) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from sppbench.claims.judge import judge
 from sppbench.claims.text import FORMATS, terminal
 from sppbench.evidence import read_evidence
 from tests.claims.fabricate import CONSTANT, cell, rules
+from tests.commands import Say, saying
 
-Say = Callable[..., tuple[int, str, str]]
+say = saying(main)
 
 
 @pytest.fixture
@@ -25,20 +25,6 @@ def outputs(tmp_path: Path) -> Path:
     cell(path / "table1", "efficientnet_nobn", 0.001, [1.0], test=CONSTANT)
     cell(path / "table1", "sn_efficientnet_mp", 0.001, [29.0, 30.0, 29.5])
     return path
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs the command in this process and returns its exit status, standard output and standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def test_all_claims_are_printed_within_110_columns(outputs: Path, say: Say) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.image
@@ -15,10 +14,11 @@ from sppbench.evidence import read_evidence
 from sppbench.figures import draw_figures
 from sppbench.figures.__main__ import main
 from sppbench.figures.output import all_curves
+from tests.commands import Say, saying
 from tests.figures.fabricate import figure1, gradient, write_ffnn
 from tests.spp.test_callback import read_wandb
 
-Say = Callable[..., tuple[int, str, str]]
+say = saying(main)
 NET = "ffnn_bn_noaffine_h100"
 
 
@@ -28,20 +28,6 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "outputs" / "figures"
     write_ffnn(path, NET, 868, gradient(figure1))
     return path
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs the command in this process and returns its exit status, standard output and standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def test_matches_readings_and_what_is_missing_are_printed(sweep: Path, say: Say) -> None:
@@ -90,8 +76,6 @@ def test_redrawing_from_what_was_written_gives_the_same_files(sweep: Path, say: 
 
 def test_the_committed_figures_are_those_of_the_committed_runs() -> None:
     results = Path(__file__).parents[2] / "results" / "figures"
-    if not (results / "curves.parquet").exists():
-        pytest.skip("results/figures holds no figures yet")
     drawings, _ = draw_figures(read_evidence(results))
     found, committed = all_curves(drawings), pd.read_parquet(results / "curves.parquet")
     # Not exactly: logarithms and quantiles may differ in their last digit between machines.

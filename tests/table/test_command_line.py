@@ -6,7 +6,6 @@ import ast
 import io
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,11 @@ from sppbench.files import write_atomically
 from sppbench.table import read_table
 from sppbench.table.__main__ import main
 from sppbench.table.output import FORMATS
+from tests.commands import Say, saying
 from tests.spp.test_callback import read_wandb
 from tests.table.fabricate import write_cell, write_run
 
-Say = Callable[..., tuple[int, str, str]]
+say = saying(main)
 
 
 @pytest.fixture
@@ -32,20 +32,6 @@ def sweep(tmp_path: Path) -> Path:
     write_cell(path, "efficientnet_bn", 0.001, [33.0, 33.5, 34.0, 32.5, 33.0], curve=[10.0, 33.0])
     write_run(path, "sn_efficientnet_mp", 0.1, 868, 1.0, "diverged", curve=[1.0])
     return path
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs the command in this process and returns its exit status, standard output and standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def one_line(text: str) -> str:
