@@ -23,6 +23,7 @@ ALLOWED = {
     "sync_batchnorm": set(),
     "loggers": {"files"},
     "files": set(),
+    "allocator": set(),
     "command_line": set(),
     "output": set(),
     "results": {"files"},

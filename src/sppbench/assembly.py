@@ -87,6 +87,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
     import torch
     from hydra.utils import instantiate
 
+    from sppbench.allocator import keep_freed_memory
     from sppbench.callbacks import Checkpointing, Progress, StopOnNonFiniteLoss, Stopwatch
     from sppbench.classifier import Classifier
     from sppbench.data import DataError
@@ -116,6 +117,8 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
             enable_model_summary=False,
             enable_checkpointing=True,
         )
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         data.prepare_data()
         _check_fit(net, data)
         if cfg.compile:

@@ -25,9 +25,9 @@ from sppbench.results import Result, read_result
 
 log = logging.getLogger(__name__)
 
-# Where a run takes place and what it tells about itself: not what it computes.
+# Where a run takes place and what it tells about itself: not what it computes, but for rounding.
 NEUTRAL_KEYS = frozenset(
-    {"output_dir", "overwrite", "sweeps", "logger", "spp", "data.root", "data.download"}
+    {"output_dir", "overwrite", "sweeps", "logger", "spp", "data.root", "data.download", "optimizer.fused"}
     | {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
 )
 # Makes the saved configuration one that Hydra can run again as it is.
