@@ -13,7 +13,7 @@ help:
 	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make test       linters, type checker and test suite"
 	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
-	@echo "make bench      timings of the data loader, of training steps and of the probe"
+	@echo "make bench      all timings, into benchmarks/README.md, in half an hour; DATA=path/to/cifar100 for real images"
 	@echo "make clean      remove the environment and caches; outputs/ stays"
 	@echo
 	@echo "ARGS=... is handed on to the runs, as in: make table1 ARGS='data.root=path/to/cifar100 seed=868'"
@@ -54,11 +54,10 @@ test: check
 launchers: $(VENV)/.ready
 	VENV=$(VENV) tests/launchers.sh
 
+# timm and TorchLens are what ours is compared with. DATA=path/to/cifar100; without it images are random.
 bench: $(VENV)/.ready
-	$(RUN) benchmarks/loader.py
-	$(RUN) benchmarks/training.py
-	$(RUN) benchmarks/spp_overhead.py
-	$(RUN) benchmarks/spp_overhead.py --memory
+	$(RUN) -m pip install --quiet --disable-pip-version-check timm torchlens
+	$(RUN) benchmarks/all.py $(if $(DATA),--root $(DATA))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist

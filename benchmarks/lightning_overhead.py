@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from machine import describe
 from rounds import in_turns, markdown, ratio, spread, timed
+from sppbench.allocator import keep_freed_memory
 from sppbench.callbacks import Progress, StopOnNonFiniteLoss, Stopwatch
 from sppbench.classifier import Classifier
 from sppbench.data import Synthetic
@@ -105,6 +106,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["ffnn_h100:512", "ffnn:512", "efficientnet_bn:128"])
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    if options.device.type == "cpu":
+        keep_freed_memory()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, _, batch in (case.partition(":") for case in options.cases):

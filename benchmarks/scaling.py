@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from machine import describe
 from rounds import in_turns, markdown, ratio, timed
+from sppbench.allocator import keep_freed_memory
 from sppbench.models import FFNN
 from sppbench.spp import SignalProbe
 
@@ -52,6 +53,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after three to warm up")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    if options.device.type == "cpu":
+        keep_freed_memory()
     print(f"{describe()}; device {options.device}, {options.rounds} rounds")
     for varied, values in VARIED.items():
         rows = []

@@ -2,20 +2,21 @@
 
     python benchmarks/spp_overhead.py [--rounds 7] [--cases ffnn_bn:512 efficientnet_bn:128 efficientnet_bn:512]
 
-All layers, activations, gradients and weights, at every step, eager, fp32, channels_last. The variants take turns
-within a round, so that a disturbance of the machine hits all of them; the ratio is the median of the pairs. The floor
-is the time to read every activation, gradient and weight once, from their bytes and the bandwidth measured in the same
-run. Memory (``--memory``) is the peak of what PyTorch holds within a step, weights and the optimizer's state included;
-the resident memory of a process varies by several percent from one run to the next.
+All layers, activations, gradients and weights, at every step, fp32, with the settings of a run (channels_last, fused
+Adam, on a CPU memory that is kept); eager, or with ``--compile MODE`` compiled, the statistics in the same graph. The
+variants take turns within a round, so that a disturbance of the machine hits all of them; the ratio is the median of
+the pairs. The floor is the time to read every activation, gradient and weight once, from their bytes and the bandwidth
+measured in the same run. Memory (``--memory``) is the peak of what PyTorch holds within a step, weights and the
+optimizer's state included; the resident memory of a process varies by several percent from one run to the next.
 """
 
 import argparse
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +31,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from machine import describe
+from rounds import in_turns, markdown, ratio, spread, timed
+from sppbench.allocator import keep_freed_memory
 from sppbench.files import config_directory
 from sppbench.spp.batchnorm import BatchNormProbe
 from sppbench.spp.frame import to_frame
@@ -41,11 +44,13 @@ FLUSH = 50
 class Step:
     """A net and its optimizer; a call does one training step on the same batch."""
 
-    def __init__(self, name: str, batch: int, device: torch.device) -> None:
+    def __init__(self, name: str, batch: int, device: torch.device, mode: str | None = None) -> None:
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
             cfg = compose("train", [f"model={name}", "name=benchmark"])
         torch.manual_seed(0)
         self.net: nn.Module = instantiate(cfg.model).to(device, memory_format=torch.channels_last)
+        if mode is not None:
+            self.net.compile(mode=mode)  # at its first call: with the hooks that are there then
         self.optimizer: torch.optim.Optimizer = instantiate(cfg.optimizer)(self.net.parameters())
         self.images = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
         self.labels = torch.randint(100, (batch,), device=device)
@@ -169,15 +174,6 @@ def bandwidth(device: torch.device) -> float:
     return max(x.numel() * 4 / timed(x.max, device) for _ in range(5))
 
 
-def timed(action: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that it takes, work on the device included."""
-    start = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def peak_memory(step: Step) -> float:
     """Peak MiB that PyTorch holds on the CPU within a step, from every allocation that its profiler sees."""
     for _ in range(2):
@@ -203,18 +199,20 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["ffnn_bn:512", "efficientnet_bn:128", "efficientnet_bn:512"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", help="a mode of torch.compile")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
     options = parser.parse_args()
     os.environ["WANDB_SILENT"] = "true"
+    if options.device.type == "cpu":
+        keep_freed_memory()
     cases = [(name, int(batch)) for name, _, batch in (case.partition(":") for case in options.cases)]
     print(f"{describe()}; device {options.device}\n")
     for name, batch in cases:
         if options.memory:
             steps = ((variant, VARIANTS[variant](name, batch, options.device)) for variant in options.variants)
             peaks = {variant: peak_memory(step) for variant, step in steps}
-            print(f"| {name}, batch {batch} | peak MiB | ratio |\n|---|---:|---:|")
-            for variant, peak in peaks.items():
-                print(f"| {variant} | {peak:,.1f} | {peak / peaks['plain']:.3f} |")
+            rows = [[variant, f"{peak:,.1f}", f"{peak / peaks['plain']:.3f}"] for variant, peak in peaks.items()]
+            print(markdown([f"{name}, batch {batch}", "peak MiB", "ratio"], rows))
         else:
             measure(name, batch, options)
         print(flush=True)
@@ -222,21 +220,20 @@ def main() -> None:
 
 def measure(name: str, batch: int, options: argparse.Namespace) -> None:
     """Prints the table of one net and batch size."""
-    steps = {variant: VARIANTS[variant](name, batch, options.device) for variant in options.variants}
-    times: dict[str, list[float]] = {variant: [] for variant in steps}
-    for round_ in range(options.rounds + 2):
-        for variant, step in steps.items():
-            seconds = timed(step, options.device)
-            if round_ > 1:
-                times[variant].append(seconds)
+    arguments = (name, batch, options.device, options.compile)
+    steps = {variant: VARIANTS[variant](*arguments) for variant in options.variants}
+    times = in_turns(
+        {variant: partial(timed, step, options.device) for variant, step in steps.items()}, options.rounds, 2
+    )
     plain = times["plain"]
     floor = bytes_to_read(Plain(name, batch, options.device)) / bandwidth(options.device)
-    print(f"| {name}, batch {batch} | ms a step | range | ratio to plain |\n|---|---:|---:|---:|")
-    for variant, values in times.items():
-        ratio = median(a / b for a, b in zip(values, plain, strict=True))
-        low, high = 1e3 * min(values), 1e3 * max(values)
-        print(f"| {variant} | {1e3 * median(values):.1f} | {low:.1f} to {high:.1f} | {ratio:.2f} |")
-    print(f"| floor: plain + one reading | {1e3 * (median(plain) + floor):.1f} | | {1 + floor / median(plain):.2f} |")
+    rows: list[list[object]] = [
+        [variant, f"{1e3 * median(values):.1f}", spread(values, 1e3), f"{ratio(values, plain):.2f}"]
+        for variant, values in times.items()
+    ]
+    least = median(plain) + floor
+    rows.append(["floor: plain + one reading", f"{1e3 * least:.1f}", "", f"{least / median(plain):.2f}"])
+    print(markdown([f"{name}, batch {batch}", "ms a step", "range", "ratio to plain"], rows))
 
 
 if __name__ == "__main__":

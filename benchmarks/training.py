@@ -1,16 +1,20 @@
-"""Training images per second of each net, channels_last and NCHW in pairs, as a Markdown table.
+"""Training images per second of each net, with each thing that is done for speed, in pairs, as a Markdown table.
 
-    python benchmarks/training.py [--batch-size 512] [--rounds 5] [--device cpu]
+    python benchmarks/training.py [--batch-size 512] [--rounds 5] [--device cuda] [--compile reduce-overhead]
 
-A round is one optimizer step (Adam, fp32) on a batch from TensorLoader, augmentation included, in a plain loop. The two
-layouts take turns within a round, so that a disturbance of the machine hits both; medians over the rounds are shown.
+A column adds one thing to the column before: NCHW and a kernel for each operation of the optimizer; channels_last; one
+kernel for all of the optimizer's work (fused); on a CPU memory that is kept from step to step; with ``--compile`` the
+net compiled. A round is one timed optimizer step (Adam, fp32) of each, after one that is not timed, on batches from
+TensorLoader, in a plain loop; the variants take turns. A rate is the median over the rounds, the ratio that of the
+pairs of last and first column. The projection is for 15 runs of 20 epochs of 40,000 images a net, without the probe,
+validation and start.
 """
 
 import argparse
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from statistics import median
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -18,33 +22,63 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from allocation import keep_memory
 from machine import describe
+from rounds import in_turns, markdown, ratio, timed
 from sppbench.data import Synthetic
 from sppbench.files import config_directory
 
-NETS = ("ffnn", "ffnn_bn", "efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp")
+TABLE1 = ("efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp")
+NETS = ("ffnn", "ffnn_bn", "ffnn_bn_h100", *TABLE1)
+IMAGES_OF_A_NET = 15 * 20 * 40_000
 
 
 class Training:
-    """A net in one memory format, with its optimizer."""
+    """A net with its optimizer; a call does two steps and returns the seconds of the second one."""
 
-    def __init__(self, name: str, layout: torch.memory_format, device: torch.device) -> None:
+    def __init__(
+        self,
+        name: str,
+        batches: Iterator[tuple[Tensor, Tensor]],
+        device: torch.device,
+        layout: torch.memory_format = torch.contiguous_format,
+        fused: bool = False,
+        kept: bool = False,
+        mode: str | None = None,
+    ) -> None:
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
-            cfg = compose("train", [f"model={name}", "name=benchmark"])
+            cfg = compose(
+                "train", [f"model={name}", "name=benchmark", f"optimizer.fused={'true' if fused else 'null'}"]
+            )
         torch.manual_seed(0)
-        self.layout = layout
         self.net: nn.Module = instantiate(cfg.model).to(device, memory_format=layout)
+        if mode is not None:
+            self.net.compile(mode=mode)
         self.optimizer: torch.optim.Optimizer = instantiate(cfg.optimizer)(self.net.parameters())
+        self.batches, self.device, self.layout, self.kept = batches, device, layout, kept
 
-    def step(self, images: Tensor, labels: Tensor) -> float:
-        """Does one optimizer step and returns its images per second."""
-        start = time.perf_counter()
+    def step(self) -> None:
+        images, labels = (part.to(self.device) for part in next(self.batches))
         self.optimizer.zero_grad()
         F.cross_entropy(self.net(images.contiguous(memory_format=self.layout)), labels).backward()
         self.optimizer.step()
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        return len(labels) / (time.perf_counter() - start)
+
+    def __call__(self) -> float:
+        keep_memory(self.kept)
+        self.step()
+        return timed(self.step, self.device)
+
+
+def variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What each column adds, all that is before it included."""
+    layout: dict[str, Any] = {"layout": torch.channels_last}
+    found = {"NCHW": {}, "channels_last": layout, "and fused Adam": layout | {"fused": True}}
+    last = layout | {"fused": True, "kept": options.device.type == "cpu"}
+    if options.device.type == "cpu":
+        found["and memory kept"] = last
+    if options.compile:
+        found[f"and compiled ({options.compile})"] = last | {"mode": options.compile}
+    return found
 
 
 def main() -> None:
@@ -52,6 +86,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one to warm up")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", help="a mode of torch.compile")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     options = parser.parse_args()
 
@@ -59,21 +94,21 @@ def main() -> None:
     data.prepare_data()
     data.setup()
     batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(data.train_dataloader()))
-    print(f"{describe()}; device {options.device}, batch {options.batch_size}, {options.rounds} rounds\n")
-    print("| net | images/s, channels_last | range | images/s, NCHW | ratio (median of pairs) |")
-    print("|---|---:|---:|---:|---:|")
+    rows, rates = [], {}
     for name in options.nets:
-        ours, usual = (
-            Training(name, layout, options.device) for layout in (torch.channels_last, torch.contiguous_format)
-        )
-        rates = []
-        for _ in range(options.rounds + 1):
-            images, labels = (part.to(options.device) for part in next(batches))
-            rates.append((ours.step(images, labels), usual.step(images, labels)))
-        left, right = zip(*rates[1:], strict=True)
-        ratio = median(a / b for a, b in rates[1:])
-        spread = f"{min(left):,.0f} to {max(left):,.0f}"
-        print(f"| {name} | {median(left):,.0f} | {spread} | {median(right):,.0f} | {ratio:.2f} |", flush=True)
+        trainings: dict[str, Callable[[], float]] = {
+            column: Training(name, batches, options.device, **settings)
+            for column, settings in variants(options).items()
+        }
+        times = list(in_turns(trainings, options.rounds).values())
+        rates[name] = options.batch_size / median(times[-1])
+        cells = [f"{options.batch_size / median(values):,.0f}" for values in times]
+        rows.append([name, *cells, f"{ratio(times[0], times[-1]):.2f}"])
+    print(f"{describe()}; device {options.device}, batch {options.batch_size}, {options.rounds} rounds; images/s\n")
+    print(markdown(["net", *variants(options), "last / first"], rows))
+    if set(TABLE1) <= set(rates):
+        hours = sum(IMAGES_OF_A_NET / rates[name] for name in TABLE1) / 3600
+        print(f"\nTable 1, 60 runs one after the other, projected from these steps: {hours:.1f} hours")
 
 
 if __name__ == "__main__":

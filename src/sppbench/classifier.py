@@ -64,7 +64,7 @@ class Classifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        self.train_loss.update(loss.detach(), len(labels))
+        _add(self.train_loss, loss.detach(), labels)
         self.train_accuracy.update(logits.detach(), labels)
         accuracy = 100 * (logits.detach().argmax(1) == labels).float().mean()
         self.log_dict({"train/loss_step": loss.detach(), "train/accuracy_step": accuracy})
@@ -79,7 +79,7 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         logits = self(images)
-        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
+        _add(self.val_loss, F.cross_entropy(logits, labels), labels)
         self.val_accuracy.update(logits, labels)
         self.val_top5.update(logits, labels)
 
@@ -99,7 +99,7 @@ class Classifier(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         logits = self(images)
-        self.test_loss.update(F.cross_entropy(logits, labels), len(labels))
+        _add(self.test_loss, F.cross_entropy(logits, labels), labels)
         for metric in (self.test_accuracy, self.test_top5, self.test_per_class):
             metric.update(logits, labels)
         self.test_logits.update(logits)
@@ -207,6 +207,11 @@ class LogitSummary(Metric):
 def _mean() -> MeanMetric:
     # "disable": a loss that is not a number must make the mean not a number, rather than be left out of it.
     return MeanMetric(nan_strategy="disable")
+
+
+def _add(mean: MeanMetric, loss: Tensor, labels: Tensor) -> None:
+    # The number of images as a tensor that is made on the device: a plain number would be copied there, which waits.
+    mean.update(loss, torch.full_like(loss, len(labels)))
 
 
 def _accuracy(num_classes: int, top_k: int = 1, average: str = "micro") -> Any:

@@ -1,0 +1,72 @@
+"""Runs all benchmarks and writes their tables into benchmarks/README.md, each in its place between two markers.
+
+    python benchmarks/all.py [--root PATH] [--only usual floor]
+
+Takes half an hour on two cores, on which nothing else should run. ``--root`` is the folder with CIFAR-100; without it
+images are random. What stands outside of the markers is left as it is.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+# The name of each table, and its command; ROOT becomes --root PATH, or nothing.
+COMMANDS = {
+    "usual": "usual.py ROOT",
+    "training": "training.py",
+    "floor": "floor.py",
+    "lightning": "lightning_overhead.py",
+    "spp": "spp_overhead.py",
+    "memory": "spp_overhead.py --memory",
+    "scaling": "scaling.py",
+    "loader": "loader.py ROOT",
+    "start_up": "start_up.py ROOT",
+    "end_to_end": "end_to_end.py results",
+}
+
+
+def table_of(command: str, root: Path | None) -> str:
+    """What a benchmark prints, under the line that runs it.
+
+    Raises:
+        subprocess.CalledProcessError: It fails; its error is on the terminal.
+    """
+    arguments = command.replace("ROOT", f"--root {root}" if root else "").split()
+    done = subprocess.run(
+        [sys.executable, str(HERE / arguments[0]), *arguments[1:]], check=True, stdout=subprocess.PIPE, text=True
+    )
+    shown = command.replace("ROOT", "--root path/to/cifar100" if root else "").strip()
+    return f"`python benchmarks/{shown}`\n\n{done.stdout.strip()}"
+
+
+def put(page: str, name: str, content: str) -> str:
+    """The page with a table in its place.
+
+    Raises:
+        ValueError: The page has no place for it.
+    """
+    place = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not place.search(page):
+        raise ValueError(f"{README} has no <!-- {name} --> ... <!-- end -->")
+    return place.sub(lambda found: f"{found[1]}{content}\n{found[2]}", page, count=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    options = parser.parse_args()
+    for name in options.only:
+        start = time.monotonic()
+        content = table_of(COMMANDS[name], options.root)
+        README.write_text(put(README.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

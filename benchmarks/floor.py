@@ -1,0 +1,117 @@
+"""The least that a training step can take on this machine, what it takes, and what it is spent on, as Markdown tables.
+
+    python benchmarks/floor.py [--nets efficientnet_bn ffnn_bn] [--batch-size 512] [--device cuda]
+
+The floor is the larger of two times. Memory: the output of every convolution and linear layer is moved five times
+(written and read forward, read again backward, its gradient written and read), with everything between two of them
+merged into them, and each weight seven times (read forward and backward, its gradient, Adam's two moments and itself
+written once); at the bandwidth of a copy. Arithmetic: all multiplications and additions of convolutions and linear
+layers, forward and backward, at the rate of a large matrix product in float32. Both rates are measured in the same run,
+as is the step: the settings of a run without probe, median of the rounds. The second table sorts the step's time by
+operation, from PyTorch's profiler.
+"""
+
+import argparse
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from machine import describe
+from rounds import markdown, timed
+from spp_overhead import Plain
+from sppbench.allocator import keep_freed_memory
+
+KINDS = {
+    "convolution, backward": ("convolution_backward",),
+    "convolution, forward": ("mkldnn_convolution", "cudnn_convolution", "_conv_depthwise2d"),
+    "batch normalization, backward": ("batch_norm_backward", "batchnorm_backward"),
+    "batch normalization, forward": ("native_batch_norm", "cudnn_batch_norm"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "activations, both ways": ("silu", "relu", "threshold", "clamp_min", "sigmoid"),
+    "optimizer": ("fused_adam", "Optimizer."),
+}
+OTHER = "other: sums, products and copies of tensors"
+
+
+def moved(step: Plain) -> int:
+    """Bytes, as above."""
+    outputs = 0
+
+    def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
+        nonlocal outputs
+        outputs += output.numel() * output.element_size()
+
+    layers = [module for module in step.net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    step()
+    for handle in handles:
+        handle.remove()
+    return 5 * outputs + 7 * sum(weight.numel() * weight.element_size() for weight in step.net.parameters())
+
+
+def best(action: Callable[[], object], device: torch.device) -> float:
+    return min(timed(action, device) for _ in range(7))
+
+
+def rates(device: torch.device) -> tuple[float, float]:
+    """Bytes that a copy moves in a second, and floating-point operations of a matrix product."""
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+    size = 8192 if device.type == "cuda" else 2048
+    matrix = torch.ones(size, size, device=device)
+    bandwidth = 2 * 4 * source.numel() / best(lambda: target.copy_(source), device)
+    return bandwidth, 2 * size**3 / best(lambda: torch.mm(matrix, matrix), device)
+
+
+def shares(step: Plain, device: torch.device) -> dict[str, float]:
+    """Share of a step's time by kind of operation."""
+    kinds = [ProfilerActivity.CUDA] if device.type == "cuda" else []
+    with profile(activities=[ProfilerActivity.CPU, *kinds]) as profiler:
+        timed(step, device)
+    found = dict.fromkeys([*KINDS, OTHER], 0.0)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), OTHER)
+        found[kind] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+    total = sum(found.values())
+    return {kind: value / total for kind, value in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--nets", nargs="+", default=["efficientnet_bn", "sn_efficientnet_mp", "ffnn_bn", "ffnn_bn_h100"]
+    )
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after two to warm up")
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    if options.device.type == "cpu":
+        keep_freed_memory()
+    bandwidth, speed = rates(options.device)
+    rows, parts = [], {}
+    for name in options.nets:
+        step = Plain(name, options.batch_size, options.device)
+        memory = moved(step) / bandwidth
+        with FlopCounterMode(display=False) as counter:
+            step()
+        arithmetic = counter.get_total_flops() / speed
+        took = median([timed(step, options.device) for _ in range(options.rounds + 2)][2:])
+        floor = max(memory, arithmetic)
+        rows.append([name, *(f"{1e3 * value:.1f}" for value in (memory, arithmetic, took)), f"{took / floor:.1f}"])
+        parts[name] = shares(step, options.device)
+    print(
+        f"{describe()}; device {options.device}, batch {options.batch_size}; copy {bandwidth / 1e9:.1f} GB/s, "
+        f"matrix product {speed / 1e9:,.0f} GFLOP/s\n"
+    )
+    print(markdown(["ms", "floor: memory", "floor: arithmetic", "a step", "step / floor"], rows))
+    print()
+    table = [[kind, *(f"{100 * parts[name][kind]:.0f} %" for name in parts)] for kind in (*KINDS, OTHER)]
+    print(markdown(["share of a step", *parts], table))
+
+
+if __name__ == "__main__":
+    main()
