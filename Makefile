@@ -17,6 +17,7 @@ help:
 	@echo "make clean      remove the environment and caches; outputs/ stays"
 	@echo
 	@echo "ARGS=... is handed on to the runs, as in: make table1 ARGS='data.root=path/to/cifar100 seed=868'"
+	@echo "JOBS=4 runs so many at once, on one machine or GPU: make table1 JOBS=4"
 
 # The stamp is written last: an environment whose installation was cut short is installed again.
 $(VENV)/.ready: pyproject.toml
@@ -29,14 +30,18 @@ demo: $(VENV)/.ready
 	$(RUN) -m sppbench.train model=sn_efficientnet_mp optimizer.lr=0.001 data=digits trainer.max_epochs=5 \
 		output_dir=outputs/demo overwrite=true
 
+# The command of a sweep; with JOBS it has an extra of its own.
+SWEEP := $(if $(JOBS),$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[joblib]" &&) \
+	$(RUN) -m sppbench.train -m $(if $(JOBS),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS))
+
 # The table is made from what is there, also where cells have failed; the status tells of both.
 table1 smoke: $(VENV)/.ready
-	$(RUN) -m sppbench.train -m sweeps=$@ $(ARGS); status=$$?; \
+	$(SWEEP) sweeps=$@ $(ARGS); status=$$?; \
 	$(RUN) -m sppbench.table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
 
 # Drawn from what is there, also where cells have failed.
 figures: $(VENV)/.ready
-	$(RUN) -m sppbench.train -m sweeps=figures $(ARGS); status=$$?; \
+	$(SWEEP) sweeps=figures $(ARGS); status=$$?; \
 	$(RUN) -m sppbench.inspection outputs/figures && \
 	$(RUN) -m sppbench.figures outputs/figures --output results/figures && exit $$status
 

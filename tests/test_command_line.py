@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from sppbench.files import config_directory
 from sppbench.results import read_result
 from sppbench.spp.history import read_history
 from tests.conftest import FFNN, SMALL
@@ -158,3 +160,11 @@ def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
     assert "test accuracy" in shown
     result = read_result(tmp_path / "outputs" / "runs" / "ffnn" / "lr=0.001" / "seed=868" / "result.json")
     assert (result.data, result.git) == ("Digits", None), "not imported from the wheel"
+
+
+@pytest.mark.parametrize("file", sorted((config_directory() / "trainer").glob("*.yaml")), ids=lambda file: file.stem)
+def test_training_is_repeatable_unless_a_trainer_is_chosen_that_says_it_is_not(file: Path) -> None:
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        trainer = compose("train", [f"trainer={file.stem}", "name=x"]).trainer
+    assert trainer.deterministic == ("Not repeatable" not in file.read_text())
+    assert bool(trainer.get("benchmark")) == (not trainer.deterministic)

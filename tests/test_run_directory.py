@@ -42,8 +42,9 @@ def test_flatten_gives_the_keys_of_the_command_line() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [1]}}, "e": None, "f": {}}) == {"a.b": 1, "a.c.d": [1], "e": None, "f": {}}
 
 
-def test_the_hash_ignores_where_a_run_takes_place_and_nothing_else() -> None:
+def test_the_hash_ignores_where_and_by_which_kernels_a_run_takes_place_and_nothing_else() -> None:
     same = changed(output_dir="y", overwrite=True, data__root="b", trainer__accelerator="cpu", logger=None)
+    same["optimizer"]["fused"] = True
     assert config_hash(same) == config_hash(CONFIG)
     assert identity(CONFIG).keys() == {
         "seed",
