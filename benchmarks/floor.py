@@ -4,11 +4,11 @@
 
 The floor is the larger of two times. Memory: the output of every convolution and linear layer is moved five times
 (written and read forward, read again backward, its gradient written and read), with everything between two of them
-merged into them, and each weight seven times (read forward and backward, its gradient, Adam's two moments and itself
-written once); at the bandwidth of a copy. Arithmetic: all multiplications and additions of convolutions and linear
-layers, forward and backward, at the rate of a large matrix product in float32. Both rates are measured in the same run,
-as is the step: the settings of a run without probe, median of the rounds. The second table sorts the step's time by
-operation, from PyTorch's profiler.
+merged into them, and each weight ten times (read forward, backward and by Adam, and written; its gradient written and
+read; Adam's two moments read and written); at the bandwidth of a copy. Arithmetic: the multiplications and additions of
+convolutions and linear layers, for the output and for the gradients of input and weight, at the rate of a large matrix
+product in float32. Both rates are measured in the same run, as is the step: the settings of a run without probe, median
+of the rounds. The second table sorts the step's time by operation, from PyTorch's profiler.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from machine import describe
 from rounds import markdown, timed
@@ -31,26 +30,29 @@ KINDS = {
     "batch normalization, backward": ("batch_norm_backward", "batchnorm_backward"),
     "batch normalization, forward": ("native_batch_norm", "cudnn_batch_norm"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
-    "activations, both ways": ("silu", "relu", "threshold", "clamp_min", "sigmoid"),
+    "activations, both ways": ("silu", "elu", "threshold", "clamp_min", "sigmoid"),
     "optimizer": ("fused_adam", "Optimizer."),
 }
 OTHER = "other: sums, products and copies of tensors"
 
 
-def moved(step: Plain) -> int:
-    """Bytes, as above."""
-    outputs = 0
+def least(step: Plain) -> tuple[int, int]:
+    """Bytes and floating-point operations, as above."""
+    outputs = operations = 0
 
-    def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
-        nonlocal outputs
+    def hook(module: nn.Conv2d | nn.Linear, arguments: object, output: Tensor) -> None:
+        nonlocal outputs, operations
         outputs += output.numel() * output.element_size()
+        operations += 3 * 2 * output.numel() * module.weight[0].numel()
 
     layers = [module for module in step.net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(hook) for layer in layers]
     step()
     for handle in handles:
         handle.remove()
-    return 5 * outputs + 7 * sum(weight.numel() * weight.element_size() for weight in step.net.parameters())
+    return 5 * outputs + 10 * sum(
+        weight.numel() * weight.element_size() for weight in step.net.parameters()
+    ), operations
 
 
 def best(action: Callable[[], object], device: torch.device) -> float:
@@ -95,10 +97,8 @@ def main() -> None:
     rows, parts = [], {}
     for name in options.nets:
         step = Plain(name, options.batch_size, options.device)
-        memory = moved(step) / bandwidth
-        with FlopCounterMode(display=False) as counter:
-            step()
-        arithmetic = counter.get_total_flops() / speed
+        moved, operations = least(step)
+        memory, arithmetic = moved / bandwidth, operations / speed
         took = median([timed(step, options.device) for _ in range(options.rounds + 2)][2:])
         floor = max(memory, arithmetic)
         rows.append([name, *(f"{1e3 * value:.1f}" for value in (memory, arithmetic, took)), f"{took / floor:.1f}"])

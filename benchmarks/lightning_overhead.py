@@ -8,8 +8,10 @@ logger; without the probe, whose cost ``spp_overhead.py`` measures, and without 
 """
 
 import argparse
+import logging
 import tempfile
 import time
+import warnings
 from functools import partial
 from itertools import chain, islice, repeat
 from statistics import median
@@ -106,6 +108,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["ffnn_h100:512", "ffnn:512", "efficientnet_bn:128"])
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
     if options.device.type == "cpu":
         keep_freed_memory()
     rows = []

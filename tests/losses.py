@@ -8,6 +8,7 @@ to compute the same, come apart by 1e-7 in the first step and by half within fif
 something, on the same machine. In float64 what is computed differently stays apart by less than 1e-6, and what is
 computed wrongly does not.
 
+With ``--types float32 --write`` the losses in float64 stay as they are, to be compared with what was computed before.
 The stored losses are those of one thread. ``--compile``, ``--device cuda``, ``--threads 2`` and ``--override
 optimizer.fused=false`` compare other ways to compute them.
 """
@@ -113,7 +114,9 @@ def main() -> None:
                 equal = sum(a == b for a, b in zip(ours, stored, strict=True))
                 print(f"| {name} | {kind} | {equal} | {' | '.join(parts)} |", flush=True)
     if options.write:
-        STORED.write_text(json.dumps({"machine": machine(), "losses": found}, indent=0) + "\n")
+        stored = read()["losses"] if STORED.exists() else {}
+        merged = {kind: stored.get(kind, {}) | found.get(kind, {}) for kind in TYPES}
+        STORED.write_text(json.dumps({"machine": machine(), "losses": merged}, indent=0) + "\n")
 
 
 if __name__ == "__main__":
