@@ -70,11 +70,13 @@ def machine() -> dict[str, Any]:
     file = Path("/proc/cpuinfo")
     lines = [line.partition(":") for line in (file.read_text().splitlines() if file.exists() else ())]
     known = {key.strip(): value.strip() for key, _, value in lines}
+    caches = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
     return {
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
-        **{key: known.get(key) for key in ("model name", "stepping", "cache size", "flags")},
+        "caches": [file.read_text().strip() for file in caches],
+        **{key: known.get(key) for key in ("cpu family", "model", "model name", "stepping", "flags")},
     }
 
 
