@@ -30,17 +30,21 @@ demo: $(VENV)/.ready
 	$(RUN) -m sppbench.train model=sn_efficientnet_mp optimizer.lr=0.001 data=digits trainer.max_epochs=5 \
 		output_dir=outputs/demo overwrite=true
 
-# The command of a sweep; with JOBS it has an extra of its own.
-SWEEP := $(if $(JOBS),$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[joblib]" &&) \
-	$(RUN) -m sppbench.train -m $(if $(JOBS),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS))
+# The command of a sweep, of several runs at once with JOBS.
+SWEEP := $(RUN) -m sppbench.train -m $(if $(JOBS),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS))
+LAUNCHER := $(if $(JOBS),$(VENV)/.joblib)
+
+$(VENV)/.joblib: $(VENV)/.ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[joblib]"
+	@touch $@
 
 # The table is made from what is there, also where cells have failed; the status tells of both.
-table1 smoke: $(VENV)/.ready
+table1 smoke: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=$@ $(ARGS); status=$$?; \
 	$(RUN) -m sppbench.table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
 
 # Drawn from what is there, also where cells have failed.
-figures: $(VENV)/.ready
+figures: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=figures $(ARGS); status=$$?; \
 	$(RUN) -m sppbench.inspection outputs/figures && \
 	$(RUN) -m sppbench.figures outputs/figures --output results/figures && exit $$status
@@ -62,7 +66,7 @@ launchers: $(VENV)/.ready
 # timm and TorchLens are what ours is compared with. DATA=path/to/cifar100; without it images are random.
 bench: $(VENV)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check timm torchlens
-	$(RUN) benchmarks/all.py $(if $(DATA),--root $(DATA))
+	$(RUN) benchmarks/all.py $(if $(DATA),--root "$(DATA)")
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist

@@ -13,35 +13,42 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
-# The name of each table, and its command; ROOT becomes --root PATH, or nothing.
+# The name of each table, and its command; those that take --root.
 COMMANDS = {
-    "usual": "usual.py ROOT",
-    "training": "training.py",
-    "floor": "floor.py",
-    "lightning": "lightning_overhead.py",
-    "spp": "spp_overhead.py",
-    "memory": "spp_overhead.py --memory",
-    "scaling": "scaling.py",
-    "loader": "loader.py ROOT",
-    "start_up": "start_up.py ROOT",
-    "end_to_end": "end_to_end.py results",
+    "usual": ["usual.py"],
+    "training": ["training.py"],
+    "kept_memory": ["kept_memory.py"],
+    "floor": ["floor.py"],
+    "lightning": ["lightning_overhead.py"],
+    "spp": ["spp_overhead.py"],
+    "memory": ["spp_overhead.py", "--memory"],
+    "scaling": ["scaling.py"],
+    "loader": ["loader.py"],
+    "start_up": ["start_up.py"],
+    "end_to_end": ["end_to_end.py", "results"],
 }
+WITH_ROOT = ("usual", "loader", "start_up")
 
 
-def table_of(command: str, root: Path | None) -> str:
+def table_of(name: str, root: Path | None) -> str:
     """What a benchmark prints, under the line that runs it.
 
     Raises:
         subprocess.CalledProcessError: It fails; its error is on the terminal.
     """
-    arguments = command.replace("ROOT", f"--root {root}" if root else "").split()
+    with_root = root is not None and name in WITH_ROOT
+    script, *arguments = COMMANDS[name]
     done = subprocess.run(
-        [sys.executable, str(HERE / arguments[0]), *arguments[1:]], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(HERE / script), *arguments, *(["--root", str(root)] if with_root else [])],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=HERE.parent,
     )
-    shown = command.replace("ROOT", "--root path/to/cifar100" if root else "").strip()
-    return f"`python benchmarks/{shown}`\n\n{done.stdout.strip()}"
+    shown = [f"benchmarks/{script}", *arguments, *(["--root path/to/cifar100"] if with_root else [])]
+    return f"`python {' '.join(shown)}`\n\n{done.stdout.strip()}"
 
 
 def put(page: str, name: str, content: str) -> str:
@@ -50,7 +57,7 @@ def put(page: str, name: str, content: str) -> str:
     Raises:
         ValueError: The page has no place for it.
     """
-    place = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    place = re.compile(f"(<!-- {name} -->\\n).*?(<!-- end -->)", re.DOTALL)
     if not place.search(page):
         raise ValueError(f"{README} has no <!-- {name} --> ... <!-- end -->")
     return place.sub(lambda found: f"{found[1]}{content}\n{found[2]}", page, count=1)
@@ -61,11 +68,18 @@ def main() -> None:
     parser.add_argument("--root", type=Path)
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     options = parser.parse_args()
+    failed = []
     for name in options.only:
         start = time.monotonic()
-        content = table_of(COMMANDS[name], options.root)
+        try:
+            content = table_of(name, options.root.resolve() if options.root else None)
+        except subprocess.CalledProcessError:
+            failed.append(name)
+            continue
         README.write_text(put(README.read_text(encoding="utf-8"), name, content), encoding="utf-8")
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ The floor is the larger of two times. Memory: the output of every convolution an
 (written and read forward, read again backward, its gradient written and read), with everything between two of them
 merged into them, and each weight ten times (read forward, backward and by Adam, and written; its gradient written and
 read; Adam's two moments read and written); at the bandwidth of a copy. Arithmetic: the multiplications and additions of
-convolutions and linear layers, for the output and for the gradients of input and weight, at the rate of a large matrix
-product in float32. Both rates are measured in the same run, as is the step: the settings of a run without probe, median
-of the rounds. The second table sorts the step's time by operation, from PyTorch's profiler.
+convolutions and linear layers (without the taps that are left out), for the output and the gradients of weight and of
+input (not of the images), at the rate of a large matrix product in float32. It is an estimate: what a cache holds need
+not be moved, and products with padding are counted. Both rates are measured in the same run, as is the step: the
+settings of a run without probe, median of the rounds. The second table sorts the operations' time, from PyTorch's
+profiler; what passes between them in Python is not in it.
 """
 
 import argparse
@@ -17,12 +19,14 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from machine import describe
 from rounds import markdown, timed
 from spp_overhead import Plain
 from sppbench.allocator import keep_freed_memory
+from sppbench.models.convolution import Conv2d
 
 KINDS = {
     "convolution, backward": ("convolution_backward",),
@@ -40,10 +44,15 @@ def least(step: Plain) -> tuple[int, int]:
     """Bytes and floating-point operations, as above."""
     outputs = operations = 0
 
-    def hook(module: nn.Conv2d | nn.Linear, arguments: object, output: Tensor) -> None:
+    def hook(module: nn.Conv2d | nn.Linear, arguments: tuple[Tensor], output: Tensor) -> None:
         nonlocal outputs, operations
+        [x] = arguments
+        weights = module.weight[0].numel()
+        if isinstance(module, Conv2d):
+            (top, bottom), (left, right) = module.taps(0, x.shape[-2]), module.taps(1, x.shape[-1])
+            weights = module.weight.shape[1] * (bottom - top) * (right - left)
         outputs += output.numel() * output.element_size()
-        operations += 3 * 2 * output.numel() * module.weight[0].numel()
+        operations += (3 if x.requires_grad else 2) * 2 * output.numel() * weights
 
     layers = [module for module in step.net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(hook) for layer in layers]
@@ -70,12 +79,14 @@ def rates(device: torch.device) -> tuple[float, float]:
 
 
 def shares(step: Plain, device: torch.device) -> dict[str, float]:
-    """Share of a step's time by kind of operation."""
+    """Share of the operations' time by kind."""
     kinds = [ProfilerActivity.CUDA] if device.type == "cuda" else []
     with profile(activities=[ProfilerActivity.CPU, *kinds]) as profiler:
         timed(step, device)
     found = dict.fromkeys([*KINDS, OTHER], 0.0)
     for event in profiler.key_averages():
+        if event.device_type != DeviceType.CPU or event.is_user_annotation:
+            continue  # a kernel's time is also that of the operation that started it
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), OTHER)
         found[kind] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
     total = sum(found.values())

@@ -34,6 +34,8 @@ from sppbench.data import Synthetic
 from sppbench.files import config_directory
 from sppbench.loggers import CSVLogger
 
+ADAM = partial(torch.optim.Adam, fused=True)
+
 
 def make_net(name: str, device: torch.device) -> nn.Module:
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
@@ -48,7 +50,7 @@ class Bare:
 
     def __init__(self, name: str, data: Synthetic, steps: int, device: torch.device) -> None:
         self.net, self.steps, self.device = make_net(name, device), steps, device
-        self.optimizer = torch.optim.Adam(self.net.parameters())
+        self.optimizer = ADAM(self.net.parameters())
         self.batches = chain.from_iterable(repeat(data.train_dataloader()))
 
     def run(self) -> None:
@@ -78,7 +80,7 @@ class Lightning:
     """The same under Lightning; a call is one ``fit``."""
 
     def __init__(self, name: str, data: Synthetic, steps: int, device: torch.device, folder: str) -> None:
-        self.classifier = Classifier(make_net(name, device), torch.optim.Adam, data.num_classes)
+        self.classifier = Classifier(make_net(name, device), ADAM, data.num_classes)
         self.data, self.steps, self.accelerator, self.folder = data, steps, device.type, folder
 
     def __call__(self) -> float:

@@ -29,7 +29,7 @@ class Step:
     def __init__(self, batch: int, width: int, blocks: int, share: float | None, device: torch.device) -> None:
         torch.manual_seed(0)
         self.net = FFNN(hidden_features=width, depth=blocks, normalization="batch_norm").to(device)
-        self.optimizer = torch.optim.Adam(self.net.parameters())
+        self.optimizer = torch.optim.Adam(self.net.parameters(), fused=True)
         self.images = torch.randn(batch, 3, 32, 32, device=device)
         self.labels = torch.randint(100, (batch,), device=device)
         self.device = device

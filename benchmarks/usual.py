@@ -4,9 +4,11 @@
 
 Usual is: torchvision's transforms on PIL images in a DataLoader (0 or 2 workers), NCHW, eager, a plain PyTorch loop,
 with the same net, and with timm's own ``efficientnet_b0`` where timm is installed. Ours is a plain loop, too, over
-TensorLoader with the settings of a run: channels_last, fused Adam, on a CPU memory that is kept; what Lightning adds is
-measured by ``lightning_overhead.py``. All train with Adam on batches of 512 augmented CIFAR-100 images (random images
-without ``--root``). A round is two optimizer steps of each variant, loading included; the variants take turns.
+TensorLoader with the settings of a run: channels_last, fused Adam, convolutions that leave taps out; what Lightning
+adds is measured by ``lightning_overhead.py``. On a CPU memory is kept, as in a run, for all of them. All train with
+Adam on batches of 512 augmented CIFAR-100 images (random images without ``--root``). A round is two optimizer steps of
+each variant, loading included, after one that is not timed; the variants take turns, in which workers load ahead for
+theirs.
 """
 
 import argparse
@@ -20,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from allocation import keep_memory
 from loader import usual
 from machine import describe
 from rounds import in_turns, markdown, ratio, spread, timed
+from sppbench.allocator import keep_freed_memory
 from sppbench.data import CIFAR100, ImageDataModule, Synthetic
 from sppbench.models import EfficientNet
+from training import with_torchs_convolutions
 
 STEPS = 2
 
@@ -41,36 +44,35 @@ class Loop:
         ours: bool = False,
     ) -> None:
         self.layout = torch.channels_last if ours else torch.contiguous_format
-        self.net, self.device, self.ours = net.to(device, memory_format=self.layout), device, ours
+        self.net, self.device = net.to(device, memory_format=self.layout), device
         self.batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(batches))
         self.optimizer = torch.optim.Adam(self.net.parameters(), fused=True if ours else None)
 
+    def step(self) -> None:
+        images, labels = (part.to(self.device, non_blocking=True) for part in next(self.batches))
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.net(images.contiguous(memory_format=self.layout)), labels).backward()
+        self.optimizer.step()
+
     def steps(self) -> None:
         for _ in range(STEPS):
-            images, labels = (part.to(self.device, non_blocking=True) for part in next(self.batches))
-            self.optimizer.zero_grad()
-            F.cross_entropy(self.net(images.contiguous(memory_format=self.layout)), labels).backward()
-            self.optimizer.step()
+            self.step()
 
     def __call__(self) -> float:
-        keep_memory(self.ours and self.device.type == "cpu")
-        if self.ours:
-            self.steps()  # gets back the memory that the others have returned
+        self.step()  # after the others' turns
         return timed(self.steps, self.device)
 
 
 def variants(data: ImageDataModule, device: torch.device) -> dict[str, Callable[[], float]]:
     """The loops by name, ours first."""
 
-    def net() -> nn.Module:
-        torch.manual_seed(0)
-        return EfficientNet(in_channels=3, num_classes=100)
-
+    torch.manual_seed(0)
+    net = EfficientNet(in_channels=3, num_classes=100)
     count = 8 * data.batch_size
-    loops = {"sppbench": Loop(net(), data.train_dataloader(), device, ours=True)}
+    loops = {"sppbench": Loop(net, data.train_dataloader(), device, ours=True)}
     for workers in (0, 2):
         name = f"usual: PIL, DataLoader with {workers} workers, NCHW"
-        loops[name] = Loop(net(), usual(data, count, workers), device)
+        loops[name] = Loop(with_torchs_convolutions(net), usual(data, count, workers), device)
     with suppress(ImportError):
         import timm
 
@@ -89,6 +91,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    if options.device.type == "cpu":
+        keep_freed_memory()
 
     data = CIFAR100(options.root, download=False) if options.root else Synthetic(40_000, val_size=10_000)
     data.prepare_data()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -33,6 +34,7 @@ from sppbench.files import config_directory
 STORED = Path(__file__).with_name("losses.json")
 NETS = tuple(sorted(file.stem for file in (config_directory() / "model").glob("*.yaml")))
 STEPS = 50
+OTHER_WAYS = ("compile", "device", "threads", "override")
 TYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -66,7 +68,7 @@ def losses(
 
 
 def machine() -> dict[str, Any]:
-    """What the bits of a result on the CPU depend on, apart from the number of threads."""
+    """What the bits of a result on the CPU depend on, apart from the number of threads and the environment."""
     file = Path("/proc/cpuinfo")
     lines = [line.partition(":") for line in (file.read_text().splitlines() if file.exists() else ())]
     known = {key.strip(): value.strip() for key, _, value in lines}
@@ -82,7 +84,8 @@ def machine() -> dict[str, Any]:
 
 def distance(found: list[float], stored: list[float], last: int = STEPS) -> float:
     """The largest relative difference in the first ``last`` steps."""
-    return max(abs(a - b) / abs(b) for a, b in zip(found[:last], stored[:last], strict=True))
+    pairs = list(zip(found[:last], stored[:last], strict=True))
+    return max(abs(a - b) / abs(b) if math.isfinite(a) else math.inf for a, b in pairs)
 
 
 def read() -> dict[str, Any]:
@@ -100,6 +103,9 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     options = parser.parse_args()
+    changed = any(getattr(options, key) != parser.get_default(key) for key in ("nets", *OTHER_WAYS))
+    if options.write and (changed or "float32" not in options.types):
+        parser.error("--write stores all nets, in float32 at least, of one thread and of the settings of a run")
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     if not options.write:
@@ -116,9 +122,7 @@ def main() -> None:
                 equal = sum(a == b for a, b in zip(ours, stored, strict=True))
                 print(f"| {name} | {kind} | {equal} | {' | '.join(parts)} |", flush=True)
     if options.write:
-        stored = read()["losses"] if STORED.exists() else {}
-        merged = {kind: stored.get(kind, {}) | found.get(kind, {}) for kind in TYPES}
-        STORED.write_text(json.dumps({"machine": machine(), "losses": merged}, indent=0) + "\n")
+        STORED.write_text(json.dumps({"machine": machine(), "losses": read()["losses"] | found}, indent=0) + "\n")
 
 
 if __name__ == "__main__":

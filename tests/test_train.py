@@ -11,17 +11,20 @@ import shutil
 import signal
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from sppbench.assembly import build, make_data_and_net, resolve
 from sppbench.classifier import Classifier
 from sppbench.results import read_result
-from sppbench.run_directory import RunDirectoryError
+from sppbench.run_directory import RunDirectory, RunDirectoryError
 from sppbench.spp import read_history
 from sppbench.train import UsageError, train
 from tests.conftest import EFFICIENTNET, FFNN
@@ -105,6 +108,46 @@ def test_the_last_weights_are_the_ones_that_are_tested(config: Make, tmp_path: P
     predicted = torch.cat([net(images).argmax(1) for images, _ in data.test_dataloader()])
     labels = torch.cat([labels for _, labels in data.test_dataloader()])
     assert 100 * (predicted == labels).double().mean().item() == pytest.approx(accuracy)
+
+
+def test_losses_are_means_over_images_where_a_batch_is_a_partial_one(config: Make, tmp_path: Path) -> None:
+    cfg = config("trainer.max_epochs=1")
+    train(cfg)
+    data, net = make_data_and_net(cfg)
+    data.prepare_data()
+    data.setup()
+    net.load_state_dict({name.removeprefix("net."): value for name, value in weights(tmp_path / "run").items()})
+    for loader, key in ((data.val_dataloader(), "val/loss"), (data.test_dataloader(), "test/loss")):
+        batches = list(loader)
+        assert len({len(labels) for _, labels in batches}) == 2
+        logits, labels = net.eval()(torch.cat([images for images, _ in batches])), torch.cat([y for _, y in batches])
+        [logged] = [float(row[key]) for row in metrics(tmp_path / "run") if row.get(key)]
+        assert logged == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_run_is_resumed_with_the_kernels_that_it_asks_for(fused: bool) -> None:
+    net = nn.Linear(2, 2)
+    net(torch.ones(1, 2)).sum().backward()
+    written = torch.optim.Adam(net.parameters(), fused=not fused)
+    written.step()
+    checkpoint = {"random_state": {}, "val_scores": None, "train_metrics": {}}
+    checkpoint["optimizer_states"] = [written.state_dict()]
+    resumed = Classifier(net, partial(torch.optim.Adam, fused=fused), num_classes=2)
+    resumed.on_load_checkpoint(checkpoint)
+    optimizer = resumed.configure_optimizers()
+    optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+    assert [group["fused"] for group in optimizer.param_groups] == [fused]
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("16-mixed", False), ("bf16-mixed", True)])
+def test_a_scaled_loss_keeps_optimizers_from_being_fused(
+    precision: str, fused: bool, config: Make, tmp_path: Path
+) -> None:
+    cfg = config(f"trainer.precision={precision}")
+    parts = build(cfg, RunDirectory(tmp_path / "run", resolve(cfg)))
+    assert parts.classifier.make_optimizer(parts.classifier.parameters()).defaults["fused"] is fused
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(config: Make, tmp_path: Path) -> None:

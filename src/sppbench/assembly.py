@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,9 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
     try:
         data, net = make_data_and_net(cfg)
         make_optimizer = instantiate(cfg.optimizer)
+        if str(cfg.trainer.get("precision")).startswith("16") and cfg.optimizer.get("fused"):
+            # Fused, they take the scale of the loss out themselves, where neither clipping nor the probe sees it.
+            make_optimizer = partial(make_optimizer, fused=False)
         make_optimizer(net.parameters())  # so that a bad value is refused now
         loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
         stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()

@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 Batch = tuple[Tensor, Tensor]
@@ -37,7 +37,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.net = net
         self.make_optimizer = optimizer
-        self.train_loss, self.val_loss, self.test_loss = _mean(), _mean(), _mean()
+        self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
         self.train_accuracy = _accuracy(num_classes)
         self.val_accuracy, self.val_top5 = _accuracy(num_classes), _accuracy(num_classes, top_k=5)
         self.test_accuracy, self.test_top5 = _accuracy(num_classes), _accuracy(num_classes, top_k=5)
@@ -64,7 +64,7 @@ class Classifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        _add(self.train_loss, loss.detach(), labels)
+        self.train_loss.update(loss, len(labels))
         self.train_accuracy.update(logits.detach(), labels)
         accuracy = 100 * (logits.detach().argmax(1) == labels).float().mean()
         self.log_dict({"train/loss_step": loss.detach(), "train/accuracy_step": accuracy})
@@ -79,7 +79,7 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         logits = self(images)
-        _add(self.val_loss, F.cross_entropy(logits, labels), labels)
+        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
         self.val_accuracy.update(logits, labels)
         self.val_top5.update(logits, labels)
 
@@ -99,7 +99,7 @@ class Classifier(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         logits = self(images)
-        _add(self.test_loss, F.cross_entropy(logits, labels), labels)
+        self.test_loss.update(F.cross_entropy(logits, labels), len(labels))
         for metric in (self.test_accuracy, self.test_top5, self.test_per_class):
             metric.update(logits, labels)
         self.test_logits.update(logits)
@@ -145,6 +145,11 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._random_state = checkpoint["random_state"]
+        # Which kernels an optimizer uses is this run's choice, not that of the one that wrote the checkpoint.
+        fused = self.configure_optimizers().defaults.get("fused")
+        for state in checkpoint["optimizer_states"]:
+            for group in state["param_groups"]:
+                group["fused"] = fused
         self.val_scores = checkpoint["val_scores"]
         for name, state in checkpoint["train_metrics"].items():
             metric = self._train_metrics()[name]
@@ -162,6 +167,29 @@ class Classifier(LightningModule):
 
     def _train_metrics(self) -> dict[str, Metric]:
         return {"loss": self.train_loss, "accuracy": self.train_accuracy}
+
+
+class MeanLoss(Metric):
+    """The mean over images of losses that are means over batches; not a number as soon as one of them is not.
+
+    torchmetrics' ``MeanMetric`` either leaves such a loss out or, told not to, leaves the weights out (its issue 3434).
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, images: int) -> None:
+        """Takes the mean loss () of a batch, and its number of images."""
+        self.total += loss.detach().double() * images
+        self.count += images
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).float()
 
 
 class LogitSummary(Metric):
@@ -202,16 +230,6 @@ class LogitSummary(Metric):
             "logit_std": std if finite else None,
             "logits_finite": finite,
         }
-
-
-def _mean() -> MeanMetric:
-    # "disable": a loss that is not a number must make the mean not a number, rather than be left out of it.
-    return MeanMetric(nan_strategy="disable")
-
-
-def _add(mean: MeanMetric, loss: Tensor, labels: Tensor) -> None:
-    # The number of images as a tensor that is made on the device: a plain number would be copied there, which waits.
-    mean.update(loss, torch.full_like(loss, len(labels)))
 
 
 def _accuracy(num_classes: int, top_k: int = 1, average: str = "micro") -> Any:

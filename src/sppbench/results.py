@@ -39,7 +39,7 @@ class Result:
         wall_seconds: From the start of the run to its end, the parts of an interrupted run added up.
         threads: Threads of PyTorch's CPU operators; results are bitwise repeatable for equal numbers only.
         git: ``commit`` and ``dirty`` of the source checkout, None for an installed package.
-        config_hash: Hash of the configuration without what only says where the run takes place.
+        config_hash: Hash of the configuration without what only says where and by which kernels it is run.
     """
 
     status: Status

@@ -79,7 +79,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The flat configuration without ``NEUTRAL_KEYS``: runs with equal identities compute the same."""
+    """The flat configuration without ``NEUTRAL_KEYS``: runs with equal identities compute the same, up to rounding."""
     flat = flatten({key: value for key, value in config.items() if key not in NEUTRAL_KEYS | _REPEATABLE.keys()})
     return {key: value for key, value in flat.items() if key not in NEUTRAL_KEYS}
 

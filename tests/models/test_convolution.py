@@ -35,29 +35,31 @@ def test_outputs_and_gradients_are_torchs(size: tuple[int, int]) -> None:
             output.backward(weights)
         torch.testing.assert_close(images[1].grad, images[0].grad, rtol=0, atol=1e-12)
         torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=0, atol=1e-12)
-        left_out += ours._taps(0, size[0]) != slice(0, kernel)
+        left_out += ours.taps(0, size[0]) != (0, kernel)
     assert (left_out > 0) == (size[0] < 8)
 
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "size", "taps"),
     [
-        (5, 1, 1, slice(2, 3)),  # one pixel under the centre of the kernel
-        (5, 1, 2, slice(1, 4)),
-        (5, 1, 4, slice(0, 5)),
-        (5, 2, 2, slice(2, 4)),  # one place, its centre on the first of two pixels
-        (3, 1, 1, slice(1, 2)),
-        (3, 2, 4, slice(0, 3)),
+        (5, 1, 1, (2, 3)),  # one pixel under the centre of the kernel
+        (5, 1, 2, (1, 4)),
+        (5, 1, 4, (0, 5)),
+        (5, 2, 2, (2, 4)),  # one place, its centre on the first of two pixels
+        (3, 1, 1, (1, 2)),
+        (3, 2, 4, (0, 3)),
     ],
 )
-def test_only_taps_within_reach_of_the_image_are_kept(kernel: int, stride: int, size: int, taps: slice) -> None:
-    assert Conv2d(1, 1, kernel, stride, padding=kernel // 2)._taps(0, size) == taps
+def test_only_taps_within_reach_of_the_image_are_kept(
+    kernel: int, stride: int, size: int, taps: tuple[int, int]
+) -> None:
+    assert Conv2d(1, 1, kernel, stride, padding=kernel // 2).taps(0, size) == taps
 
 
 @pytest.mark.parametrize("arguments", [{"padding": "same"}, {"padding": 2, "padding_mode": "circular"}])
 def test_what_is_no_padding_with_a_number_of_zeros_is_left_to_torch(arguments: dict[str, object]) -> None:
     ours, images = Conv2d(2, 2, 5, **arguments), torch.randn(1, 2, 2, 2)  # type: ignore[arg-type]
-    assert ours._taps(0, 2) == slice(0, 5)
+    assert ours.taps(0, 2) == (0, 5)
     torch.testing.assert_close(ours(images), nn.Conv2d.forward(ours, images))
 
 
@@ -76,6 +78,6 @@ def test_efficientnet_leaves_taps_out_where_images_are_small() -> None:
     small = [
         name
         for name, module in EfficientNet().named_modules()
-        if isinstance(module, Conv2d) and module._taps(0, 1) != slice(0, module.kernel_size[0])
+        if isinstance(module, Conv2d) and module.taps(0, 1) != (0, module.kernel_size[0])
     ]
     assert len(small) == 16  # all depthwise convolutions, if the image had one pixel

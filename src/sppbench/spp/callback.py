@@ -177,7 +177,8 @@ class SPPCallback(Callback):
         if self.probe is not None:
             self.probe.start_pass()
 
-    # After the gradients were unscaled, before the step. The first one of a batch: each step may change the scale.
+    # Before the step, and after the gradients were unscaled unless a fused optimizer does that itself, in its step. The
+    # first one of a batch: each step may change the scale.
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         if self.probe is not None:
             self.probe.read_parameters()
