@@ -1,6 +1,6 @@
 """What it gives to keep memory from step to step on a CPU, as a Markdown table.
 
-    python benchmarks/kept_memory.py [--rounds 5] [--nets efficientnet_bn ffnn_bn]
+    python benchmarks/kept_memory.py [--rounds 3] [--nets efficientnet_bn ffnn_bn]
 
 A process does ten training steps (Adam, fp32, channels_last, batch 512) and tells the median of the last seven, the
 page faults of a step and the most memory that it held. Processes with and without it take turns; medians over the
@@ -47,7 +47,7 @@ def told(name: str, how: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--nets", nargs="+", default=["efficientnet_bn", "ffnn_bn"])
     parser.add_argument("--measure", nargs=2, metavar=("NET", "kept|returned"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Training images per second of each net, with each thing that is done for speed, in pairs, as a Markdown table.
 
-    python benchmarks/training.py [--batch-size 512] [--rounds 5] [--device cuda] [--compile reduce-overhead]
+    python benchmarks/training.py [--batch-size 512] [--rounds 3] [--device cuda] [--compile reduce-overhead]
 
 A column adds one thing to the column before: NCHW, with torch's default Adam and convolutions; channels_last; Adam
 fused; convolutions that leave out the taps that only meet padding; with ``--compile`` the net compiled. On a CPU memory
@@ -94,7 +94,7 @@ def variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", help="a mode of torch.compile")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
