@@ -25,18 +25,18 @@ def test_all_nets_are_stored() -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_losses_are_those_stored(name: str) -> None:
-    """50 steps, bit for bit, on a machine like the one that stored them."""
+    """The first 10 steps, bit for bit, on a machine like the one that stored them; the command compares all 50."""
     if machine() != STORED["machine"]:
         pytest.skip("the losses are of another machine")
-    assert losses(name, torch.float32) == STORED["losses"]["float32"][name]
+    assert losses(name, torch.float32, steps=10) == STORED["losses"]["float32"][name][:10]
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_losses_in_double_precision_are_those_stored_up_to_rounding(name: str) -> None:
-    """The first 5 steps. Other processors and versions of torch draw other weights and other masks of dropout."""
+    """The first 3 steps. Other processors and versions of torch draw other weights and other masks of dropout."""
     here, there = machine(), STORED["machine"]
     if any(here[key] != there[key] for key in ("torch", "model name")):
         pytest.skip(f"the losses are stored for torch {there['torch']} on {there['model name']}")
     # This one's weights are scaled by what a forward pass in float32 gives, whose rounding differs between threads.
     tolerance = 1e-5 if name.endswith("lsuv") else 1e-10
-    assert distance(losses(name, torch.float64, steps=5), STORED["losses"]["float64"][name], last=5) < tolerance
+    assert distance(losses(name, torch.float64, steps=3), STORED["losses"]["float64"][name], last=3) < tolerance
