@@ -149,7 +149,8 @@ class Classifier(LightningModule):
         fused = self.configure_optimizers().defaults.get("fused")
         for state in checkpoint["optimizer_states"]:
             for group in state["param_groups"]:
-                group["fused"] = fused
+                if "fused" in group:
+                    group["fused"] = fused
         self.val_scores = checkpoint["val_scores"]
         for name, state in checkpoint["train_metrics"].items():
             metric = self._train_metrics()[name]
