@@ -5,7 +5,7 @@
 
 A training is a chain of steps, each of which takes over the rounding of the last: in float32 two machines, or two ways
 to compute the same, come apart by 1e-7 in the first step and by half within fifty. There only equal bits mean
-something, on the same machine. In float64 what is computed differently stays apart by less than 1e-6, and what is
+something, on the same machine. In float64 what is computed differently stays apart by less than 1e-5, and what is
 computed wrongly does not.
 
 With ``--types float32 --write`` the losses in float64 stay as they are, to be compared with what was computed before.
