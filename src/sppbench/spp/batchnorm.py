@@ -27,6 +27,7 @@ from sppbench.spp.batchnorm_sums import (
     totals,
 )
 from sppbench.spp.hooks import ModuleHook
+from sppbench.spp.registry import Slots
 from sppbench.spp.stepping import SteppingProbe
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _NODES = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0")
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 _NEVER = "never called in training mode"
+_SLOT = "sums"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class BatchNormProbe(SteppingProbe):
         self._modules = {name: module for name, module in modules.items() if isinstance(module, _BatchNorm)}
         self.layers = tuple(self._modules)
         self._depths: dict[str, int] = {}
-        self._slots: dict[str, Tensor] = {}
+        self._slots = {name: Slots() for name in self._modules}
         self._clear()
         handles = []
         for name, module in self._modules.items():
@@ -102,32 +104,39 @@ class BatchNormProbe(SteppingProbe):
     def _clear(self) -> None:
         # Others in their place: a hook of an earlier step must see that its step is over.
         self._sums: dict[str, Tensor] = {}
-        for slot in self._slots.values():
-            slot.grad = None
+        for slots in self._slots.values():
+            for _, slot in slots:
+                slot.grad = None
 
     # -- during the forward and backward pass -------------------------------------------------------------------------
 
     def _input_hook(self, name: str, own: _BatchNorm) -> Callable[..., Any]:
+        slots = self._slots[name]
+
         def hook(module: _BatchNorm, arguments: tuple[Any, ...]) -> Any:
             if not torch.compiler.is_compiling() or module is not own or not self._is_measured(module, arguments):
                 return None
-            slot = _register(self, name, str(arguments[0].device))
-            return (InputTap.apply(arguments[0], slot), *arguments[1:])
+            self._register(name)
+            slots.add(_SLOT, name, SUMS, str(arguments[0].device))
+            return (InputTap.apply(arguments[0], getattr(slots, _SLOT)), *arguments[1:])
 
         return hook
 
     def _output_hook(self, name: str, own: _BatchNorm) -> Callable[..., Any]:
+        slots = self._slots[name]
+
         def hook(module: _BatchNorm, arguments: tuple[Any, ...], output: Tensor) -> Any:
             if module is not own or not self._is_active():
                 return None
             if not self._is_measured(module, arguments):
-                _skip(self, name, "its input needs no gradient" if module.training else "it is in evaluation mode")
+                self._skip(name, "its input needs no gradient" if module.training else "it is in evaluation mode")
             elif not torch.compiler.is_compiling():
                 self._watch(name, module, arguments[0], output)
             else:
                 x = arguments[0].detach()
-                slot = _register(self, name, str(x.device))
-                return OutputTap.apply(output, slot, x, *mean_and_invstd(x, module.eps), module.weight, module.eps)
+                return OutputTap.apply(
+                    output, getattr(slots, _SLOT), x, *mean_and_invstd(x, module.eps), module.weight, module.eps
+                )
             return None
 
         return hook
@@ -136,7 +145,19 @@ class BatchNormProbe(SteppingProbe):
         return self._recording and self._model.training and torch.is_grad_enabled()
 
     def _is_measured(self, module: _BatchNorm, arguments: tuple[Any, ...]) -> bool:
-        return self._is_active() and module.training and bool(arguments) and bool(arguments[0].requires_grad)
+        return self._is_active() and module.training and len(arguments) > 0 and bool(arguments[0].requires_grad)
+
+    # As in Registry: Dynamo calls these while it traces and takes their results as constants.
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _skip(self, name: str, reason: str) -> None:
+        self._depths.setdefault(name, len(self._depths))
+        self.skipped[name] = reason
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _register(self, name: str) -> None:
+        self._depths.setdefault(name, len(self._depths))
+        self.skipped.pop(name, None)
 
     def _watch(self, name: str, module: _BatchNorm, x: Tensor, output: Tensor) -> None:
         """Hooks the layer's own node of the graph, which is given g and g_in, and Σg·x̂ and Σg as gradients of γ and β.
@@ -145,9 +166,9 @@ class BatchNormProbe(SteppingProbe):
         """
         node: Any = output.grad_fn
         if node is None or node.name() not in _NODES:
-            _skip(self, name, f"its output comes from {node.name() if node is not None else 'no operation'}")
+            self._skip(name, f"its output comes from {node.name() if node is not None else 'no operation'}")
             return
-        _register(self, name, str(x.device))
+        self._register(name)
         # Under activation checkpointing, to ask for what was saved is to compute it again.
         saved = (node._saved_result1, node._saved_result2) if _saved_tensors_are_plain() else None
         if saved is None or saved[1].dtype not in (torch.float32, torch.float64):  # rounded, in a net of half precision
@@ -196,10 +217,11 @@ class BatchNormProbe(SteppingProbe):
     def _take(self) -> Tensor:
         """The sums of the step (number of layers, 6); the rows of layers that did not run are 0 (in all processes the
         table has the same shape, whatever ran there)."""
-        for name, slot in self._slots.items():
-            if slot.grad is not None:
-                self._sums[name] = self._sums[name] + slot.grad if name in self._sums else slot.grad
-                slot.grad = None
+        for slots in self._slots.values():
+            for name, slot in slots:
+                if slot.grad is not None:
+                    self._sums[name] = self._sums[name] + slot.grad if name in self._sums else slot.grad
+                    slot.grad = None
         for name in self.layers:
             if name in self._depths and self.skipped.get(name) == _NEVER:
                 del self.skipped[name]
@@ -246,23 +268,3 @@ def _saved_tensors_are_plain() -> bool:
             return True
     except RuntimeError:
         return False
-
-
-# Dynamo calls functions with this decorator while it traces and takes their results as constants.
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _skip(probe: BatchNormProbe, name: str, reason: str) -> None:
-    probe._depths.setdefault(name, len(probe._depths))
-    probe.skipped[name] = reason
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _register(probe: BatchNormProbe, name: str, device: str) -> Tensor | None:
-    probe._depths.setdefault(name, len(probe._depths))
-    probe.skipped.pop(name, None)
-    if not torch.compiler.is_compiling():
-        return None
-    if name not in probe._slots:
-        probe._slots[name] = torch.zeros(SUMS, dtype=torch.float64, device=device, requires_grad=True)
-    return probe._slots[name]

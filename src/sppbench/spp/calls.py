@@ -30,11 +30,10 @@ class Pass:
         self._part: _Part | None = None
         self._left: dict[str, int] = {}
 
-    def label(self, module: str) -> str:
-        """The name of the next call of a module: the second of ``fc`` is ``fc#2``."""
-        call = self._calls.get(module, 0) + 1
-        self._calls[module] = call
-        return module if call == 1 else f"{module}#{call}"
+    def call(self, module: str) -> int:
+        """The number of the next call of a module, from 1."""
+        self._calls[module] = self._calls.get(module, 0) + 1
+        return self._calls[module]
 
     def replay(self, module: str) -> Replayed | None:
         """The call of a module during backward, in activation checkpointing; None if what it repeats was recorded."""
@@ -81,6 +80,11 @@ class Replayed:
             part.first[module] = self._owner.take_from_end(module, part.calls[module])
         silent = self._owner.silent[module]
         return silent[(part.first[module] + self._index) % len(silent)][0]
+
+
+def label(module: str, call: int) -> str:
+    """The name of a call: the second of ``fc`` is ``fc#2``."""
+    return module if call == 1 else f"{module}#{call}"
 
 
 def in_backward() -> bool:

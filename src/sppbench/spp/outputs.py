@@ -77,4 +77,6 @@ def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
 
 
 def _is_dataclass(output: Any) -> bool:
+    if output is None:  # which not all versions of Dynamo can ask whether it is one
+        return False
     return dataclasses.is_dataclass(output) and not isinstance(output, type)

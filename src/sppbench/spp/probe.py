@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sppbench.spp.calls import Pass, Replayed, in_backward
+from sppbench.spp.calls import Pass, Replayed, in_backward, label
 from sppbench.spp.hooks import Hook, ModuleHook, on_optimizer_step
 from sppbench.spp.layers import LayerChoice, choose_layers, named_modules, unwrapped
 from sppbench.spp.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.readings import OF_BATCH, SIGNALS, Readings, Reducer, Row
-from sppbench.spp.registry import Registry, register, skip
+from sppbench.spp.registry import Registry, Slots
 from sppbench.spp.statistics import TAIL, channel_sums
 from sppbench.spp.stepping import SteppingProbe
 from sppbench.spp.tap import Tap
@@ -97,6 +97,7 @@ class SignalProbe(SteppingProbe):
         self._axis_by_user = channel_axis
         self._reduce = Reducer()
         self._registry = Registry()
+        self._slots = {name: Slots() for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
         self._clear()
         self._attached(self._attach())
@@ -115,8 +116,9 @@ class SignalProbe(SteppingProbe):
     def _clear(self) -> None:
         for handle in self._leaf_handles:
             handle.remove()
-        for slot in self._registry.slots.values():
-            slot.grad = None
+        for slots in self._slots.values():
+            for _, slot in slots:
+                slot.grad = None
         self._leaf_handles = []
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._before: dict[str, Tensor] = {}
@@ -141,6 +143,8 @@ class SignalProbe(SteppingProbe):
         return hook
 
     def _layer_hook(self, name: str, own: nn.Module) -> Hook:
+        slots = self._slots[name]
+
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
             if not self._recording or module is not own or not self._model.training:
                 return None
@@ -148,21 +152,22 @@ class SignalProbe(SteppingProbe):
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
                 return None
-            return self._record(name, module, output)
+            return self._record(name, slots, module, output)
 
         return hook
 
-    def _record(self, name: str, module: nn.Module, output: Any) -> Any:
-        layer = self._pass.label(name)
+    def _record(self, name: str, slots: Slots, module: nn.Module, output: Any) -> Any:
+        call = self._pass.call(name)
+        layer = label(name, call)
         x = recorded_tensor(output)
         reason = why_not(x)
         if x is None or reason is not None:
-            skip(self._registry, layer, str(reason))
+            self._registry.skip(layer, str(reason))
             return None
         axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
         axis = self._pass.axis.of(module, x) if axis is None else axis % x.ndim
         channels = 1 if axis is None else int(x.shape[axis])
-        slot = register(self._registry, layer, type(module).__name__, int(x.ndim), channels, str(x.device))
+        self._registry.register(layer, type(module).__name__, int(x.ndim), channels)
         if "activation" in self.signals:
             self._add_activation(layer, channel_sums(x, axis))
         if not torch.is_grad_enabled():
@@ -170,9 +175,11 @@ class SignalProbe(SteppingProbe):
         elif "gradient" not in self.signals:
             pass
         elif not x.requires_grad:
-            skip(self._registry, layer, "its output has no gradient")
+            self._registry.skip(layer, "its output has no gradient")
         elif torch.compiler.is_compiling():
-            return replaced(output, x, Tap.apply(x, slot, axis))
+            slot = f"call{call}_channels{channels}"
+            slots.add(slot, layer, channels + len(TAIL), str(x.device))
+            return replaced(output, x, Tap.apply(x, getattr(slots, slot), axis))
         else:
             self._hook_gradient(x, axis, lambda: layer)
         return None
@@ -276,9 +283,10 @@ class SignalProbe(SteppingProbe):
         self.read_parameters()
         if not any(signal == "parameter_gradient" for signal, _ in self._sums):
             self._read_parameter_gradients()
-        for layer, slot in self._registry.slots.items():
-            if slot.grad is not None:
-                self._add(("gradient", layer), slot.grad)
+        for slots in self._slots.values():
+            for layer, slot in slots:
+                if slot.grad is not None:
+                    self._add(("gradient", layer), slot.grad)
         compiled: Pass | None = self._pass
         while compiled is not None:
             for layer, sums in compiled.sums.items():

@@ -1,16 +1,41 @@
-"""What is known of the layers that ran: order, shape, and in compiled graphs the slot for the gradient.
+"""What is known of the layers that ran: order, shape, and in compiled graphs the slots for their gradients.
 
-Dynamo calls functions decorated with ``assume_constant_result`` while it traces and takes their results as constants:
-what is registered here is registered when a graph is made, and the slots are leaves that outlive it.
+Dynamo calls what is decorated with ``assume_constant_result`` while it traces and takes the results as constants: what
+is registered here is registered when a graph is made. These are methods that return nothing, as not all versions of
+torch take objects as arguments of such a function, or tensors as results of several calls.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from sppbench.spp.readings import OF_BATCH, Row
-from sppbench.spp.statistics import TAIL
+
+
+class Slots:
+    """Leaves that outlive the graphs and receive, as their "gradient", the sums of the gradients that pass a module.
+
+    Attributes, as Dynamo looks them up one by one when it comes to them, which makes each an input of its graph.
+    """
+
+    def __init__(self) -> None:
+        self._all: dict[str, tuple[str, Tensor]] = {}
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def add(self, attribute: str, layer: str, length: int, device: str) -> None:
+        """Makes the slot of a layer, float64 (length,), if there is none with this name."""
+        if attribute not in self._all:
+            slot = torch.zeros(length, dtype=torch.float64, device=device, requires_grad=True)
+            torch._dynamo.mark_static_address(slot, guard=True)
+            self._all[attribute] = layer, slot
+            setattr(self, attribute, slot)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Layers and their slots."""
+        return iter(self._all.values())
 
 
 class Registry:
@@ -19,36 +44,25 @@ class Registry:
     def __init__(self) -> None:
         self.depths: dict[str, int] = {}
         self.rows: dict[tuple[str, str], Row] = {}
-        self.slots: dict[str, Tensor] = {}
         self.shapes: dict[str, tuple[str, int, int]] = {}
         self.skipped: dict[str, str] = {}
 
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def skip(self, layer: str, reason: str) -> None:
+        """Notes why a call is not recorded."""
+        self.depths.setdefault(layer, len(self.depths))
+        self.skipped[layer] = reason
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def skip(registry: Registry, layer: str, reason: str) -> None:
-    """Notes why a call is not recorded."""
-    registry.depths.setdefault(layer, len(registry.depths))
-    registry.skipped[layer] = reason
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def register(registry: Registry, layer: str, kind: str, ndim: int, channels: int, device: str) -> Tensor | None:
-    """Notes what a call returned; in a graph, the slot that receives the channel sums of its gradient."""
-    shape = (kind, ndim, channels)
-    if registry.shapes.get(layer) == shape and not torch.compiler.is_compiling():
-        return None  # as in nearly all steps
-    registry.shapes[layer] = shape
-    if layer not in registry.depths:
-        registry.depths[layer] = len(registry.depths)
-        # Depths of weights follow from those of modules.
-        registry.rows = {key: row for key, row in registry.rows.items() if row.signal in OF_BATCH}
-    for signal in OF_BATCH:
-        row = Row(registry.depths[layer], layer, kind, signal, ndim, channels)
-        if registry.rows.get((signal, layer)) != row:
-            registry.rows[signal, layer] = row
-    if not torch.compiler.is_compiling():
-        return None
-    length = channels + len(TAIL)
-    if layer not in registry.slots or len(registry.slots[layer]) != length:
-        registry.slots[layer] = torch.zeros(length, dtype=torch.float64, device=device, requires_grad=True)
-    return registry.slots[layer]
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def register(self, layer: str, kind: str, ndim: int, channels: int) -> None:
+        """Notes what a call returned."""
+        shape = (kind, ndim, channels)
+        if self.shapes.get(layer) == shape:
+            return  # as in nearly all steps
+        self.shapes[layer] = shape
+        if layer not in self.depths:
+            self.depths[layer] = len(self.depths)
+            # Depths of weights follow from those of modules.
+            self.rows = {key: row for key, row in self.rows.items() if row.signal in OF_BATCH}
+        for signal in OF_BATCH:
+            self.rows[signal, layer] = Row(self.depths[layer], layer, kind, signal, ndim, channels)
