@@ -1,4 +1,4 @@
-"""The convolution that leaves taps out: torch's own is the reference."""
+"""The convolution for small images: torch's own is the reference."""
 
 from __future__ import annotations
 
@@ -74,10 +74,24 @@ def test_a_tap_out_of_reach_gets_a_gradient_of_zero_and_weights_that_are_not_fin
     assert torch.equal(ours.weight.grad, expected)
 
 
-def test_efficientnet_leaves_taps_out_where_images_are_small() -> None:
-    small = [
-        name
-        for name, module in EfficientNet().named_modules()
-        if isinstance(module, Conv2d) and module.taps(0, 1) != (0, module.kernel_size[0])
-    ]
-    assert len(small) == 16  # all depthwise convolutions, if the image had one pixel
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_single_pixel_is_multiplied_without_a_convolution(groups: int, kernel: int) -> None:
+    ours = Conv2d(4, 4, kernel, padding=kernel // 2, groups=groups).to(memory_format=torch.channels_last)
+    images = torch.randn(3, 1, 1, 4).permute(0, 3, 1, 2)
+    with torch.profiler.profile() as profiler:
+        output = ours(images)
+    assert not any("conv" in event.name for event in profiler.events())
+    # What follows takes its layout from the strides, also those of axes of one pixel.
+    assert output.stride() == images.stride() == (4, 1, 4, 4)
+
+
+def test_an_image_without_a_batch_is_taken() -> None:
+    ours, image = Conv2d(2, 3, 1), torch.randn(2, 1, 1)
+    torch.testing.assert_close(ours(image), nn.Conv2d.forward(ours, image))
+
+
+def test_efficientnet_has_no_other_convolutions() -> None:
+    convolutions = [module for module in EfficientNet().modules() if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 81
+    assert {type(module) for module in convolutions} == {Conv2d}

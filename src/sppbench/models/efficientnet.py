@@ -86,8 +86,8 @@ class EfficientNet(torchvision_efficientnet.EfficientNet):  # type: ignore[misc]
 
     Input: images of shape (N, in_channels, H, W), 32×32 in the study. Output: logits of shape (N, num_classes).
     Convolutions have no bias, except the two of squeeze-and-excitation, with or without normalization. There is no
-    stochastic depth. Depthwise convolutions leave out the taps that only meet padding (see `convolution.Conv2d`): the
-    same outputs up to rounding.
+    stochastic depth. Convolutions do no more than small images need (see `convolution.Conv2d`): the same outputs up to
+    rounding.
 
     Leaves are named as in torchvision (but contiguously where normalization is taken out), and these are added:
     `flatten` after `avgpool`, and the merges `features.{stage}.{block}.sum` (9 in B0, where there is a skip connection)
@@ -151,7 +151,7 @@ class EfficientNet(torchvision_efficientnet.EfficientNet):  # type: ignore[misc]
         _move_to_end(self, "classifier")
 
         _set_in_channels(self.features[0], in_channels)
-        _leave_out_taps(self)
+        _set_convolutions(self)
         _set_activation(self, activation)
         _set_normalization(self, normalization, affine)
         initialize(self.features, init)
@@ -176,10 +176,10 @@ def _set_in_channels(stem: nn.Sequential, in_channels: int) -> None:
     stem[0] = nn.Conv2d(in_channels, conv.out_channels, kernel_size=3, stride=2, padding=1, bias=False)
 
 
-def _leave_out_taps(net: nn.Module) -> None:
-    """Let the depthwise convolutions leave out what cannot reach the image; they draw no random numbers again."""
+def _set_convolutions(net: nn.Module) -> None:
+    """Make the convolutions ours where they are; new ones would draw random numbers again."""
     for layer in net.modules():
-        if type(layer) is nn.Conv2d and layer.groups > 1:
+        if type(layer) is nn.Conv2d:
             layer.__class__ = Conv2d
 
 
