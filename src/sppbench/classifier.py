@@ -37,8 +37,8 @@ class Classifier(LightningModule):
         super().__init__()
         self.net = net
         self.make_optimizer = optimizer
-        self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
-        self.train_accuracy = _accuracy(num_classes)
+        self.train_loss, self.val_loss, self.test_loss = MeanOverImages(), MeanOverImages(), MeanOverImages()
+        self.train_accuracy = MeanOverImages()
         self.val_accuracy, self.val_top5 = _accuracy(num_classes), _accuracy(num_classes, top_k=5)
         self.test_accuracy, self.test_top5 = _accuracy(num_classes), _accuracy(num_classes, top_k=5)
         self.test_per_class = _accuracy(num_classes, average="none")
@@ -64,13 +64,16 @@ class Classifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
+        accuracy = (logits.detach().argmax(1) == labels).mean(dtype=torch.float64)
         self.train_loss.update(loss, len(labels))
-        self.train_accuracy.update(logits.detach(), labels)
-        accuracy = 100 * (logits.detach().argmax(1) == labels).float().mean()
-        self.log_dict({"train/loss_step": loss.detach(), "train/accuracy_step": accuracy})
-        return {"loss": loss, "accuracy": accuracy}
+        self.train_accuracy.update(accuracy, len(labels))
+        return {"loss": loss, "accuracy": 100 * accuracy}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # Only in the steps whose values Lightning hands to the loggers: `log` is most of what it adds to a step.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.global_step % every == 0 or self.trainer.should_stop:
+            self.log_dict({f"train/{name}_step": value.detach() for name, value in outputs.items()})
         if self.trainer.is_last_batch or self.trainer.should_stop:
             self._report({"train/loss": self.train_loss, "train/accuracy": self.train_accuracy})
             self.train_loss.reset()
@@ -170,10 +173,10 @@ class Classifier(LightningModule):
         return {"loss": self.train_loss, "accuracy": self.train_accuracy}
 
 
-class MeanLoss(Metric):
-    """The mean over images of losses that are means over batches; not a number as soon as one of them is not.
+class MeanOverImages(Metric):
+    """The mean over images of what are means over batches; not a number as soon as one of them is not.
 
-    torchmetrics' ``MeanMetric`` either leaves such a loss out or, told not to, leaves the weights out (its issue 3434).
+    torchmetrics' ``MeanMetric`` either leaves such a value out or, told not to, leaves weights out (its issue 3434).
     """
 
     total: Tensor
@@ -184,9 +187,9 @@ class MeanLoss(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, images: int) -> None:
-        """Takes the mean loss () of a batch, and its number of images."""
-        self.total += loss.detach().double() * images
+    def update(self, mean: Tensor, images: int) -> None:
+        """Takes the mean () over a batch, and its number of images."""
+        self.total += mean.detach().double() * images
         self.count += images
 
     def compute(self) -> Tensor:
