@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -123,6 +125,33 @@ def test_losses_are_means_over_images_where_a_batch_is_a_partial_one(config: Mak
         logits, labels = net.eval()(torch.cat([images for images, _ in batches])), torch.cat([y for _, y in batches])
         [logged] = [float(row[key]) for row in metrics(tmp_path / "run") if row.get(key)]
         assert logged == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("net", [EFFICIENTNET, FFNN])
+def test_a_compiled_run_is_the_same_and_takes_one_graph(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: tuple[str, ...]
+) -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        from torch._dynamo.backends.registry import lookup_backend
+
+        graphs.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend=backend, dynamic=False))
+    runs = {"eager": "false", "compiled": "true"}
+    for name, compiled in runs.items():
+        overrides = [f"output_dir={tmp_path / name}", f"compile={compiled}", "trainer.max_epochs=2"]
+        train(config(*overrides, net=net, spp="every_step"))
+    assert len(graphs) == 1  # not also for the batch of 8, validation and test
+    left, right = (read_history(tmp_path / name / "spp.parquet") for name in runs)
+    keys = ["step", "epoch", "depth", "layer", "kind", "signal", "ndim"]
+    pd.testing.assert_frame_equal(left[keys], right[keys])
+    first = left["step"] == 0  # later ones take over the rounding of those before
+    np.testing.assert_allclose(left["acv"][first], right["acv"][first], rtol=1e-3, atol=1e-12)
+    assert weights(tmp_path / "eager").keys() == weights(tmp_path / "compiled").keys()
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -125,9 +125,9 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
             keep_freed_memory()
         data.prepare_data()
         _check_fit(net, data)
-        if cfg.compile:
-            net.compile(mode=None if cfg.compile is True else cfg.compile)
         classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
+        if cfg.compile:
+            classifier.compile_training(None if cfg.compile is True else cfg.compile)
         if run.resumable:
             step = _check_checkpoint(run.checkpoint)
             for logger in loggers:

@@ -36,6 +36,8 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._whole_batch = 0  # images in the largest batch so far
         self.make_optimizer = optimizer
         self.train_loss, self.val_loss, self.test_loss = MeanOverImages(), MeanOverImages(), MeanOverImages()
         self.train_accuracy = MeanOverImages()
@@ -53,9 +55,22 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer(self.net.parameters())
 
+    def compile_training(self, mode: str | None = None) -> None:
+        """Compiles the net (``mode`` as of ``torch.compile``) for whole batches of training, and for nothing else.
+
+        The last batch of an epoch, if it is smaller, validation and test would each take a graph of its own, a minute
+        of compiling for a few batches. They run as without.
+        """
+        # A function, as the net itself would be a module of this one a second time.
+        self._compiled = torch.compile(lambda images: self.net(images), mode=mode, dynamic=False)
+
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.net(images)
-        return logits
+        call: Callable[[Tensor], Tensor] = self.net
+        if self._compiled is not None and self.training:
+            self._whole_batch = max(self._whole_batch, len(images))
+            if len(images) == self._whole_batch:
+                call = self._compiled
+        return call(images)
 
     def on_train_epoch_start(self) -> None:
         self.scores = {}
