@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from machine import describe
+from machine import COMPILE, describe, how_to_compile
 from rounds import in_turns, markdown, ratio, spread, timed
 from sppbench.allocator import keep_freed_memory
 from sppbench.files import config_directory
@@ -50,7 +50,7 @@ class Step:
         torch.manual_seed(0)
         self.net: nn.Module = instantiate(cfg.model).to(device, memory_format=torch.channels_last)
         if mode is not None:
-            self.net.compile(mode=mode)  # at its first call: with the hooks that are there then
+            self.net.compile(**how_to_compile(mode))  # at its first call: with the hooks that are there then
         self.optimizer: torch.optim.Optimizer = instantiate(cfg.optimizer)(self.net.parameters())
         self.images = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
         self.labels = torch.randint(100, (batch,), device=device)
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["ffnn_bn:512", "efficientnet_bn:128", "efficientnet_bn:512"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", help="a mode of torch.compile")
+    parser.add_argument("--compile", help=COMPILE)
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
     options = parser.parse_args()
     os.environ["WANDB_SILENT"] = "true"

@@ -3,8 +3,8 @@
     python benchmarks/training.py [--batch-size 512] [--rounds 3] [--device cuda] [--compile reduce-overhead]
 
 A column adds one thing to the column before: NCHW, with torch's default Adam and convolutions; channels_last; Adam
-fused; convolutions that leave out the taps that only meet padding; with ``--compile`` the net compiled. On a CPU memory
-is kept for all of them (``kept_memory.py`` measures that). A round is one timed optimizer step (Adam, fp32) of each,
+fused; our own convolutions, which do no more than small images need; with ``--compile`` the net compiled. On a CPU
+memory is kept for all of them (``kept_memory.py`` measures that). A round is one timed optimizer step (Adam, fp32) of each,
 after one that is not timed, on batches from TensorLoader, in a plain loop; the variants take turns. A rate is the
 median over the rounds, the ratio that of the pairs of last and first column. The projection is for 15 runs of 20 epochs
 of 40,000 images a net, without the probe, validation and start.
@@ -23,7 +23,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from machine import describe
+from machine import COMPILE, describe, how_to_compile
 from rounds import in_turns, markdown, ratio, timed
 from sppbench.allocator import keep_freed_memory
 from sppbench.data import Synthetic
@@ -54,7 +54,7 @@ class Training:
         device: torch.device,
         layout: torch.memory_format = torch.contiguous_format,
         fused: bool = False,
-        taps: bool = False,
+        ours: bool = False,
         mode: str | None = None,
     ) -> None:
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
@@ -63,9 +63,9 @@ class Training:
             )
         torch.manual_seed(0)
         net: nn.Module = instantiate(cfg.model)
-        self.net = (net if taps else with_torchs_convolutions(net)).to(device, memory_format=layout)
+        self.net = (net if ours else with_torchs_convolutions(net)).to(device, memory_format=layout)
         if mode is not None:
-            self.net.compile(mode=mode)
+            self.net.compile(**how_to_compile(mode))
         self.optimizer: torch.optim.Optimizer = instantiate(cfg.optimizer)(self.net.parameters())
         self.batches, self.device, self.layout = batches, device, layout
 
@@ -84,8 +84,8 @@ def variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What each column adds, all that is before it included."""
     layout: dict[str, Any] = {"layout": torch.channels_last}
     found = {"NCHW": {}, "channels_last": layout, "and fused Adam": layout | {"fused": True}}
-    last = layout | {"fused": True, "taps": True}
-    found["and taps left out"] = last
+    last = layout | {"fused": True, "ours": True}
+    found["and our convolutions"] = last
     if options.compile:
         found[f"and compiled ({options.compile})"] = last | {"mode": options.compile}
     return found
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", help="a mode of torch.compile")
+    parser.add_argument("--compile", help=COMPILE)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     options = parser.parse_args()
     if options.device.type == "cpu":

@@ -69,8 +69,9 @@ def _check(config: dict[str, Any]) -> None:
         raise UsageError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
     if not isinstance(overwrite, bool):
         raise UsageError(f"overwrite must be true or false, got {overwrite!r}")
-    if not isinstance(mode, bool) and mode not in COMPILE_MODES:
-        raise UsageError(f"compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}")
+    if not isinstance(mode, bool | dict) and mode not in COMPILE_MODES:
+        modes = ", ".join(COMPILE_MODES)
+        raise UsageError(f"compile must be true, false, one of {modes}, or a mapping of options, got {mode!r}")
     if config["trainer"].get("limit_test_batches") == 0:
         raise UsageError("trainer.limit_test_batches=0 leaves nothing to test")
     if not isinstance(config.get("logger") or {}, dict):
@@ -126,8 +127,8 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
         data.prepare_data()
         _check_fit(net, data)
         classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
-        if cfg.compile:
-            classifier.compile_training(None if cfg.compile is True else cfg.compile)
+        if run.config["compile"]:
+            classifier.compile_training(**_how_to_compile(run.config["compile"]))
         if run.resumable:
             step = _check_checkpoint(run.checkpoint)
             for logger in loggers:
@@ -138,6 +139,17 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
     except Exception as error:
         raise UsageError(one_line(error)) from error
     return Parts(run.config, classifier, data, trainer, stopwatch, divergence, checkpointing)
+
+
+def _how_to_compile(value: Any) -> dict[str, Any]:
+    """Arguments of ``torch.compile`` from true, a mode or a mapping of options."""
+    if not isinstance(value, dict):
+        return {} if value is True else {"mode": value}
+    import torch._inductor
+
+    if unknown := set(value) - set(torch._inductor.list_options()):
+        raise UsageError(f"compile: torch.compile has no option {unknown.pop()}")
+    return {"options": value}
 
 
 def make_data_and_net(cfg: DictConfig) -> tuple[Any, Any]:

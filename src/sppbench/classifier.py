@@ -55,14 +55,15 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer(self.net.parameters())
 
-    def compile_training(self, mode: str | None = None) -> None:
-        """Compiles the net (``mode`` as of ``torch.compile``) for whole batches of training, and for nothing else.
+    def compile_training(self, **how: Any) -> None:
+        """Compiles the net for whole batches of training, and for nothing else; ``mode`` or ``options`` as of
+        ``torch.compile``.
 
         The last batch of an epoch, if it is smaller, validation and test would each take a graph of its own, a minute
         of compiling for a few batches. They run as without.
         """
         # A function, as the net itself would be a module of this one a second time.
-        self._compiled = torch.compile(lambda images: self.net(images), mode=mode, dynamic=False)
+        self._compiled = torch.compile(lambda images: self.net(images), dynamic=False, **how)
 
     def forward(self, images: Tensor) -> Tensor:
         call: Callable[[Tensor], Tensor] = self.net

@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from sppbench.spp.statistics import _PIECE, TAIL, Layout, acsm_acv, channel_sums, statistics
+from sppbench.spp.statistics import (
+    _PIECE,
+    TAIL,
+    Fold,
+    Layout,
+    acsm_acv,
+    channel_rows,
+    channel_sums,
+    folded,
+    statistics,
+)
 
 
 def two_pass(x: Tensor, channel_dim: int) -> tuple[float, float]:
@@ -216,3 +227,51 @@ def test_gradient_of_a_linear_layer_before_batch_normalization_has_no_mean() -> 
     acsm, acv = acsm_acv(y.grad)
     assert acv > 0
     assert acsm < 1e-12 * acv
+
+
+ROWS_OF = [
+    ((6, 5, 7, 3), 1),
+    ((6, 7, 3, 5), -1),
+    ((4, 9), 1),
+    ((4, 9), None),
+    ((5,), 0),
+    ((5,), None),
+    ((5, 3, 3), 0),  # an image without a batch
+    ((2, 1, 7, 7), 1),
+]
+
+
+@pytest.mark.parametrize(("shape", "axis"), ROWS_OF)
+def test_rows_of_compiled_graphs_fold_to_the_same_sums(shape: tuple[int, ...], axis: int | None) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for value in (0.0, torch.nan, torch.inf):
+        x.view(-1)[0] = value
+        torch.testing.assert_close(folded(channel_rows(x, axis)), channel_sums(x, axis), equal_nan=True)
+
+
+def test_all_tensors_of_a_step_are_folded_at_once() -> None:
+    tensors = [torch.randn(shape) for shape, _ in ROWS_OF]
+    axes = [axis for _, axis in ROWS_OF]
+    vectors = [channel_sums(x, axis) for x, axis in zip(tensors, axes, strict=True)]
+    mixed = [
+        channel_rows(x, axis) if i % 3 else vectors[i] for i, (x, axis) in enumerate(zip(tensors, axes, strict=True))
+    ]
+    for sums in (mixed, vectors):
+        fold = Fold([tuple(one.shape) for one in sums], torch.device("cpu"))
+        torch.testing.assert_close(fold(sums), torch.cat(vectors))
+    # Rows add up, also over a batch that is not of the same size: 2 times 7/49 is not 2/7 in binary.
+    many = sum(channel_rows(torch.ones(n, 2, 7, 7), 1) for n in range(1, 50))
+    assert isinstance(many, torch.Tensor)
+    assert folded(many)[-2:].tolist() == Fold([(5, 2)], many.device)([many])[-2:].tolist() == [49 * 1225.0, 1225.0]
+
+
+def test_rows_are_sums_over_the_same_axes_and_nothing_else() -> None:
+    """What a compiler can put into one reading of the tensor: whatever else there was would be kernels of its own."""
+    graph = make_fx(lambda x: channel_rows(x, 1))(torch.randn(2, 3, 4, 4)).graph
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    sums = [node for node in calls if node.target == torch.ops.aten.sum.dim_IntList]
+    assert [node.args[1] for node in sums] == [[0, 2, 3]] * 5
+    depends = {node for node in graph.nodes if node.op == "placeholder"}
+    for node in calls:
+        assert depends & set(node.all_input_nodes), f"{node} is a constant"
+        depends.add(node)

@@ -117,7 +117,7 @@ class BatchNormProbe(SteppingProbe):
             if not torch.compiler.is_compiling() or module is not own or not self._is_measured(module, arguments):
                 return None
             self._register(name)
-            slots.add(_SLOT, name, SUMS, str(arguments[0].device))
+            slots.add(_SLOT, name, (SUMS,), str(arguments[0].device))
             return (InputTap.apply(arguments[0], getattr(slots, _SLOT)), *arguments[1:])
 
         return hook

@@ -16,7 +16,7 @@ from sppbench.spp.layers import LayerChoice, choose_layers, named_modules, unwra
 from sppbench.spp.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.readings import OF_BATCH, SIGNALS, Readings, Reducer, Row
 from sppbench.spp.registry import Registry, Slots
-from sppbench.spp.statistics import TAIL, channel_sums
+from sppbench.spp.statistics import ROWS, TAIL, channel_rows, channel_sums, folded
 from sppbench.spp.stepping import SteppingProbe
 from sppbench.spp.tap import Tap
 from sppbench.spp.weights import can_be_read, named_weights
@@ -169,7 +169,10 @@ class SignalProbe(SteppingProbe):
         channels = 1 if axis is None else int(x.shape[axis])
         self._registry.register(layer, type(module).__name__, int(x.ndim), channels)
         if "activation" in self.signals:
-            self._add_activation(layer, channel_sums(x, axis))
+            if torch.compiler.is_compiling():
+                self._pass.sums[layer] = channel_rows(x, axis)
+            else:
+                self._add(("activation", layer), channel_sums(x, axis))
         if not torch.is_grad_enabled():
             self._pass.silent.setdefault(name, []).append((layer, axis))
         elif "gradient" not in self.signals:
@@ -178,7 +181,7 @@ class SignalProbe(SteppingProbe):
             self._registry.skip(layer, "its output has no gradient")
         elif torch.compiler.is_compiling():
             slot = f"call{call}_channels{channels}"
-            slots.add(slot, layer, channels + len(TAIL), str(x.device))
+            slots.add(slot, layer, (len(ROWS), channels), str(x.device))
             return replaced(output, x, Tap.apply(x, getattr(slots, slot), axis))
         else:
             self._hook_gradient(x, axis, lambda: layer)
@@ -202,14 +205,10 @@ class SignalProbe(SteppingProbe):
         if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph
             self._leaf_handles.append(handle)
 
-    def _add_activation(self, layer: str, sums: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            self._pass.sums[layer] = sums
-        else:
-            self._add(("activation", layer), sums)
-
     def _add(self, key: tuple[str, str], sums: Tensor) -> None:
         earlier = self._sums.get(key)
+        if earlier is not None and earlier.shape != sums.shape:  # one of them comes from a graph, or both differ
+            earlier, sums = folded(earlier), folded(sums)
         if earlier is not None and len(earlier) != len(sums):
             self._registry.skipped[key[1]] = "its number of channels changed within a step"
             return
@@ -295,7 +294,10 @@ class SignalProbe(SteppingProbe):
         for name, before in self._before.items():
             self._add(("update", name), channel_sums(self._weights[name].parameter.detach() - before, 0))
         self._note_what_never_ran()
-        return {self._row(key, len(sums) - len(TAIL)): sums for key, sums in self._sums.items()}
+        return {
+            self._row(key, sums.shape[1] if sums.ndim == 2 else len(sums) - len(TAIL)): sums
+            for key, sums in self._sums.items()
+        }
 
     def _note_what_never_ran(self) -> None:
         called = {name for name in self._modules if name in self._registry.depths}

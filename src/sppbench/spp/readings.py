@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sppbench.spp.statistics import Layout, statistics
+from sppbench.spp.statistics import Fold, Layout, statistics
 
 # In the order of a layer's rows. Those of the batch add up over processes; each process has all of the others.
 OF_BATCH = ("activation", "gradient")
@@ -43,24 +43,24 @@ class Reducer:
     """Forms the statistics of steps; what steps with the same rows share is computed once."""
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[Row, ...], _Plan] = {}
+        self._plans: dict[tuple[tuple[Row, torch.Size], ...], _Plan] = {}
 
     def __call__(self, sums: Mapping[Row, Tensor], loss_scale: float | Tensor) -> tuple[tuple[Row, ...], Tensor]:
         """Rows in order and their statistics (len(rows), 5).
 
         Args:
-            sums: One vector of ``channel_sums``, or a total of them, a row; at least one.
+            sums: What ``channel_sums`` or ``channel_rows`` give, or a total of it, a row; at least one.
             loss_scale: What gradients are to be divided by.
 
         Raises:
             RuntimeError: The processes have not recorded the same layers.
         """
-        key = tuple(sums)
+        key = tuple((row, one.shape) for row, one in sums.items())
         device = next(iter(sums.values())).device
         if key not in self._plans:
-            self._plans[key] = _Plan(key, device)
+            self._plans[key] = _Plan(sums, device)
         plan = self._plans[key]
-        vector = torch.cat([sums[row].to(device, non_blocking=True) for row in plan.rows])
+        vector = plan.fold([sums[row].to(device, non_blocking=True) for row in plan.rows])
         processes = _add_up_processes(vector, plan.checksum)
         found = statistics(vector, plan.layout)
         scale: float | Tensor = loss_scale * processes
@@ -82,8 +82,9 @@ class Reducer:
 class _Plan:
     """The order of some rows and what follows from it."""
 
-    def __init__(self, rows: tuple[Row, ...], device: torch.device) -> None:
-        self.rows = tuple(sorted(rows, key=lambda row: (row.depth, row.layer, SIGNALS.index(row.signal))))
+    def __init__(self, sums: Mapping[Row, Tensor], device: torch.device) -> None:
+        self.rows = tuple(sorted(sums, key=lambda row: (row.depth, row.layer, SIGNALS.index(row.signal))))
+        self.fold = Fold([tuple(sums[row].shape) for row in self.rows], device)
         self.layout = Layout([row.channels for row in self.rows], device)
         self.checksum = zlib.crc32(repr(self.rows).encode())
         self.is_gradient = torch.tensor([row.signal == "gradient" for row in self.rows], device=device)

@@ -25,10 +25,10 @@ class Slots:
         self._all: dict[str, tuple[str, Tensor]] = {}
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-    def add(self, attribute: str, layer: str, length: int, device: str) -> None:
-        """Makes the slot of a layer, float64 (length,), if there is none with this name."""
+    def add(self, attribute: str, layer: str, shape: tuple[int, ...], device: str) -> None:
+        """Makes the slot of a layer, float64 of a shape, if there is none with this name."""
         if attribute not in self._all:
-            slot = torch.zeros(length, dtype=torch.float64, device=device, requires_grad=True)
+            slot = torch.zeros(shape, dtype=torch.float64, device=device, requires_grad=True)
             torch._dynamo.mark_static_address(slot, guard=True)
             self._all[attribute] = layer, slot
             setattr(self, attribute, slot)

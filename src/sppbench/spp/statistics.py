@@ -31,6 +31,7 @@ from sppbench.spp.kernel import kernel
 
 # What stands behind the channel sums in the vector of `channel_sums`.
 TAIL = ("squares", "nonfinite", "count", "samples")
+ROWS = ("sums", "squares", "nonfinite", "count", "samples")  # those of `channel_rows`
 # Tensors are converted to double precision in pieces of this size, which stay in a CPU's cache. A GPU wants larger
 # ones, but not a copy of the largest tensor in double precision.
 _PIECE = {"cpu": 1 << 18}
@@ -60,17 +61,49 @@ def channel_sums(x: Tensor, channel_dim: int | None) -> Tensor:
         float64 (C + 4,), on the device of ``x``: the sum in each of the C channels, the sum of all squares, the number
         of elements that are NaN or infinite, the number of elements in a channel, and the size of the first axis.
     """
-    x = x.detach()
-    if channel_dim is None or x.ndim == 0:
-        x, axis = x[..., None], x.ndim
-    else:
-        axis = channel_dim % x.ndim
-    on_host = x.is_cpu and not torch.compiler.is_compiling()
-    if on_host and (compiled := kernel()) is not None and (sums := compiled(x, axis)) is not None:
+    if torch.compiler.is_compiling():
+        return folded(channel_rows(x, channel_dim))
+    x, axis = _with_channels(x.detach(), channel_dim)
+    if x.is_cpu and (compiled := kernel()) is not None and (sums := compiled(x, axis)) is not None:
         return sums
     if x.ndim == 1:  # as γ of a normalization: each element is a channel
         x = x[:, None]
-    return _double_precision(x, axis) if on_host else _sums_on_device(x, axis)
+    return _double_precision(x, axis) if x.is_cpu else _sums_on_device(x, axis)
+
+
+def channel_rows(x: Tensor, channel_dim: int | None) -> Tensor:
+    """As :func:`channel_sums`, for compiled graphs, in which all that is a sum over the same axes is one reading of x,
+    and whatever is not is one more kernel. :class:`Fold` does the rest, once for all tensors.
+
+    Returns:
+        float64 (5, C), which adds up: in each channel the sum of its elements, the sum of their squares, the number of
+        those that are NaN or infinite, the number of all, and the size of the first axis.
+    """
+    x, axis = _with_channels(x.detach(), channel_dim)
+    if x.ndim == 1:
+        x = x[:, None]
+    others = _others(x, axis)
+    double, finite = x.double(), x.isfinite()
+    # Numbers of elements as sums over them, in a way that compilers do not see through: as constants they would be
+    # computed in kernels of their own.
+    one = finite.logical_or(finite.logical_not()).double()
+    share = 1.0 if axis else float(x.shape[0])  # of the size of the first axis, what falls to one element
+    for other in others:
+        share /= x.shape[other] if other else 1
+    values = double, double.square(), finite.logical_not().double(), one, one * share
+    return torch.stack([value.sum(others) for value in values])
+
+
+def folded(sums: Tensor) -> Tensor:
+    """The vector (C + 4,) of :func:`channel_sums`, from itself or from the rows of :func:`channel_rows`."""
+    if sums.ndim == 1:
+        return sums
+    return torch.cat([sums[0], sums[1:3].sum(1), sums[3:4, 0], sums[4:5, 0].round()])
+
+
+def _with_channels(x: Tensor, channel_dim: int | None) -> tuple[Tensor, int]:
+    """A tensor that has a channel axis, and which that is, not negative."""
+    return (x[..., None], x.ndim) if channel_dim is None or x.ndim == 0 else (x, channel_dim % x.ndim)
 
 
 def _double_precision(x: Tensor, axis: int) -> Tensor:
@@ -87,10 +120,10 @@ def _double_precision(x: Tensor, axis: int) -> Tensor:
 
 
 def _sums_on_device(x: Tensor, axis: int) -> Tensor:
-    """Without a value that the host would have to wait for; compiled, all reductions are fused into one pass."""
+    """Without a value that the host would have to wait for."""
     others = _others(x, axis)
     parts = []
-    for piece in [x] if torch.compiler.is_compiling() else _pieces(x, others[0]):
+    for piece in _pieces(x, others[0]):
         double = piece.double()
         squares = double.square().sum(others).sum()
         nonfinite = piece.isfinite().logical_not().sum(others).sum()
@@ -111,6 +144,41 @@ def _pieces(x: Tensor, axis: int) -> Sequence[Tensor]:
     """``x`` cut along an axis."""
     number = -(-x.numel() // _PIECE.get(x.device.type, _PIECE_OF_GPU))
     return [x] if number <= 1 else torch.split(x, -(-x.shape[axis] // number), dim=axis)
+
+
+class Fold:
+    """:func:`folded` for R tensors at once; made once for the steps that share it.
+
+    Args:
+        shapes: R shapes, each (C + 4,) or (5, C).
+        device: Where the tensors are.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], device: torch.device) -> None:
+        self._length, rounded, places = 0, [], []
+        for shape in shapes:
+            start, channels = self._length, shape[1] if len(shape) == 2 else shape[0] - len(TAIL)
+            tail = start + channels
+            self._length = tail + len(TAIL)
+            rounded.append(self._length - 1)
+            place = torch.arange(start, self._length)
+            if len(shape) == 2:
+                counts = torch.full((2, channels), -1)  # the same in all channels: taken from the first one
+                counts[:, 0] = torch.tensor([tail + 2, tail + 3])
+                place = torch.cat([place[:channels], *(torch.full((channels,), tail + i) for i in (0, 1)), *counts])
+            places.append(place)
+        to = torch.cat(places)
+        self._places = to.where(to >= 0, self._length).to(device)  # behind all: nowhere
+        self._rounded = torch.tensor(rounded, device=device)
+        self._needed = any(len(shape) == 2 for shape in shapes)
+
+    def __call__(self, sums: Sequence[Tensor]) -> Tensor:
+        """The vectors, one behind the other: (Σ(C_r + 4),)."""
+        vector = torch.cat([one.flatten() for one in sums])
+        if not self._needed:
+            return vector
+        out = vector.new_zeros(self._length + 1).index_add_(0, self._places, vector)[: self._length]
+        return out.index_copy_(0, self._rounded, out[self._rounded].round())
 
 
 class Layout:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppbench.spp.statistics import channel_sums
+from sppbench.spp.statistics import channel_rows
 
 
 class Tap(torch.autograd.Function):
@@ -25,4 +25,4 @@ class Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         """The gradient as it is, its channel sums, and nothing for the axis."""
-        return gradients[0], channel_sums(gradients[0], ctx.axis), None
+        return gradients[0], channel_rows(gradients[0], ctx.axis), None
