@@ -4,8 +4,8 @@
 
 A column adds one thing to the column before: NCHW, with torch's default Adam and convolutions; channels_last; Adam
 fused; our own convolutions, which do no more than small images need; with ``--compile`` the net compiled. On a CPU
-memory is kept for all of them (``kept_memory.py`` measures that). A round is one timed optimizer step (Adam, fp32) of each,
-after one that is not timed, on batches from TensorLoader, in a plain loop; the variants take turns. A rate is the
+memory is kept for all of them (``kept_memory.py`` measures that). A round is one timed optimizer step (Adam, fp32) of
+each, after one that is not timed, on batches from TensorLoader, in a plain loop; the variants take turns. A rate is the
 median over the rounds, the ratio that of the pairs of last and first column. The projection is for 15 runs of 20 epochs
 of 40,000 images a net, without the probe, validation and start.
 """

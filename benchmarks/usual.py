@@ -4,11 +4,10 @@
 
 Usual is: torchvision's transforms on PIL images in a DataLoader (0 or 2 workers), NCHW, eager, a plain PyTorch loop,
 with the same net, and with timm's own ``efficientnet_b0`` where timm is installed. Ours is a plain loop, too, over
-TensorLoader with the settings of a run: channels_last, fused Adam, our convolutions; what Lightning
-adds is measured by ``lightning_overhead.py``. On a CPU memory is kept, as in a run, for all of them. All train with
-Adam on batches of 512 augmented CIFAR-100 images (random images without ``--root``). A round is two optimizer steps of
-each variant, loading included, after one that is not timed; the variants take turns, in which workers load ahead for
-theirs.
+TensorLoader with the settings of a run: channels_last, fused Adam, our convolutions; what Lightning adds is measured by
+``lightning_overhead.py``. On a CPU memory is kept, as in a run, for all of them. All train with Adam on batches of 512
+augmented CIFAR-100 images (random images without ``--root``). A round is two optimizer steps of each variant, loading
+included, after one that is not timed; the variants take turns, in which workers load ahead for theirs.
 """
 
 import argparse
