@@ -154,6 +154,20 @@ def test_a_compiled_run_is_the_same_and_takes_one_graph(
     assert weights(tmp_path / "eager").keys() == weights(tmp_path / "compiled").keys()
 
 
+def test_every_run_of_a_long_sweep_is_compiled() -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    for _ in range(torch._dynamo.config.recompile_limit + 2):
+        classifier = Classifier(nn.Linear(2, 2), torch.optim.SGD, num_classes=2)
+        classifier.compile_training(backend=backend)
+        classifier(torch.ones(3, 2))
+    assert len(graphs) == torch._dynamo.config.recompile_limit + 2
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_run_is_resumed_with_the_kernels_that_it_asks_for(fused: bool) -> None:
     net = nn.Linear(2, 2)

@@ -62,6 +62,8 @@ class Classifier(LightningModule):
         The last batch of an epoch, if it is smaller, validation and test would each take a graph of its own, a minute
         of compiling for a few batches. They run as without.
         """
+        # Of the earlier runs of a sweep in this process: after eight nets Dynamo would no longer compile any.
+        torch.compiler.reset()
         # A function, as the net itself would be a module of this one a second time.
         self._compiled = torch.compile(lambda images: self.net(images), dynamic=False, **how)
 

@@ -155,30 +155,30 @@ class Fold:
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], device: torch.device) -> None:
-        self._length, rounded, places = 0, [], []
+        sizes = torch.tensor([shape[1] for shape in shapes if len(shape) == 2], dtype=torch.int64)
+        starts = torch.cumsum(sizes, 0) - sizes
+        self._over_channels = _Segments(sizes, 0, device)
+        self._first = starts.to(device)
+        # Where in what __call__ makes, one behind the other, the values of the vectors are.
+        channels, number = int(sizes.sum()), len(sizes)
+        order, rows, vectors = [], 0, channels + len(TAIL) * number
         for shape in shapes:
-            start, channels = self._length, shape[1] if len(shape) == 2 else shape[0] - len(TAIL)
-            tail = start + channels
-            self._length = tail + len(TAIL)
-            rounded.append(self._length - 1)
-            place = torch.arange(start, self._length)
             if len(shape) == 2:
-                counts = torch.full((2, channels), -1)  # the same in all channels: taken from the first one
-                counts[:, 0] = torch.tensor([tail + 2, tail + 3])
-                place = torch.cat([place[:channels], *(torch.full((channels,), tail + i) for i in (0, 1)), *counts])
-            places.append(place)
-        to = torch.cat(places)
-        self._places = to.where(to >= 0, self._length).to(device)  # behind all: nowhere
-        self._rounded = torch.tensor(rounded, device=device)
-        self._needed = any(len(shape) == 2 for shape in shapes)
+                order += [torch.arange(shape[1]) + starts[rows], channels + number * torch.arange(len(TAIL)) + rows]
+                rows += 1
+            else:
+                order.append(torch.arange(vectors, vectors + shape[0]))
+                vectors += shape[0]
+        self._order = torch.cat(order).to(device) if number else None
 
     def __call__(self, sums: Sequence[Tensor]) -> Tensor:
         """The vectors, one behind the other: (Σ(C_r + 4),)."""
-        vector = torch.cat([one.flatten() for one in sums])
-        if not self._needed:
-            return vector
-        out = vector.new_zeros(self._length + 1).index_add_(0, self._places, vector)[: self._length]
-        return out.index_copy_(0, self._rounded, out[self._rounded].round())
+        if self._order is None:
+            return torch.cat(list(sums))
+        total, squares, nonfinite, count, samples = torch.cat([one for one in sums if one.ndim == 2], dim=1)
+        tails = self._over_channels(squares), self._over_channels(nonfinite), count[self._first], samples[self._first]
+        vectors = [one for one in sums if one.ndim == 1]
+        return torch.cat([total, *tails[:3], tails[3].round(), *vectors])[self._order]
 
 
 class Layout:
@@ -194,20 +194,36 @@ class Layout:
         tails = torch.cumsum(sizes + len(TAIL), 0) - len(TAIL)
         self.channels = sizes.double().to(device)
         self.tails = torch.stack([tails + i for i in range(len(TAIL))]).to(device)
-        # Channels are added up in blocks, and these then: one after the other, a thousand would lose two digits. What
-        # stands behind the channels of a tensor goes into a block of its own, which belongs to no tensor.
-        blocks = -(-sizes // _BLOCK)
-        rows = torch.repeat_interleave(sizes + len(TAIL))
-        behind = torch.arange(len(rows)) - (torch.cumsum(sizes + len(TAIL), 0) - sizes - len(TAIL))[rows]
-        block = (torch.cumsum(blocks, 0) - blocks)[rows] + behind // _BLOCK
-        self.blocks = torch.where(behind < sizes[rows], block, int(blocks.sum())).to(device)
-        self.rows_of_blocks = torch.repeat_interleave(blocks).to(device)
+        # Adds up the values that stand where the sums of channels do: (Σ(C_r + 4),) → (R,).
+        self.over_channels = _Segments(sizes, len(TAIL), device)
 
-    def over_channels(self, values: Tensor) -> Tensor:
-        """Adds up the values that stand where the sums of channels do: (Σ(C_r + 4),) → (R,)."""
-        number = len(self.rows_of_blocks)
-        blocks = values.new_zeros(number + 1).index_add_(0, self.blocks, values)[:number]
-        return values.new_zeros(len(self.channels)).index_add_(0, self.rows_of_blocks, blocks)
+
+class _Segments:
+    """Adds up the values of R segments of a vector.
+
+    In blocks, and these then: one after the other, a thousand would lose two digits.
+
+    Args:
+        sizes: R lengths.
+        gap: Number of values behind each segment that belong to none.
+        device: Where the vector is.
+    """
+
+    def __init__(self, sizes: Tensor, gap: int, device: torch.device) -> None:
+        blocks = -(-sizes // _BLOCK)
+        segment = torch.repeat_interleave(sizes + gap)
+        place = torch.arange(len(segment)) - (torch.cumsum(sizes + gap, 0) - sizes - gap)[segment]
+        block = (torch.cumsum(blocks, 0) - blocks)[segment] + place // _BLOCK
+        # What belongs to no segment goes into a block of its own.
+        self._blocks = torch.where(place < sizes[segment], block, int(blocks.sum())).to(device)
+        self._segments = torch.repeat_interleave(blocks).to(device)
+        self._number = len(sizes)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """(Σ(size + gap),) → (R,)."""
+        number = len(self._segments)
+        blocks = values.new_zeros(number + 1).index_add_(0, self._blocks, values)[:number]
+        return values.new_zeros(self._number).index_add_(0, self._segments, blocks)
 
 
 def statistics(sums: Tensor, layout: Layout) -> Statistics:
