@@ -49,8 +49,9 @@ class SignalProbe(SteppingProbe):
     backward pass through the output, and only in the step of its forward pass.
 
     With ``torch.compile``, attach the probe before the first call of the compiled module: the statistics then are part
-    of its graph, ``fullgraph=True`` included. Gradients can then be read after ``backward()``, but not after
-    ``torch.autograd.grad`` or ``backward(inputs=...)``. A checkpoint inside of a graph breaks it, unless
+    of its graph, ``fullgraph=True`` included; on a GPU, ``options={"combo_kernels": True}`` spares many kernels.
+    Gradients can then be read after ``backward()``, but not after ``torch.autograd.grad`` or ``backward(inputs=...)``.
+    A checkpoint inside of a graph breaks it, unless
     ``torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint`` is set; the numbers are right either way.
 
     With ``torch.distributed`` running, the sums of all processes are added up before statistics are formed; gradients
