@@ -105,8 +105,7 @@ class BatchNormProbe(SteppingProbe):
         # Others in their place: a hook of an earlier step must see that its step is over.
         self._sums: dict[str, Tensor] = {}
         for slots in self._slots.values():
-            for _, slot in slots:
-                slot.grad = None
+            slots.clear()
 
     # -- during the forward and backward pass -------------------------------------------------------------------------
 
@@ -218,10 +217,9 @@ class BatchNormProbe(SteppingProbe):
         """The sums of the step (number of layers, 6); the rows of layers that did not run are 0 (in all processes the
         table has the same shape, whatever ran there)."""
         for slots in self._slots.values():
-            for name, slot in slots:
-                if slot.grad is not None:
-                    self._sums[name] = self._sums[name] + slot.grad if name in self._sums else slot.grad
-                    slot.grad = None
+            for name, sums in slots.gradients():
+                self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+            slots.clear()
         for name in self.layers:
             if name in self._depths and self.skipped.get(name) == _NEVER:
                 del self.skipped[name]

@@ -118,8 +118,7 @@ class SignalProbe(SteppingProbe):
         for handle in self._leaf_handles:
             handle.remove()
         for slots in self._slots.values():
-            for _, slot in slots:
-                slot.grad = None
+            slots.clear()
         self._leaf_handles = []
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._before: dict[str, Tensor] = {}
@@ -284,9 +283,8 @@ class SignalProbe(SteppingProbe):
         if not any(signal == "parameter_gradient" for signal, _ in self._sums):
             self._read_parameter_gradients()
         for slots in self._slots.values():
-            for layer, slot in slots:
-                if slot.grad is not None:
-                    self._add(("gradient", layer), slot.grad)
+            for layer, sums in slots.gradients():
+                self._add(("gradient", layer), sums)
         compiled: Pass | None = self._pass
         while compiled is not None:
             for layer, sums in compiled.sums.items():

@@ -33,9 +33,14 @@ class Slots:
             self._all[attribute] = layer, slot
             setattr(self, attribute, slot)
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """Layers and their slots."""
-        return iter(self._all.values())
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Layers and what their slots have received."""
+        return ((layer, slot.grad) for layer, slot in self._all.values() if slot.grad is not None)
+
+    def clear(self) -> None:
+        """Forgets what the slots have received."""
+        for _, slot in self._all.values():
+            slot.grad = None
 
 
 class Registry:
