@@ -13,15 +13,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sppbench.spp.statistics import (
     _PIECE,
-    TAIL,
-    Fold,
-    Layout,
     acsm_acv,
     channel_rows,
     channel_sums,
     folded,
     statistics,
 )
+from sppbench.spp.together import TAIL, FirstAxisSums, Fold, Layout, Segments
 
 
 def two_pass(x: Tensor, channel_dim: int) -> tuple[float, float]:
@@ -275,3 +273,36 @@ def test_rows_are_sums_over_the_same_axes_and_nothing_else() -> None:
     for node in calls:
         assert depends & set(node.all_input_nodes), f"{node} is a constant"
         depends.add(node)
+
+
+WEIGHTS = {
+    "convolution": lambda: normal(24, 8, 3, 3),
+    "channels_last": lambda: normal(24, 8, 3, 3).to(memory_format=torch.channels_last),
+    "depthwise": lambda: normal(96, 1, 5, 5),
+    "linear": lambda: normal(7, 300),
+    "transposed": lambda: normal(300, 7).T,
+    "scale": lambda: normal(10),
+    "scalar": lambda: normal(1)[0],
+    "one channel": lambda: normal(1, 5000),
+    "half precision": lambda: normal(6, 50).bfloat16(),
+    "double precision": lambda: normal(6, 50).double(),
+}
+
+
+def test_weights_are_summed_at_once_as_one_by_one() -> None:
+    tensors = [make() for make in WEIGHTS.values()]
+    tensors[0][3, 1, 2, 0], tensors[3][6, 299] = math.nan, -math.inf
+    before = [x.clone() for x in tensors]
+    for name, x, rows in zip(WEIGHTS, tensors, FirstAxisSums(tensors)(tensors), strict=True):
+        torch.testing.assert_close(folded(rows), channel_sums(x, 0), rtol=1e-13, atol=1e-13, equal_nan=True, msg=name)
+    for x, copy in zip(tensors, before, strict=True):
+        torch.testing.assert_close(x, copy, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("gap", [0, 3])
+def test_values_of_segments_are_added_up(gap: int) -> None:
+    sizes = [1, 63, 64, 65, 128, 1000, 2]
+    values = [normal(size + gap, seed=size).double() for size in sizes]
+    found = Segments(sizes, torch.device("cpu"), gap)(torch.cat(values))
+    expected = [math.fsum(one[:size].tolist()) for one, size in zip(values, sizes, strict=True)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-14, abs=1e-14)

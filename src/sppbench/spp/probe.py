@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,10 +16,11 @@ from sppbench.spp.layers import LayerChoice, choose_layers, named_modules, unwra
 from sppbench.spp.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.readings import OF_BATCH, SIGNALS, Readings, Reducer, Row
 from sppbench.spp.registry import Registry, Slots
-from sppbench.spp.statistics import ROWS, TAIL, channel_rows, channel_sums, folded
+from sppbench.spp.statistics import channel_rows, channel_sums, folded
 from sppbench.spp.stepping import SteppingProbe
 from sppbench.spp.tap import Tap
-from sppbench.spp.weights import can_be_read, named_weights
+from sppbench.spp.together import ROWS, TAIL
+from sppbench.spp.weights import WeightSums, can_be_read, named_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +96,7 @@ class SignalProbe(SteppingProbe):
         if not self._modules:
             raise ValueError("no layer was chosen")
         self._weights = named_weights(self._model, self._modules, everything=layers is None)
+        self._weight_sums = WeightSums()
         self._axis_by_user = channel_axis
         self._reduce = Reducer()
         self._registry = Registry()
@@ -223,12 +225,14 @@ class SignalProbe(SteppingProbe):
         if not self._recording or self._parameters_read:
             return
         self._parameters_read = True
-        for name, (weight, _, _) in self._weights.items():
-            if can_be_read(weight):
-                if "parameter" in self.signals:
-                    self._add(("parameter", name), channel_sums(weight, 0))
-                if "update" in self.signals:
-                    self._before[name] = weight.detach().clone()
+        weights = {name: one.parameter for name, one in self._weights.items() if can_be_read(one.parameter)}
+        if "parameter" in self.signals:
+            self._add_weights("parameter", weights)
+        if "update" in self.signals:
+            self._before = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    def _add_weights(self, signal: str, weights: Mapping[str, Tensor]) -> None:
+        self._sums |= {(signal, name): sums for name, sums in self._weight_sums(weights).items()}
 
     def _trains_with(self, optimizer: torch.optim.Optimizer) -> bool:
         own = {id(weight.parameter) for weight in self._weights.values()}
@@ -244,9 +248,12 @@ class SignalProbe(SteppingProbe):
 
     def _read_parameter_gradients(self) -> None:
         if "parameter_gradient" in self.signals:
-            for name, (weight, _, _) in self._weights.items():
-                if isinstance(weight.grad, Tensor) and weight.grad.layout == torch.strided and weight.numel():
-                    self._sums["parameter_gradient", name] = channel_sums(weight.grad, 0)
+            gradients = {
+                name: gradient
+                for name, (weight, _, _) in self._weights.items()
+                if isinstance(gradient := weight.grad, Tensor) and gradient.layout == torch.strided and weight.numel()
+            }
+            self._add_weights("parameter_gradient", gradients)
 
     def readings(self, loss_scale: float | Tensor = 1.0) -> Readings | None:
         """Ends the step and returns its statistics without waiting for the device; None for a step not recorded.
@@ -290,8 +297,8 @@ class SignalProbe(SteppingProbe):
             for layer, sums in compiled.sums.items():
                 self._add(("activation", layer), sums)
             compiled = compiled.previous
-        for name, before in self._before.items():
-            self._add(("update", name), channel_sums(self._weights[name].parameter.detach() - before, 0))
+        changes = {name: self._weights[name].parameter.detach() - before for name, before in self._before.items()}
+        self._add_weights("update", changes)
         self._note_what_never_ran()
         return {
             self._row(key, sums.shape[1] if sums.ndim == 2 else len(sums) - len(TAIL)): sums

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sppbench.spp.statistics import Fold, Layout, statistics
+from sppbench.spp.statistics import statistics
+from sppbench.spp.together import Fold, Layout
 
 # In the order of a layer's rows. Those of the batch add up over processes; each process has all of the others.
 OF_BATCH = ("activation", "gradient")

@@ -28,16 +28,12 @@ import torch
 from torch import Tensor
 
 from sppbench.spp.kernel import kernel
+from sppbench.spp.together import TAIL, Layout
 
-# What stands behind the channel sums in the vector of `channel_sums`.
-TAIL = ("squares", "nonfinite", "count", "samples")
-ROWS = ("sums", "squares", "nonfinite", "count", "samples")  # those of `channel_rows`
 # Tensors are converted to double precision in pieces of this size, which stay in a CPU's cache. A GPU wants larger
 # ones, but not a copy of the largest tensor in double precision.
 _PIECE = {"cpu": 1 << 18}
 _PIECE_OF_GPU = 1 << 24
-# Channels whose means are added up one after the other.
-_BLOCK = 64
 
 
 class Statistics(NamedTuple):
@@ -144,86 +140,6 @@ def _pieces(x: Tensor, axis: int) -> Sequence[Tensor]:
     """``x`` cut along an axis."""
     number = -(-x.numel() // _PIECE.get(x.device.type, _PIECE_OF_GPU))
     return [x] if number <= 1 else torch.split(x, -(-x.shape[axis] // number), dim=axis)
-
-
-class Fold:
-    """:func:`folded` for R tensors at once; made once for the steps that share it.
-
-    Args:
-        shapes: R shapes, each (C + 4,) or (5, C).
-        device: Where the tensors are.
-    """
-
-    def __init__(self, shapes: Sequence[tuple[int, ...]], device: torch.device) -> None:
-        sizes = torch.tensor([shape[1] for shape in shapes if len(shape) == 2], dtype=torch.int64)
-        starts = torch.cumsum(sizes, 0) - sizes
-        self._over_channels = _Segments(sizes, 0, device)
-        self._first = starts.to(device)
-        # Where in what __call__ makes, one behind the other, the values of the vectors are.
-        channels, number = int(sizes.sum()), len(sizes)
-        order, rows, vectors = [], 0, channels + len(TAIL) * number
-        for shape in shapes:
-            if len(shape) == 2:
-                order += [torch.arange(shape[1]) + starts[rows], channels + number * torch.arange(len(TAIL)) + rows]
-                rows += 1
-            else:
-                order.append(torch.arange(vectors, vectors + shape[0]))
-                vectors += shape[0]
-        self._order = torch.cat(order).to(device) if number else None
-
-    def __call__(self, sums: Sequence[Tensor]) -> Tensor:
-        """The vectors, one behind the other: (Σ(C_r + 4),)."""
-        if self._order is None:
-            return torch.cat(list(sums))
-        total, squares, nonfinite, count, samples = torch.cat([one for one in sums if one.ndim == 2], dim=1)
-        tails = self._over_channels(squares), self._over_channels(nonfinite), count[self._first], samples[self._first]
-        vectors = [one for one in sums if one.ndim == 1]
-        return torch.cat([total, *tails[:3], tails[3].round(), *vectors])[self._order]
-
-
-class Layout:
-    """Where the sums of R tensors lie in one vector, one behind the other; made once for the steps that share it.
-
-    Args:
-        channels: R numbers of channels.
-        device: Where the vector is.
-    """
-
-    def __init__(self, channels: Sequence[int], device: torch.device) -> None:
-        sizes = torch.tensor(channels, dtype=torch.int64)
-        tails = torch.cumsum(sizes + len(TAIL), 0) - len(TAIL)
-        self.channels = sizes.double().to(device)
-        self.tails = torch.stack([tails + i for i in range(len(TAIL))]).to(device)
-        # Adds up the values that stand where the sums of channels do: (Σ(C_r + 4),) → (R,).
-        self.over_channels = _Segments(sizes, len(TAIL), device)
-
-
-class _Segments:
-    """Adds up the values of R segments of a vector.
-
-    In blocks, and these then: one after the other, a thousand would lose two digits.
-
-    Args:
-        sizes: R lengths.
-        gap: Number of values behind each segment that belong to none.
-        device: Where the vector is.
-    """
-
-    def __init__(self, sizes: Tensor, gap: int, device: torch.device) -> None:
-        blocks = -(-sizes // _BLOCK)
-        segment = torch.repeat_interleave(sizes + gap)
-        place = torch.arange(len(segment)) - (torch.cumsum(sizes + gap, 0) - sizes - gap)[segment]
-        block = (torch.cumsum(blocks, 0) - blocks)[segment] + place // _BLOCK
-        # What belongs to no segment goes into a block of its own.
-        self._blocks = torch.where(place < sizes[segment], block, int(blocks.sum())).to(device)
-        self._segments = torch.repeat_interleave(blocks).to(device)
-        self._number = len(sizes)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """(Σ(size + gap),) → (R,)."""
-        number = len(self._segments)
-        blocks = values.new_zeros(number + 1).index_add_(0, self._blocks, values)[:number]
-        return values.new_zeros(self._number).index_add_(0, self._segments, blocks)
 
 
 def statistics(sums: Tensor, layout: Layout) -> Statistics:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sppbench.spp.layers import named_modules
+from sppbench.spp.statistics import channel_sums
+from sppbench.spp.together import FirstAxisSums
+
+# Elements that are copied in double precision at once.
+_AT_ONCE = 1 << 24
 
 
 class Weight(NamedTuple):
@@ -50,3 +56,37 @@ def _is_bias(name: str) -> bool:
 def can_be_read(parameter: nn.Parameter) -> bool:
     """Whether a parameter has elements yet (those of lazy modules come with the first call), and numbers in them."""
     return not is_lazy(parameter) and parameter.is_floating_point() and parameter.numel() > 0
+
+
+class WeightSums:
+    """Sums over the channels of weights, or of what has their shapes; what steps share is computed once."""
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[torch.device, tuple[torch.Size, ...]], FirstAxisSums] = {}
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``channel_sums(weight, 0)`` gives, as vectors or as rows (see ``sppbench.spp.statistics``)."""
+        found: dict[str, Tensor] = {}
+        groups: dict[torch.device, list[dict[str, Tensor]]] = {}
+        sizes: dict[torch.device, int] = {}
+        for name, weight in weights.items():
+            x, number = weight.detach(), weight.numel()
+            # A CPU starts its kernel at no cost, and is given one weight after the other while they are in its cache.
+            if x.is_cpu or type(x) is not Tensor or number > _AT_ONCE:
+                found[name] = channel_sums(x, 0)
+                continue
+            sizes[x.device] = sizes.get(x.device, _AT_ONCE) + number
+            if sizes[x.device] > _AT_ONCE:
+                groups.setdefault(x.device, []).append({})
+                sizes[x.device] = number
+            groups[x.device][-1][name] = x
+        for device, parts in groups.items():
+            for part in parts:
+                found |= zip(part, self._together(device, list(part.values())), strict=True)
+        return found
+
+    def _together(self, device: torch.device, weights: list[Tensor]) -> list[Tensor]:
+        key = (device, tuple(weight.shape for weight in weights))
+        if key not in self._plans:
+            self._plans[key] = FirstAxisSums(weights)
+        return self._plans[key](weights)
