@@ -1,4 +1,5 @@
-"""A training step must not wait for the device: neither read from it nor copy to it from memory that is not pinned."""
+"""A training step must not keep a device from working: by waiting for it (to read from it, or to copy to it from memory
+that is not pinned), or by many small kernels where few do."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -52,6 +54,7 @@ class Training:
         self.divergence = StopOnNonFiniteLoss(every_n_steps=2 * STEPS)
         images = torch.zeros(8 * STEPS, 32, 32, 3, dtype=torch.uint8, device=device)
         labels = torch.zeros(len(images), dtype=torch.int64, device=device)
+        self.labels = labels[:8]
         loader = TensorLoader(images, labels, 8, (0.5,) * 3, (0.5,) * 3, shuffle=True, augmentation=CropFlip(4))
         self.batches = iter(loader)
         self.trainer: Any = SimpleNamespace(
@@ -88,6 +91,35 @@ def test_a_step_moves_nothing_between_host_and_device(name: str) -> None:
             training.step(number)
         if number >= WARM_UP:
             assert transfers.found == []
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations on a device that are more than another view of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.number += not func.is_view
+        return out
+
+
+def test_kernels_at_the_end_of_a_step_are_as_many_for_any_net() -> None:
+    """For each of hundreds of weights and sums, a kernel or ten would take longer than the training step itself."""
+    numbers = []
+    for depth in (2, 7):
+        training = Training(FFNN(num_classes=10, hidden_features=8, depth=depth, normalization="batch_norm"), "meta")
+        for number in range(WARM_UP):
+            training.step(number)
+        F.cross_entropy(training.classifier.net(torch.empty(8, 3, 32, 32, device="meta")), training.labels).backward()
+        with Kernels() as kernels:
+            training.probe.read_parameters()
+            training.probe.readings()
+            training.gains.readings()
+        numbers.append(kernels.number)
+    assert numbers[0] == numbers[1] < 100
 
 
 def test_transfers_are_noticed() -> None:

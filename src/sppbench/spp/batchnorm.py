@@ -18,12 +18,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sppbench.spp.batchnorm_sums import (
     FACTORS,
     SUMS,
+    TERMS,
     InputTap,
+    LayerSums,
     OutputTap,
     factors,
-    inner_sum,
+    inner_squares,
     mean_and_invstd,
-    outer_sums,
+    measured,
     totals,
 )
 from sppbench.spp.hooks import ModuleHook
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 _NODES = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0")
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 _NEVER = "never called in training mode"
-_SLOT = "sums"
+_OUTER, _INNER = "outer", "inner"  # slots
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class BatchNormProbe(SteppingProbe):
         self.layers = tuple(self._modules)
         self._depths: dict[str, int] = {}
         self._slots = {name: Slots() for name in self._modules}
+        self._plans: dict[Any, LayerSums] = {}
         self._clear()
         handles = []
         for name, module in self._modules.items():
@@ -103,7 +106,7 @@ class BatchNormProbe(SteppingProbe):
 
     def _clear(self) -> None:
         # Others in their place: a hook of an earlier step must see that its step is over.
-        self._sums: dict[str, Tensor] = {}
+        self._calls: list[tuple[str, Tensor, Tensor]] = []
         for slots in self._slots.values():
             slots.clear()
 
@@ -116,8 +119,10 @@ class BatchNormProbe(SteppingProbe):
             if not torch.compiler.is_compiling() or module is not own or not self._is_measured(module, arguments):
                 return None
             self._register(name)
-            slots.add(_SLOT, name, (SUMS,), str(arguments[0].device))
-            return (InputTap.apply(arguments[0], getattr(slots, _SLOT)), *arguments[1:])
+            channels, device = int(arguments[0].shape[1]), str(arguments[0].device)
+            slots.add(_OUTER, _OUTER, (TERMS, channels), device)
+            slots.add(_INNER, _INNER, (channels,), device)
+            return (InputTap.apply(arguments[0], getattr(slots, _INNER)), *arguments[1:])
 
         return hook
 
@@ -134,7 +139,7 @@ class BatchNormProbe(SteppingProbe):
             else:
                 x = arguments[0].detach()
                 return OutputTap.apply(
-                    output, getattr(slots, _SLOT), x, *mean_and_invstd(x, module.eps), module.weight, module.eps
+                    output, getattr(slots, _OUTER), x, *mean_and_invstd(x, module.eps), module.weight, module.eps
                 )
             return None
 
@@ -173,19 +178,18 @@ class BatchNormProbe(SteppingProbe):
         if saved is None or saved[1].dtype not in (torch.float32, torch.float64):  # rounded, in a net of half precision
             saved = mean_and_invstd(x.detach(), module.eps)
         mean, invstd = saved
-        sums = self._sums  # of this step; close() and the next step put others in their place
+        calls = self._calls  # of this step; close() and the next step put others in their place
         alive = weakref.ref(x)  # the layer has saved it: it lives until the hook was called, and not longer
 
         def hook(inner: Sequence[Tensor | None], outer: Sequence[Tensor | None]) -> None:
             g, g_in = outer[0], inner[0]
-            if self._sums is not sums or g is None or g_in is None:
+            if self._calls is not calls or g is None or g_in is None:
                 return
             found = totals(g.detach(), inner[1:], alive(), mean, invstd)
             if found is None:
                 self.skipped[name] = "without scale and shift it cannot be measured under activation checkpointing"
                 return
-            vector = torch.cat([outer_sums(g, *found, invstd, module.weight, module.eps), inner_sum(g_in)])
-            sums[name] = vector if name not in sums else sums[name] + vector
+            calls.append((name, measured(g, *found, invstd, module.weight), inner_squares(g_in)))
 
         node.register_hook(torch.no_grad()(hook))
 
@@ -216,19 +220,34 @@ class BatchNormProbe(SteppingProbe):
     def _take(self) -> Tensor:
         """The sums of the step (number of layers, 6); the rows of layers that did not run are 0 (in all processes the
         table has the same shape, whatever ran there)."""
-        for slots in self._slots.values():
-            for name, sums in slots.gradients():
-                self._sums[name] = self._sums[name] + sums if name in self._sums else sums
-            slots.clear()
+        self._note_what_never_ran()
+        index = {name: i for i, name in enumerate(self.layers)}
+        slots = {index[name]: dict(slots.gradients()) for name, slots in self._slots.items()}
+        calls = [(index[name], self._modules[name].eps, outer) for name, outer, _ in self._calls]
+        graphs = [(layer, found[_OUTER]) for layer, found in slots.items() if _OUTER in found]
+        inner = [(index[name], one) for name, _, one in self._calls]
+        inner += [(layer, found[_INNER]) for layer, found in slots.items() if _INNER in found]
+        states = (*(one for _, one in inner), *self._model.parameters(), *self._model.buffers())
+        device = next((state.device for state in states), torch.device("cpu"))
+        if not inner:
+            return torch.zeros(len(index), SUMS, dtype=torch.float64, device=device)
+        key = (
+            tuple((layer, one.shape[1], eps) for layer, eps, one in calls),
+            tuple((layer, one.shape[1]) for layer, one in graphs),
+            tuple((layer, len(one)) for layer, one in inner),
+            device,
+        )
+        if key not in self._plans:
+            self._plans[key] = LayerSums(len(index), *key)
+        tensors = [one for *_, one in calls], [one for _, one in graphs], [one for _, one in inner]
+        return self._plans[key](*([one.to(device, non_blocking=True) for one in some] for some in tensors))
+
+    def _note_what_never_ran(self) -> None:
         for name in self.layers:
             if name in self._depths and self.skipped.get(name) == _NEVER:
                 del self.skipped[name]
             elif name not in self._depths:
                 self.skipped.setdefault(name, _NEVER)
-        states = (*self._sums.values(), *self._model.parameters(), *self._model.buffers())
-        device = next((state.device for state in states), torch.device("cpu"))
-        nothing = torch.zeros(SUMS, dtype=torch.float64, device=device)
-        return torch.stack([self._sums.get(name, nothing).to(device, non_blocking=True) for name in self.layers])
 
 
 def to_frame(readings: Sequence[BatchNormReadings]) -> pd.DataFrame:

@@ -30,12 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppbench.spp.statistics import TAIL, channel_sums
+from sppbench.spp.statistics import sums_of
+from sppbench.spp.together import TAIL, Segments
 
 FACTORS = ("gain", "gamma_squared", "inverse_variance", "projection")
 
-# What is summed, over all elements: their number, g², γ²·g², γ²/σ²·g², γ²/σ²·(what the projection leaves), g_in².
-SUMS = 6
+# What is summed, over all elements: their number, g², γ²·g², γ²/σ²·g², γ²/σ²·(what the projection leaves); and g_in².
+TERMS = 5
+SUMS = TERMS + 1
 _PIECE = 1 << 18
 # A mean square below this has lost digits to the range of float32.
 _SMALLEST_SQUARE = 1e-36
@@ -48,21 +50,27 @@ def factors(sums: Tensor) -> Tensor:
     return torch.stack([count, inner / outer, gamma / outer, variance / gamma, kept / variance], dim=1)
 
 
-def outer_sums(g: Tensor, total: Tensor, product: Tensor, invstd: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """All but the last of the sums: (5,), from Σg and Σg·x̂ of each channel, (C,)."""
-    squares = _channel_squares(g)
-    n = g.numel() // len(squares)
-    precision = invstd.double().square()
-    gamma = torch.ones_like(squares) if weight is None else weight.detach().double().square()
-    removed = (total.double().square() + (1 + eps * precision) * product.double().square()) / n  # 1 + ε/σ² = 2 − r
-    terms = [squares, gamma * squares, gamma * precision * squares, gamma * precision * (squares - removed)]
-    count = torch.full((1,), g.numel(), dtype=torch.float64, device=g.device)
-    return torch.cat([count, torch.stack(terms).sum(1)])
+def measured(g: Tensor, total: Tensor, product: Tensor, invstd: Tensor, weight: Tensor | None) -> Tensor:
+    """What the terms are made of, (6, C), float64: the number of elements, Σg², Σg, Σg·x̂, 1/σ and γ of each channel."""
+    count, squares = _count_and_squares(g)
+    gamma = torch.ones_like(squares) if weight is None else weight.detach()
+    return torch.stack([count, squares, total.double(), product.double(), invstd.double(), gamma.double()])
 
 
-def inner_sum(g_in: Tensor) -> Tensor:
-    """The last of the sums: (1,)."""
-    return channel_sums(g_in, 1)[-len(TAIL)][None]
+def terms(measured: Tensor, eps: Tensor | float) -> Tensor:
+    """(6, C) as of :func:`measured`, of any number of layers side by side, and ε → the first five sums by channels:
+    (5, C). They add up."""
+    count, squares, total, product, invstd, gamma = measured
+    precision, gamma = invstd.square(), gamma.square()
+    removed = (total.square() + (1 + eps * precision) * product.square()) / count  # 1 + ε/σ² = 2 − r
+    scale = gamma * precision
+    return torch.stack([count, squares, gamma * squares, scale * squares, scale * (squares - removed)])
+
+
+def inner_squares(g_in: Tensor) -> Tensor:
+    """The last of the sums, by channels or as a whole, (C,) or (1,)."""
+    sums = sums_of(g_in, 1)
+    return sums[1] if sums.ndim == 2 else sums[-len(TAIL)][None]
 
 
 def totals(
@@ -82,15 +90,21 @@ def totals_from(g: Tensor, x: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Ten
     return g.sum(others, dtype=torch.float64), (g * normalized).sum(others, dtype=torch.float64)
 
 
-def _channel_squares(g: Tensor) -> Tensor:
-    """Σg² of each channel of g (N, C, ...): (C,), float64; right to 1e-6."""
+def _count_and_squares(g: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of elements and Σg² of each channel of g (N, C, ...): (C,), float64; right to 1e-6."""
     g = g.detach()
-    if torch.compiler.is_compiling() or g.dtype == torch.float64:
-        return g.double().square().sum(_others(g))
-    # Squares of pieces that stay in a CPU's cache; a GPU would rather start few kernels.
-    pieces = torch.tensor_split(g, -(-g.numel() // _PIECE)) if g.is_cpu else (g,)
-    sums = [channel_sums(piece.float().square(), 1)[: g.shape[1]] for piece in pieces if piece.numel()]
-    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+    if torch.compiler.is_compiling() or not g.is_cpu:
+        rows = sums_of(g, 1)
+        if rows.ndim == 2:
+            return rows[3], rows[1]
+    if g.dtype == torch.float64:
+        squares = g.square().sum(_others(g))
+    else:
+        # Squares of pieces that stay in a CPU's cache; a GPU would rather start few kernels.
+        pieces = torch.tensor_split(g, -(-g.numel() // _PIECE)) if g.is_cpu else (g,)
+        parts = [sums_of(piece.float().square(), 1)[: g.shape[1]] for piece in pieces if piece.numel()]
+        squares = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+    return torch.full_like(squares, g.numel() // len(squares)), squares
 
 
 def mean_and_invstd(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -104,19 +118,53 @@ def _others(x: Tensor) -> list[int]:
     return [axis for axis in range(x.ndim) if axis != 1]
 
 
+class LayerSums:
+    """The six sums of each layer from what its calls gave; made once for the steps that share it.
+
+    Args:
+        layers: Number of layers.
+        calls: Of each call measured outside of compiled graphs, the layer's index, its number of channels and its ε.
+        graphs: Of each layer measured inside of a graph, its index and its number of channels.
+        inner: Of each of the squares of g_in, in any order, the layer's index and their number.
+        device: Where all of it is.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        calls: Sequence[tuple[int, int, float]],
+        graphs: Sequence[tuple[int, int]],
+        inner: Sequence[tuple[int, int]],
+        device: torch.device,
+    ) -> None:
+        self._layers = layers
+        eps = [torch.full((channels,), eps, dtype=torch.float64) for _, channels, eps in calls]
+        self._eps = torch.cat(eps).to(device) if eps else None
+        outer = [(layer, channels) for layer, channels, _ in calls] + list(graphs)
+        segments = [(term * layers + layer, channels) for term in range(TERMS) for layer, channels in outer]
+        segments += [(TERMS * layers + layer, number) for layer, number in inner]
+        self._over_channels = Segments([number for _, number in segments], device)
+        self._places = torch.tensor([place for place, _ in segments], device=device)
+
+    def __call__(self, calls: Sequence[Tensor], graphs: Sequence[Tensor], inner: Sequence[Tensor]) -> Tensor:
+        """Tensors (6, C) of :func:`measured`, (5, C) of :func:`terms`, and squares of g_in → (layers, 6)."""
+        outer = [terms(torch.cat(list(calls), dim=1), self._eps), *graphs] if self._eps is not None else list(graphs)
+        found = self._over_channels(torch.cat([torch.cat(outer, dim=1).reshape(-1), *inner]))
+        return found.new_zeros(SUMS * self._layers).index_add_(0, self._places, found).view(SUMS, self._layers).T
+
+
 class InputTap(torch.autograd.Function):
     """Identity at a layer's input; its slot receives, as its "gradient", the last of the sums, of g_in."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slot: Tensor) -> Tensor:
-        """``x``; ``slot``: float64 (6,) that requires a gradient."""
+        """``x`` (N, C, ...); ``slot``: float64 (C,) that requires a gradient."""
         return x.clone()  # not an alias of its input; compilers remove the copy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient as it is, and the sums."""
-        inner = inner_sum(gradients[0])
-        return gradients[0], torch.cat([inner.new_zeros(SUMS - 1), inner])
+        return gradients[0], inner_squares(gradients[0])
 
 
 class OutputTap(torch.autograd.Function):
@@ -126,7 +174,8 @@ class OutputTap(torch.autograd.Function):
     def forward(
         ctx: Any, y: Tensor, slot: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None, eps: float
     ) -> Tensor:
-        """``y``; ``slot`` as above; the layer's input, μ and 1/σ (C,), γ and ε."""
+        """``y`` (N, C, ...); ``slot``: float64 (5, C) that requires a gradient; the layer's input, μ and 1/σ (C,), γ
+        and ε."""
         ctx.save_for_backward(x, mean, invstd, weight)
         ctx.eps = eps
         return y.clone()  # an alias must not be changed in place by the next module
@@ -135,5 +184,6 @@ class OutputTap(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient as it is, the sums, and nothing for the others."""
         x, mean, invstd, weight = ctx.saved_tensors
-        sums = outer_sums(gradients[0], *totals_from(gradients[0], x, mean, invstd), invstd, weight, ctx.eps)
-        return gradients[0], torch.cat([sums, sums.new_zeros(1)]), None, None, None, None, None
+        g = gradients[0]
+        sums = terms(measured(g, *totals_from(g, x, mean, invstd), invstd, weight), ctx.eps)
+        return g, sums, None, None, None, None, None

@@ -61,18 +61,17 @@ def _bind(library: ctypes.CDLL) -> Kernel:
     library.use_openmp.restype = None
     if functions := _openmp():
         library.use_openmp(*functions)
-    float32, float64, cpu, channels_last = torch.float32, torch.float64, torch.device("cpu"), torch.channels_last
+    float32, float64, cpu = torch.float32, torch.float64, torch.device("cpu")
 
     def channel_sums(x: Tensor, axis: int) -> Tensor | None:
         # This runs at every layer, for small tensors at its own cost: each call here is seen in a step.
         if type(x) is not Tensor or x.dtype is not float32 or x.layout is not torch.strided or x.is_neg():
             return None
+        inner = inner_size(x, axis)
+        if inner is None:
+            return None
         shape, number = x.shape, x.numel()
         channels = shape[axis]
-        if not (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=channels_last)) or _is_dense(x)):
-            return None
-        # Whatever the order of the other axes is: those with larger strides are in front, those with smaller behind.
-        inner = x.stride(axis) if channels > 1 else number
         try:
             address = x.data_ptr()
         except RuntimeError:  # there is no memory behind what a transformation of functions traces
@@ -86,6 +85,16 @@ def _bind(library: ctypes.CDLL) -> Kernel:
         return None if failed else out
 
     return channel_sums
+
+
+def inner_size(x: Tensor, axis: int) -> int | None:
+    """Number of elements of a channel that lie side by side; None if there are gaps between the elements of ``x``.
+
+    Whatever the order of the other axes is: those with larger strides are in front, those with smaller behind.
+    """
+    if x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)) or _is_dense(x):
+        return x.stride(axis) if x.shape[axis] > 1 else x.numel()
+    return None
 
 
 def _is_dense(x: Tensor) -> bool:

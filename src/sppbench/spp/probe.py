@@ -16,7 +16,7 @@ from sppbench.spp.layers import LayerChoice, choose_layers, named_modules, unwra
 from sppbench.spp.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.readings import OF_BATCH, SIGNALS, Readings, Reducer, Row
 from sppbench.spp.registry import Registry, Slots
-from sppbench.spp.statistics import channel_rows, channel_sums, folded
+from sppbench.spp.statistics import channel_rows, folded, sums_of
 from sppbench.spp.stepping import SteppingProbe
 from sppbench.spp.tap import Tap
 from sppbench.spp.together import ROWS, TAIL
@@ -174,7 +174,7 @@ class SignalProbe(SteppingProbe):
             if torch.compiler.is_compiling():
                 self._pass.sums[layer] = channel_rows(x, axis)
             else:
-                self._add(("activation", layer), channel_sums(x, axis))
+                self._add(("activation", layer), sums_of(x, axis))
         if not torch.is_grad_enabled():
             self._pass.silent.setdefault(name, []).append((layer, axis))
         elif "gradient" not in self.signals:
@@ -201,7 +201,7 @@ class SignalProbe(SteppingProbe):
 
         def hook(gradient: Tensor) -> None:
             if self._sums is sums:
-                self._add(("gradient", label()), channel_sums(gradient, axis))
+                self._add(("gradient", label()), sums_of(gradient, axis))
 
         handle: RemovableHandle = x.register_hook(hook)  # type: ignore[no-untyped-call]
         if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph

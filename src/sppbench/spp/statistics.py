@@ -14,12 +14,15 @@ stored and communicated, in double precision, and the statistics, which do not a
 Accuracy: ACSM and second moment within 1e-6 and ACV within 1e-5 of the exact values of the tensor at hand, as long as
 ACV is at least 1e-10 of the second moment. Below that, a float32 tensor itself no longer resolves its variance.
 
-On a CPU, float32 tensors without gaps in memory are read once, by a compiled kernel (:mod:`sppbench.spp.kernel`); where
-there is no compiler, and for other tensors, torch forms the same sums in several passes.
+On a CPU, float32 tensors without gaps in memory are read once, by a compiled kernel (:mod:`sppbench.spp.kernel`), on a
+CUDA device all are (:mod:`sppbench.spp.gpu_kernel`); where there is no compiler, and for other tensors, torch forms the
+same sums in several passes.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,8 +30,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sppbench.spp.kernel import kernel
+from sppbench.spp.kernel import Kernel, kernel
 from sppbench.spp.together import TAIL, Layout
+
+log = logging.getLogger(__name__)
 
 # Tensors are converted to double precision in pieces of this size, which stay in a CPU's cache. A GPU wants larger
 # ones, but not a copy of the largest tensor in double precision.
@@ -57,19 +62,39 @@ def channel_sums(x: Tensor, channel_dim: int | None) -> Tensor:
         float64 (C + 4,), on the device of ``x``: the sum in each of the C channels, the sum of all squares, the number
         of elements that are NaN or infinite, the number of elements in a channel, and the size of the first axis.
     """
+    return folded(sums_of(x, channel_dim))
+
+
+def sums_of(x: Tensor, channel_dim: int | None) -> Tensor:
+    """What :func:`channel_sums` or what :func:`channel_rows` gives, whichever costs less where ``x`` is;
+    :class:`sppbench.spp.together.Fold` takes both."""
     if torch.compiler.is_compiling():
-        return folded(channel_rows(x, channel_dim))
+        return channel_rows(x, channel_dim)
     x, axis = _with_channels(x.detach(), channel_dim)
-    if x.is_cpu and (compiled := kernel()) is not None and (sums := compiled(x, axis)) is not None:
+    compiled = kernel() if x.is_cpu else _gpu_kernel(x.device) if x.is_cuda else None
+    if compiled is not None and (sums := compiled(x, axis)) is not None:
         return sums
     if x.ndim == 1:  # as γ of a normalization: each element is a channel
         x = x[:, None]
     return _double_precision(x, axis) if x.is_cpu else _sums_on_device(x, axis)
 
 
+@functools.cache
+def _gpu_kernel(device: torch.device) -> Kernel | None:
+    """The kernel that reads a tensor on a CUDA device once; None where it does not compile, or not run."""
+    try:
+        from sppbench.spp.gpu_kernel import channel_rows
+
+        channel_rows(torch.zeros(1, 1, device=device), 1)
+        return channel_rows
+    except Exception as error:  # whatever is missing, sums can be formed without
+        log.debug("channel sums are formed by torch: no kernel on %s: %s", device, error)
+        return None
+
+
 def channel_rows(x: Tensor, channel_dim: int | None) -> Tensor:
     """As :func:`channel_sums`, for compiled graphs, in which all that is a sum over the same axes is one reading of x,
-    and whatever is not is one more kernel. :class:`Fold` does the rest, once for all tensors.
+    and whatever is not is one more kernel. :class:`sppbench.spp.together.Fold` does the rest, once for all tensors.
 
     Returns:
         float64 (5, C), which adds up: in each channel the sum of its elements, the sum of their squares, the number of

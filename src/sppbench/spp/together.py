@@ -126,10 +126,11 @@ class FirstAxisSums:
         values = torch.cat([_by_first_axis(x) for x in tensors]).double()
         parts = values, values.square(), values.isfinite().logical_not().double()
         found = torch.stack([self._over_others(part) for part in parts])
-        return list(torch.cat([found, self._known]).split(self._channels, dim=1))
+        return list(torch.split(torch.cat([found, self._known]), self._channels, dim=1))
 
 
 def _by_first_axis(x: Tensor) -> Tensor:
     """The elements, those of a channel one behind the other; not copied where they lie like that in some order."""
-    others = sorted(range(1, x.ndim), key=lambda axis: -x.stride(axis))
+    strides = x.stride()
+    others = sorted(range(1, x.ndim), key=lambda axis: -strides[axis])
     return x.detach().permute(0, *others).reshape(-1) if x.ndim else x.detach().reshape(1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sppbench.spp.layers import named_modules
-from sppbench.spp.statistics import channel_sums
+from sppbench.spp.statistics import sums_of
 from sppbench.spp.together import FirstAxisSums
 
 # Elements that are copied in double precision at once.
@@ -65,7 +65,7 @@ class WeightSums:
         self._plans: dict[tuple[torch.device, tuple[torch.Size, ...]], FirstAxisSums] = {}
 
     def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What ``channel_sums(weight, 0)`` gives, as vectors or as rows (see ``sppbench.spp.statistics``)."""
+        """What ``sums_of(weight, 0)`` of ``sppbench.spp.statistics`` gives."""
         found: dict[str, Tensor] = {}
         groups: dict[torch.device, list[dict[str, Tensor]]] = {}
         sizes: dict[torch.device, int] = {}
@@ -73,7 +73,7 @@ class WeightSums:
             x, number = weight.detach(), weight.numel()
             # A CPU starts its kernel at no cost, and is given one weight after the other while they are in its cache.
             if x.is_cpu or type(x) is not Tensor or number > _AT_ONCE:
-                found[name] = channel_sums(x, 0)
+                found[name] = sums_of(x, 0)
                 continue
             sizes[x.device] = sizes.get(x.device, _AT_ONCE) + number
             if sizes[x.device] > _AT_ONCE:
