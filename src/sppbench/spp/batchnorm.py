@@ -189,7 +189,7 @@ class BatchNormProbe(SteppingProbe):
             if found is None:
                 self.skipped[name] = "without scale and shift it cannot be measured under activation checkpointing"
                 return
-            calls.append((name, measured(g, *found, invstd, module.weight), inner_squares(g_in)))
+            calls.append((name, torch.stack(measured(g, *found, invstd, module.weight)), inner_squares(g_in)))
 
         node.register_hook(torch.no_grad()(hook))
 

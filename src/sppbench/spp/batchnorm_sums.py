@@ -50,15 +50,17 @@ def factors(sums: Tensor) -> Tensor:
     return torch.stack([count, inner / outer, gamma / outer, variance / gamma, kept / variance], dim=1)
 
 
-def measured(g: Tensor, total: Tensor, product: Tensor, invstd: Tensor, weight: Tensor | None) -> Tensor:
-    """What the terms are made of, (6, C), float64: the number of elements, Σg², Σg, Σg·x̂, 1/σ and γ of each channel."""
+def measured(
+    g: Tensor, total: Tensor, product: Tensor, invstd: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What the terms are made of: number of elements, Σg², Σg, Σg·x̂, 1/σ and γ of each channel, float64 (C,)."""
     count, squares = _count_and_squares(g)
-    gamma = torch.ones_like(squares) if weight is None else weight.detach()
-    return torch.stack([count, squares, total.double(), product.double(), invstd.double(), gamma.double()])
+    gamma = torch.ones_like(squares) if weight is None else weight.detach().double()
+    return count, squares, total.double(), product.double(), invstd.double(), gamma
 
 
-def terms(measured: Tensor, eps: Tensor | float) -> Tensor:
-    """(6, C) as of :func:`measured`, of any number of layers side by side, and ε → the first five sums by channels:
+def terms(measured: Sequence[Tensor], eps: Tensor | float) -> Tensor:
+    """What :func:`measured` gives, for any number of layers side by side, and ε → the first five sums, by channels:
     (5, C). They add up."""
     count, squares, total, product, invstd, gamma = measured
     precision, gamma = invstd.square(), gamma.square()
@@ -147,8 +149,10 @@ class LayerSums:
         self._places = torch.tensor([place for place, _ in segments], device=device)
 
     def __call__(self, calls: Sequence[Tensor], graphs: Sequence[Tensor], inner: Sequence[Tensor]) -> Tensor:
-        """Tensors (6, C) of :func:`measured`, (5, C) of :func:`terms`, and squares of g_in → (layers, 6)."""
-        outer = [terms(torch.cat(list(calls), dim=1), self._eps), *graphs] if self._eps is not None else list(graphs)
+        """Stacks (6, C) of :func:`measured`, (5, C) of :func:`terms`, and squares of g_in → (layers, 6)."""
+        outer = list(graphs)
+        if self._eps is not None:
+            outer.insert(0, terms(torch.cat(list(calls), dim=1).unbind(), self._eps))
         found = self._over_channels(torch.cat([torch.cat(outer, dim=1).reshape(-1), *inner]))
         return found.new_zeros(SUMS * self._layers).index_add_(0, self._places, found).view(SUMS, self._layers).T
 
