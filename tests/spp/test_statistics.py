@@ -300,7 +300,9 @@ def test_weights_are_summed_at_once_as_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("gap", [0, 3])
-def test_values_of_segments_are_added_up(gap: int) -> None:
+@pytest.mark.parametrize("block", [64, 10**9])
+def test_values_of_segments_are_added_up(gap: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sppbench.spp.together._BLOCK", block)
     sizes = [1, 63, 64, 65, 128, 1000, 2]
     values = [normal(size + gap, seed=size).double() for size in sizes]
     found = Segments(sizes, torch.device("cpu"), gap)(torch.cat(values))

@@ -175,9 +175,8 @@ def statistics(sums: Tensor, layout: Layout) -> Statistics:
         layout: Of these vectors.
     """
     squares, nonfinite, count, samples = sums[layout.tails]
-    acsm = layout.over_channels(sums.square()) / count / (count * layout.channels)
-    second_moment = squares / (count * layout.channels)
-    mean = layout.over_channels(sums) / (count * layout.channels)
+    total_squares, total = layout.over_channels(torch.cat([sums.square(), sums])).view(2, -1)
+    acsm, second_moment, mean = torch.stack([total_squares / count, squares, total]) / (count * layout.channels)
     # Rounding must not make a variance negative; NaN stays NaN.
     return Statistics(acsm, (second_moment - acsm).clamp_min(0), mean, nonfinite, samples)
 

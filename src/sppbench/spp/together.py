@@ -28,7 +28,7 @@ class Fold:
     def __init__(self, shapes: Sequence[tuple[int, ...]], device: torch.device) -> None:
         sizes = [shape[1] for shape in shapes if len(shape) == 2]
         starts = torch.cumsum(torch.tensor([0, *sizes]), 0)
-        self._over_channels = Segments(sizes, device)
+        self._over_channels = Segments(2 * sizes, device)
         self._first = starts[:-1].to(device)
         # Where in what __call__ makes, one behind the other, the values of the vectors are.
         channels, number = sum(sizes), len(sizes)
@@ -46,10 +46,11 @@ class Fold:
         """The vectors, one behind the other: (Σ(C_r + 4),)."""
         if self._order is None:
             return torch.cat(list(sums))
-        total, squares, nonfinite, count, samples = torch.cat([one for one in sums if one.ndim == 2], dim=1)
-        tails = self._over_channels(squares), self._over_channels(nonfinite), count[self._first], samples[self._first]
+        rows = torch.cat([one for one in sums if one.ndim == 2], dim=1)
+        squares_and_nonfinite = self._over_channels(rows[1:3].reshape(-1))
+        count_and_samples = rows[3:].index_select(1, self._first).round().reshape(-1)
         vectors = [one for one in sums if one.ndim == 1]
-        return torch.cat([total, *tails[:3], tails[3].round(), *vectors])[self._order]
+        return torch.cat([rows[0], squares_and_nonfinite, count_and_samples, *vectors])[self._order]
 
 
 class Layout:
@@ -65,14 +66,14 @@ class Layout:
         tails = torch.cumsum(sizes + len(TAIL), 0) - len(TAIL)
         self.channels = sizes.double().to(device)
         self.tails = torch.stack([tails + i for i in range(len(TAIL))]).to(device)
-        # Adds up the values that stand where the sums of channels do: (Σ(C_r + 4),) → (R,).
-        self.over_channels = Segments(channels, device, gap=len(TAIL))
+        # Adds up the values of two vectors, one behind the other, that stand where the sums of channels do.
+        self.over_channels = Segments([*channels, *channels], device, gap=len(TAIL))
 
 
 class Segments:
     """Adds up the values of R segments of a vector, in the same order in every run.
 
-    In blocks, and these then: one after the other, a thousand would lose two digits.
+    On a CPU in blocks, and these then: one after the other, a thousand would lose two digits. A GPU adds up in pairs.
 
     Args:
         sizes: R lengths, none of them 0.
@@ -81,23 +82,26 @@ class Segments:
     """
 
     def __init__(self, sizes: Sequence[int], device: torch.device, gap: int = 0) -> None:
+        in_blocks = device.type == "cpu"
         ends, last = [0], [0]  # of blocks, and of the last blocks of segments and of gaps
         for size in sizes:
             start = ends[-1]
-            ends += [*range(start + _BLOCK, start + size, _BLOCK), start + size]
+            ends += [*(range(start + _BLOCK, start + size, _BLOCK) if in_blocks else ()), start + size]
             last.append(len(ends) - 1)
             if gap:
                 ends.append(ends[-1] + gap)
                 last.append(len(ends) - 1)
-        self._ends, self._last = torch.tensor(ends, device=device), torch.tensor(last, device=device)
+        self._ends = torch.tensor(ends, device=device)
+        self._last = torch.tensor(last, device=device) if in_blocks else None
         self._stride = 2 if gap else 1
 
     def __call__(self, values: Tensor) -> Tensor:
         """(Σ(size + gap),) → (R,)."""
-        return add_up(add_up(values, self._ends), self._last)[:: self._stride]
+        found = _add_up(values, self._ends)
+        return (found if self._last is None else _add_up(found, self._last))[:: self._stride]
 
 
-def add_up(values: Tensor, ends: Tensor) -> Tensor:
+def _add_up(values: Tensor, ends: Tensor) -> Tensor:
     """Sums of the values between each of n + 1 places in a vector and the next: (n,)."""
     # Unsafe is what it leaves unchecked; the check would wait for the device.
     return torch.segment_reduce(values, "sum", offsets=ends, unsafe=True, initial=0.0)
@@ -124,8 +128,8 @@ class FirstAxisSums:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """R tensors (5, C), float64."""
         values = torch.cat([_by_first_axis(x) for x in tensors]).double()
-        parts = values, values.square(), values.isfinite().logical_not().double()
-        found = torch.stack([self._over_others(part) for part in parts])
+        not_finite = values.mul(0).ne(0)  # in a half of the kernels of isfinite
+        found = torch.stack([self._over_others(part) for part in (values, values.square(), not_finite.double())])
         return list(torch.split(torch.cat([found, self._known]), self._channels, dim=1))
 
 
