@@ -23,6 +23,7 @@ COMMANDS = {
     "floor": ["floor.py"],
     "lightning": ["lightning_overhead.py"],
     "spp": ["spp_overhead.py"],
+    "launches": ["launches.py"],
     "memory": ["spp_overhead.py", "--memory"],
     "scaling": ["scaling.py"],
     "loader": ["loader.py"],

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sppbench.spp import statistics
+from sppbench.spp import SignalProbe, statistics
 from sppbench.spp.kernel import Kernel
 from sppbench.spp.statistics import acsm_acv, channel_sums
 
@@ -132,6 +133,27 @@ def test_statistics_are_right_with_it(kernel: Kernel, monkeypatch: pytest.Monkey
     monkeypatch.setattr(statistics, "kernel", lambda: kernel)
     assert acsm_acv(x.to(DEVICE)) == pytest.approx(right[0], rel=1e-12)
     torch.testing.assert_close(channel_sums(x.to(DEVICE), 1).cpu(), right[1], rtol=1e-12, atol=1e-9)
+
+
+def test_a_probe_is_right_with_it(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in two parts of a batch."""
+
+    def train(device: torch.device) -> pd.DataFrame:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)).to(device)
+        frames = []
+        with SignalProbe(net, signals=("activation", "gradient", "parameter", "parameter_gradient")) as probe:
+            for step in range(2):
+                for part in range(1 + step):
+                    net(normal(5 + step, 3, 6, 6).to(device) + part).square().mean().backward()
+                frames.append(probe.collect())
+        return pd.concat(frames, ignore_index=True)
+
+    right = train(torch.device("cpu"))
+    if not CUDA:
+        monkeypatch.setattr(statistics, "kernel", lambda: kernel)
+    tolerance = {"rtol": 1e-4, "atol": 1e-9} if CUDA else {"rtol": 1e-9, "atol": 1e-14}
+    pd.testing.assert_frame_equal(train(DEVICE), right, **tolerance)
 
 
 def test_without_it_torch_forms_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
