@@ -227,10 +227,11 @@ class BatchNormProbe(SteppingProbe):
         graphs = [(layer, found[_OUTER]) for layer, found in slots.items() if _OUTER in found]
         inner = [(index[name], one) for name, _, one in self._calls]
         inner += [(layer, found[_INNER]) for layer, found in slots.items() if _INNER in found]
-        states = (*(one for _, one in inner), *self._model.parameters(), *self._model.buffers())
-        device = next((state.device for state in states), torch.device("cpu"))
         if not inner:
+            states = (*self._model.parameters(), *self._model.buffers())
+            device = next((state.device for state in states), torch.device("cpu"))
             return torch.zeros(len(index), SUMS, dtype=torch.float64, device=device)
+        device = inner[0][1].device
         key = (
             tuple((layer, one.shape[1], eps) for layer, eps, one in calls),
             tuple((layer, one.shape[1]) for layer, one in graphs),

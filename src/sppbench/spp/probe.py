@@ -14,12 +14,12 @@ from sppbench.spp.calls import Pass, Replayed, in_backward, label
 from sppbench.spp.hooks import Hook, ModuleHook, on_optimizer_step
 from sppbench.spp.layers import LayerChoice, choose_layers, named_modules, unwrapped
 from sppbench.spp.outputs import recorded_tensor, replaced, why_not
-from sppbench.spp.readings import OF_BATCH, SIGNALS, Readings, Reducer, Row
+from sppbench.spp.readings import OF_BATCH, SIGNALS, Key, Readings, Reducer, Row
 from sppbench.spp.registry import Registry, Slots
 from sppbench.spp.statistics import channel_rows, folded, sums_of
 from sppbench.spp.stepping import SteppingProbe
 from sppbench.spp.tap import Tap
-from sppbench.spp.together import ROWS, TAIL
+from sppbench.spp.together import ROWS
 from sppbench.spp.weights import WeightSums, can_be_read, named_weights
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class SignalProbe(SteppingProbe):
         for slots in self._slots.values():
             slots.clear()
         self._leaf_handles = []
-        self._sums: dict[tuple[str, str], Tensor] = {}
+        self._sums: dict[Key, Tensor] = {}
         self._before: dict[str, Tensor] = {}
         self._parameters_read = False
         self._pass = Pass(None, with_gradient=False)
@@ -207,11 +207,11 @@ class SignalProbe(SteppingProbe):
         if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph
             self._leaf_handles.append(handle)
 
-    def _add(self, key: tuple[str, str], sums: Tensor) -> None:
+    def _add(self, key: Key, sums: Tensor) -> None:
         earlier = self._sums.get(key)
         if earlier is not None and earlier.shape != sums.shape:  # one of them comes from a graph, or both differ
             earlier, sums = folded(earlier), folded(sums)
-        if earlier is not None and len(earlier) != len(sums):
+        if earlier is not None and earlier.shape != sums.shape:
             self._registry.skipped[key[1]] = "its number of channels changed within a step"
             return
         self._sums[key] = sums if earlier is None else earlier + sums
@@ -261,10 +261,14 @@ class SignalProbe(SteppingProbe):
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said.
         """
-        found = self._take() if self._recording else {}
+        if self._recording:
+            self._take()
+        sums = self._sums
         self._clear()
         self.step += 1
-        return Readings(self.step - 1, self.epoch, *self._reduce(found, loss_scale)) if found else None
+        if not sums:
+            return None
+        return Readings(self.step - 1, self.epoch, *self._reduce(sums, self._row, self._registry.version, loss_scale))
 
     def collect(self, loss_scale: float | Tensor = 1.0) -> pd.DataFrame:
         """Ends the step and returns its tidy frame, one row per (depth, layer, kind, signal); empty if not recorded.
@@ -284,8 +288,8 @@ class SignalProbe(SteppingProbe):
         found = self.readings(loss_scale)
         return to_frame([] if found is None else [found])
 
-    def _take(self) -> dict[Row, Tensor]:
-        """The sums of the step by their rows."""
+    def _take(self) -> None:
+        """Completes the sums of the step."""
         self.read_parameters()
         if not any(signal == "parameter_gradient" for signal, _ in self._sums):
             self._read_parameter_gradients()
@@ -300,10 +304,6 @@ class SignalProbe(SteppingProbe):
         changes = {name: self._weights[name].parameter.detach() - before for name, before in self._before.items()}
         self._add_weights("update", changes)
         self._note_what_never_ran()
-        return {
-            self._row(key, sums.shape[1] if sums.ndim == 2 else len(sums) - len(TAIL)): sums
-            for key, sums in self._sums.items()
-        }
 
     def _note_what_never_ran(self) -> None:
         called = {name for name in self._modules if name in self._registry.depths}
@@ -320,7 +320,7 @@ class SignalProbe(SteppingProbe):
                 stacklevel=4,
             )
 
-    def _row(self, key: tuple[str, str], channels: int) -> Row:
+    def _row(self, key: Key, channels: int) -> Row:
         signal, layer = key
         if signal not in OF_BATCH and key not in self._registry.rows:
             weight, module, kind = self._weights[layer]

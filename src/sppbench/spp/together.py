@@ -17,6 +17,11 @@ ROWS = ("sums", "squares", "nonfinite", "count", "samples")  # those of `channel
 _BLOCK = 64
 
 
+def channels_of(sums: Tensor) -> int:
+    """The number of channels of a vector (C + 4,) or of rows (5, C)."""
+    return sums.shape[1] if sums.ndim == 2 else sums.shape[0] - len(TAIL)
+
+
 class Fold:
     """``folded`` (of ``sppbench.spp.statistics``) for R tensors at once; made once for the steps that share it.
 
