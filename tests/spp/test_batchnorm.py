@@ -206,6 +206,26 @@ def test_compiled_together_with_a_signal_probe_in_two_parts_of_a_batch() -> None
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+def test_a_batch_in_many_parts(compiled: bool) -> None:
+    """What waits to be added up is added up on the way; a part may come from a graph, and another not."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 6), nn.BatchNorm1d(6))
+    parts = torch.randn(200, 4).split(10)
+    calls = passes(net, lambda: [loss_of(net, part).backward() for part in parts] and None)
+    with BatchNormProbe(net) as probe:
+        graph = torch.compile(net, backend="aot_eager") if compiled else net
+        for i, part in enumerate(parts):
+            loss_of(graph if i % 3 == 1 else net, part).backward()
+            assert len(probe._calls) < 2 * 8
+        found = probe.readings()
+    assert found is not None
+    # What processes add up, and so must lie in memory alike.
+    assert found.values.is_contiguous()
+    expectation = [expected(calls[name]) for name in probe.layers]
+    np.testing.assert_allclose(found.values[:, 1:].numpy(), expectation, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
 def test_training_is_not_touched(compiled: bool) -> None:
     def train(measured: bool) -> tuple[list[float], dict[str, Tensor]]:
         torch.manual_seed(0)

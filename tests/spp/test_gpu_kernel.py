@@ -39,7 +39,7 @@ def kernel() -> Kernel:
 
 
 def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
 
 
 def expected(x: Tensor, axis: int) -> Tensor:
@@ -58,11 +58,11 @@ def expected(x: Tensor, axis: int) -> Tensor:
 
 def check(kernel: Kernel, x: Tensor, axis: int) -> None:
     before = x.clone()
-    found = kernel(x.to(DEVICE), axis)
+    found = kernel(x, axis)
     assert found is not None
     assert (found.dtype, found.device.type) == (torch.float64, DEVICE.type)
-    right = expected(x, axis)
-    scale = torch.from_numpy(np.abs(np.moveaxis(x.double().numpy(), axis, 0)).reshape(x.shape[axis], -1).sum(1))
+    right = expected(x.cpu(), axis)
+    scale = torch.from_numpy(np.abs(np.moveaxis(x.double().cpu().numpy(), axis, 0)).reshape(x.shape[axis], -1).sum(1))
     found = found.cpu()
     finite = right[0].isfinite()
     assert torch.all((found - right)[0, finite].abs() <= 1e-13 * scale[finite])
@@ -119,16 +119,15 @@ def test_elements_that_are_not_finite_are_counted(kernel: Kernel) -> None:
     check(kernel, x, 1)
 
 
-@pytest.mark.parametrize(
-    "x", [torch.ones(3, 2, dtype=torch.int64), torch.empty(0, 3), torch._efficientzerotensor(3, 2)]
-)
+@pytest.mark.parametrize("x", [torch.ones(3, 2, device=DEVICE).long(), torch.empty(0, 3, device=DEVICE)])
 def test_what_it_does_not_take(x: Tensor) -> None:
-    assert channel_rows(x.to(DEVICE), 0) is None
+    assert channel_rows(x, 0) is None
+    assert channel_rows(torch._efficientzerotensor(3, 2, device=DEVICE), 0) is None
     assert channel_rows(torch.nn.Parameter(torch.ones(2, device=DEVICE)), 0) is None
 
 
 def test_statistics_are_right_with_it(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = normal(65, 24, 7, 9) + 0.3
+    x = normal(65, 24, 7, 9).cpu() + 0.3
     right = acsm_acv(x), channel_sums(x, 1)
     monkeypatch.setattr(statistics, "kernel", lambda: kernel)
     assert acsm_acv(x.to(DEVICE)) == pytest.approx(right[0], rel=1e-12)
@@ -152,13 +151,30 @@ def test_a_probe_is_right_with_it(kernel: Kernel, monkeypatch: pytest.MonkeyPatc
     right = train(torch.device("cpu"))
     if not CUDA:
         monkeypatch.setattr(statistics, "kernel", lambda: kernel)
-    tolerance = {"rtol": 1e-4, "atol": 1e-9} if CUDA else {"rtol": 1e-9, "atol": 1e-14}
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    # Of the net, where a GPU trains it: some means are nothing but rounding.
+    tolerance = {"rtol": 1e-4, "atol": 1e-7} if CUDA else {"rtol": 1e-9, "atol": 1e-14}
     pd.testing.assert_frame_equal(train(DEVICE), right, **tolerance)
 
 
 def test_without_it_torch_forms_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sppbench.spp.gpu_kernel", None)  # as without Triton
-    assert statistics._gpu_kernel.__wrapped__(DEVICE) is None
+    assert statistics._gpu_kernel.__wrapped__() is None
+
+
+def test_where_it_fails_torch_forms_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = 0
+
+    def failing(x: Tensor, axis: int) -> Tensor:
+        nonlocal attempts
+        attempts += 1
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr("sppbench.spp.gpu_kernel.channel_rows", failing)
+    kernel = statistics._gpu_kernel.__wrapped__()
+    assert kernel is not None
+    assert [kernel(normal(3, 2), 1) for _ in range(3)] == [None] * 3
+    assert attempts == 1
 
 
 COMPILE = """
@@ -167,10 +183,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sppbench.spp.gpu_kernel import _kernel
 numbers = dict.fromkeys(("elements", "channels", "inner", "samples", "chunk"), "i32")
-sizes = {"BLOCK": 64, "COLUMNS": 32}
-for kind, capability in (("fp32", 80), ("fp32", 90), ("bf16", 90)):
-    signature = {"x": f"*{kind}", "out": "*fp64", **numbers, **dict.fromkeys(sizes, "constexpr")}
-    source = ASTSource(_kernel, signature, constexprs=sizes)
+for kind, capability, block, columns, wide in (
+    ("fp32", 80, 64, 32, ()),
+    ("fp32", 90, 2048, 1, ()),
+    ("bf16", 90, 256, 8, ()),
+    ("fp64", 90, 64, 32, ("elements", "chunk", "inner")),
+):
+    sizes = {"BLOCK": block, "COLUMNS": columns}
+    signature = {"x": f"*{kind}", "out": "*fp64", **numbers, **dict.fromkeys(wide, "i64")}
+    source = ASTSource(_kernel, signature | dict.fromkeys(sizes, "constexpr"), constexprs=sizes)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True})
     assert made.asm["cubin"]
 """

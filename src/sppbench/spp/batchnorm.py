@@ -31,6 +31,7 @@ from sppbench.spp.batchnorm_sums import (
 from sppbench.spp.hooks import ModuleHook
 from sppbench.spp.registry import Slots
 from sppbench.spp.stepping import SteppingProbe
+from sppbench.spp.together import Plans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,7 @@ _NODES = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNor
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 _NEVER = "never called in training mode"
 _OUTER, _INNER = "outer", "inner"  # slots
+_CALLS = 8  # of each layer that wait to be added up
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class BatchNormProbe(SteppingProbe):
         self.layers = tuple(self._modules)
         self._depths: dict[str, int] = {}
         self._slots = {name: Slots() for name in self._modules}
-        self._plans: dict[Any, LayerSums] = {}
+        self._plans = Plans[LayerSums]()
         self._clear()
         handles = []
         for name, module in self._modules.items():
@@ -107,6 +109,7 @@ class BatchNormProbe(SteppingProbe):
     def _clear(self) -> None:
         # Others in their place: a hook of an earlier step must see that its step is over.
         self._calls: list[tuple[str, Tensor, Tensor]] = []
+        self._added_up: Tensor | None = None  # (number of layers, 6), of what was measured before that
         for slots in self._slots.values():
             slots.clear()
 
@@ -190,6 +193,8 @@ class BatchNormProbe(SteppingProbe):
                 self.skipped[name] = "without scale and shift it cannot be measured under activation checkpointing"
                 return
             calls.append((name, torch.stack(measured(g, *found, invstd, module.weight)), inner_squares(g_in)))
+            if len(calls) >= _CALLS * len(self.layers):  # of a batch in many parts
+                self._add_up()
 
         node.register_hook(torch.no_grad()(hook))
 
@@ -221,6 +226,15 @@ class BatchNormProbe(SteppingProbe):
         """The sums of the step (number of layers, 6); the rows of layers that did not run are 0 (in all processes the
         table has the same shape, whatever ran there)."""
         self._note_what_never_ran()
+        self._add_up()
+        if self._added_up is not None:
+            return self._added_up
+        states = (*self._model.parameters(), *self._model.buffers())
+        device = next((state.device for state in states), torch.device("cpu"))
+        return torch.zeros(len(self.layers), SUMS, dtype=torch.float64, device=device)
+
+    def _add_up(self) -> None:
+        """Adds up what was measured up to now."""
         index = {name: i for i, name in enumerate(self.layers)}
         slots = {index[name]: dict(slots.gradients()) for name, slots in self._slots.items()}
         calls = [(index[name], self._modules[name].eps, outer) for name, outer, _ in self._calls]
@@ -228,9 +242,7 @@ class BatchNormProbe(SteppingProbe):
         inner = [(index[name], one) for name, _, one in self._calls]
         inner += [(layer, found[_INNER]) for layer, found in slots.items() if _INNER in found]
         if not inner:
-            states = (*self._model.parameters(), *self._model.buffers())
-            device = next((state.device for state in states), torch.device("cpu"))
-            return torch.zeros(len(index), SUMS, dtype=torch.float64, device=device)
+            return
         device = inner[0][1].device
         key = (
             tuple((layer, one.shape[1], eps) for layer, eps, one in calls),
@@ -241,7 +253,11 @@ class BatchNormProbe(SteppingProbe):
         if key not in self._plans:
             self._plans[key] = LayerSums(len(index), *key)
         tensors = [one for *_, one in calls], [one for _, one in graphs], [one for _, one in inner]
-        return self._plans[key](*([one.to(device, non_blocking=True) for one in some] for some in tensors))
+        sums = self._plans[key](*([one.to(device, non_blocking=True) for one in some] for some in tensors))
+        self._added_up = sums if self._added_up is None else self._added_up.to(device, non_blocking=True) + sums
+        self._calls.clear()
+        for one in self._slots.values():
+            one.clear()
 
     def _note_what_never_ran(self) -> None:
         for name in self.layers:

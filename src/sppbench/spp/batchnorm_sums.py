@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppbench.spp.statistics import sums_of
+from sppbench.spp.statistics import channel_rows, sums_of
 from sppbench.spp.together import TAIL, Segments
 
 FACTORS = ("gain", "gamma_squared", "inverse_variance", "projection")
@@ -97,13 +97,12 @@ def _count_and_squares(g: Tensor) -> tuple[Tensor, Tensor]:
     g = g.detach()
     if torch.compiler.is_compiling() or not g.is_cpu:
         rows = sums_of(g, 1)
-        if rows.ndim == 2:
-            return rows[3], rows[1]
+        rows = rows if rows.ndim == 2 else channel_rows(g, 1)
+        return rows[3], rows[1]
     if g.dtype == torch.float64:
         squares = g.square().sum(_others(g))
     else:
-        # Squares of pieces that stay in a CPU's cache; a GPU would rather start few kernels.
-        pieces = torch.tensor_split(g, -(-g.numel() // _PIECE)) if g.is_cpu else (g,)
+        pieces = torch.tensor_split(g, -(-g.numel() // _PIECE))  # which stay in the cache
         parts = [sums_of(piece.float().square(), 1)[: g.shape[1]] for piece in pieces if piece.numel()]
         squares = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
     return torch.full_like(squares, g.numel() // len(squares)), squares
@@ -143,8 +142,8 @@ class LayerSums:
         eps = [torch.full((channels,), eps, dtype=torch.float64) for _, channels, eps in calls]
         self._eps = torch.cat(eps).to(device) if eps else None
         outer = [(layer, channels) for layer, channels, _ in calls] + list(graphs)
-        segments = [(term * layers + layer, channels) for term in range(TERMS) for layer, channels in outer]
-        segments += [(TERMS * layers + layer, number) for layer, number in inner]
+        segments = [(layer * SUMS + term, channels) for term in range(TERMS) for layer, channels in outer]
+        segments += [(layer * SUMS + TERMS, number) for layer, number in inner]
         self._over_channels = Segments([number for _, number in segments], device)
         self._places = torch.tensor([place for place, _ in segments], device=device)
 
@@ -154,7 +153,7 @@ class LayerSums:
         if self._eps is not None:
             outer.insert(0, terms(torch.cat(list(calls), dim=1).unbind(), self._eps))
         found = self._over_channels(torch.cat([torch.cat(outer, dim=1).reshape(-1), *inner]))
-        return found.new_zeros(SUMS * self._layers).index_add_(0, self._places, found).view(SUMS, self._layers).T
+        return found.new_zeros(SUMS * self._layers).index_add_(0, self._places, found).view(self._layers, SUMS)
 
 
 class InputTap(torch.autograd.Function):

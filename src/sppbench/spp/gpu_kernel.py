@@ -44,7 +44,8 @@ def channel_rows(x: Tensor, axis: int) -> Tensor | None:
     block, columns, parts, chunk = _cut(channels, elements, inner)
     out = torch.empty(parts, len(ROWS), channels, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        _kernel[(parts, -(-channels // columns))](
+        # The first axis of a grid is the one that may be long, as the table of an embedding is.
+        _kernel[(-(-channels // columns), parts)](
             x, out, elements, channels, inner, x.shape[0], chunk, block, columns, enable_fp_fusion=True
         )
     return out[0] if parts == 1 else out.sum(0)
@@ -60,11 +61,12 @@ def _cut(channels: int, elements: int, inner: int) -> tuple[int, int, int, int]:
     return block, columns, -(-elements // chunk), chunk
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# A smaller batch must not be another kernel.
+@triton.jit(do_not_specialize=["elements", "samples"])  # type: ignore[untyped-decorator]
 def _kernel(x, out, elements, channels, inner, samples, chunk, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Element e of channel c is at (e // inner)·channels·inner + c·inner + e % inner; ``out`` is (parts, 5, C)."""
-    part = tl.program_id(0).to(tl.int64)
-    channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    part = tl.program_id(1).to(tl.int64)
+    channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     known = channel < channels
     start = part * chunk
     end = tl.minimum(start + chunk, elements)
@@ -73,7 +75,9 @@ def _kernel(x, out, elements, channels, inner, samples, chunk, BLOCK: tl.constex
     nonfinite = tl.zeros((BLOCK, COLUMNS), tl.int32)
     for first in range(start, end, BLOCK):
         element = first + tl.arange(0, BLOCK)
-        place = element // inner * channels * inner + element % inner
+        # One division of 64 bits a tile, and not one an element.
+        within = (first % inner).to(tl.int32) + tl.arange(0, BLOCK)
+        place = (first // inner + within // inner) * channels * inner + within % inner
         there = (element < end)[:, None] & known[None, :]
         value = tl.load(x + place[:, None] + channel[None, :].to(tl.int64) * inner, mask=there, other=0.0)
         value = value.to(tl.float64)

@@ -263,12 +263,12 @@ class SignalProbe(SteppingProbe):
         """
         if self._recording:
             self._take()
-        sums = self._sums
+        sums = self._sums if self._recording else {}
         self._clear()
         self.step += 1
         if not sums:
             return None
-        return Readings(self.step - 1, self.epoch, *self._reduce(sums, self._row, self._registry.version, loss_scale))
+        return Readings(self.step - 1, self.epoch, *self._reduce(sums, self._row, self._registry.state, loss_scale))
 
     def collect(self, loss_scale: float | Tensor = 1.0) -> pd.DataFrame:
         """Ends the step and returns its tidy frame, one row per (depth, layer, kind, signal); empty if not recorded.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sppbench.spp.statistics import statistics
-from sppbench.spp.together import Fold, Layout, channels_of
+from sppbench.spp.together import Fold, Layout, Plans, channels_of
 
 # In the order of a layer's rows. Those of the batch add up over processes; each process has all of the others.
 OF_BATCH = ("activation", "gradient")
@@ -51,24 +51,24 @@ class Reducer:
     """
 
     def __init__(self) -> None:
-        self._plans: dict[Any, _Plan] = {}
+        self._plans = Plans[_Plan]()
 
     def __call__(
-        self, sums: Mapping[Key, Tensor], row: Callable[[Key, int], Row], version: int, loss_scale: float | Tensor
+        self, sums: Mapping[Key, Tensor], row: Callable[[Key, int], Row], rows: int, loss_scale: float | Tensor
     ) -> tuple[tuple[Row, ...], Tensor]:
         """Rows in order and their statistics (len(rows), 5).
 
         Args:
             sums: What ``sums_of`` gives, or a total of it, by its key; at least one.
             row: Key and number of channels → row.
-            version: Another number whenever rows are others than before.
+            rows: Another number for other rows of the same keys.
             loss_scale: What gradients are to be divided by.
 
         Raises:
             RuntimeError: The processes have not recorded the same layers.
         """
         tensors = sums.values()
-        key = (version, tuple(sums), tuple([x.shape for x in tensors]), tuple([x.get_device() for x in tensors]))
+        key = (rows, tuple(sums), tuple([x.shape for x in tensors]), tuple([x.get_device() for x in tensors]))
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans[key] = _Plan(sums, row)

@@ -47,11 +47,11 @@ class Registry:
     """The layers in order of first execution.
 
     Attributes:
-        version: How often what is known of layers that are recorded has changed.
+        state: A hash of what is known of the layers that are recorded.
     """
 
     def __init__(self) -> None:
-        self.version = 0
+        self.state = 0
         self.depths: dict[str, int] = {}
         self.rows: dict[tuple[str, str], Row] = {}
         self.shapes: dict[str, tuple[str, int, int]] = {}
@@ -70,7 +70,7 @@ class Registry:
         if self.shapes.get(layer) == shape:
             return  # as in nearly all steps
         self.shapes[layer] = shape
-        self.version += 1
+        self.state = hash(tuple(self.shapes.items()))
         if layer not in self.depths:
             self.depths[layer] = len(self.depths)
             # Depths of weights follow from those of modules.

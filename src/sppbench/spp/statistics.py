@@ -71,7 +71,7 @@ def sums_of(x: Tensor, channel_dim: int | None) -> Tensor:
     if torch.compiler.is_compiling():
         return channel_rows(x, channel_dim)
     x, axis = _with_channels(x.detach(), channel_dim)
-    compiled = kernel() if x.is_cpu else _gpu_kernel(x.device) if x.is_cuda else None
+    compiled = kernel() if x.is_cpu else _gpu_kernel() if x.is_cuda else None
     if compiled is not None and (sums := compiled(x, axis)) is not None:
         return sums
     if x.ndim == 1:  # as γ of a normalization: each element is a channel
@@ -80,16 +80,29 @@ def sums_of(x: Tensor, channel_dim: int | None) -> Tensor:
 
 
 @functools.cache
-def _gpu_kernel(device: torch.device) -> Kernel | None:
-    """The kernel that reads a tensor on a CUDA device once; None where it does not compile, or not run."""
+def _gpu_kernel() -> Kernel | None:
+    """The kernel that reads a tensor on a CUDA device once; None without Triton.
+
+    On a device where it once fails, as where it does not compile, torch forms the sums from then on.
+    """
     try:
         from sppbench.spp.gpu_kernel import channel_rows
-
-        channel_rows(torch.zeros(1, 1, device=device), 1)
-        return channel_rows
-    except Exception as error:  # whatever is missing, sums can be formed without
-        log.debug("channel sums are formed by torch: no kernel on %s: %s", device, error)
+    except Exception as error:
+        log.debug("channel sums are formed by torch: no Triton: %s", error)
         return None
+    failed = set()
+
+    def kernel_or_none(x: Tensor, axis: int) -> Tensor | None:
+        if x.device in failed:
+            return None
+        try:
+            return channel_rows(x, axis)
+        except Exception as error:  # it is compiled for each type, and more, when that first comes
+            log.debug("channel sums are formed by torch: the kernel fails on %s: %s", x.device, error)
+            failed.add(x.device)
+            return None
+
+    return kernel_or_none
 
 
 def channel_rows(x: Tensor, channel_dim: int | None) -> Tensor:

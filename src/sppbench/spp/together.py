@@ -6,6 +6,7 @@ On a GPU to start a kernel takes as long as to read a small tensor; a net has hu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,18 @@ TAIL = ("squares", "nonfinite", "count", "samples")
 ROWS = ("sums", "squares", "nonfinite", "count", "samples")  # those of `channel_rows`
 # Values that are added up one after the other.
 _BLOCK = 64
+_PLANS = 16
+
+Plan = TypeVar("Plan")
+
+
+class Plans(dict[Any, Plan]):
+    """What steps share, by a key of what it depends on; of nets that are another in each step, the last ones."""
+
+    def __setitem__(self, key: Any, plan: Plan) -> None:
+        if len(self) >= _PLANS:
+            del self[next(iter(self))]
+        super().__setitem__(key, plan)
 
 
 def channels_of(sums: Tensor) -> int:
@@ -133,9 +146,11 @@ class FirstAxisSums:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """R tensors (5, C), float64."""
         values = torch.cat([_by_first_axis(x) for x in tensors]).double()
-        not_finite = values.mul(0).ne(0)  # in a half of the kernels of isfinite
-        found = torch.stack([self._over_others(part) for part in (values, values.square(), not_finite.double())])
-        return list(torch.split(torch.cat([found, self._known]), self._channels, dim=1))
+        nonfinite = self._over_others(values.mul(0).ne(0).double())  # a half of the kernels of isfinite
+        total = self._over_others(values)
+        squares = self._over_others(values.square_())
+        found = torch.cat([torch.stack([total, squares, nonfinite]), self._known])
+        return list(torch.split(found, self._channels, dim=1))
 
 
 def _by_first_axis(x: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ from torch.nn.parameter import is_lazy
 
 from sppbench.spp.layers import named_modules
 from sppbench.spp.statistics import sums_of
-from sppbench.spp.together import FirstAxisSums
+from sppbench.spp.together import FirstAxisSums, Plans
 
 # Elements that are copied in double precision at once.
 _AT_ONCE = 1 << 24
+# Channels of a weight, and elements of a channel, up to which a GPU adds up each channel by itself.
+_MANY = 1 << 16
 
 
 class Weight(NamedTuple):
@@ -62,7 +64,7 @@ class WeightSums:
     """Sums over the channels of weights, or of what has their shapes; what steps share is computed once."""
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[torch.device, tuple[torch.Size, ...]], FirstAxisSums] = {}
+        self._plans = Plans[FirstAxisSums]()
 
     def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What ``sums_of(weight, 0)`` of ``sppbench.spp.statistics`` gives."""
@@ -72,7 +74,9 @@ class WeightSums:
         for name, weight in weights.items():
             x, number = weight.detach(), weight.numel()
             # A CPU starts its kernel at no cost, and is given one weight after the other while they are in its cache.
-            if x.is_cpu or type(x) is not Tensor or number > _AT_ONCE:
+            channels = x.shape[0] if x.ndim else 1
+            is_usual = number <= _AT_ONCE and channels <= _MANY and number <= _MANY * channels
+            if x.is_cpu or type(x) is not Tensor or not is_usual:
                 found[name] = sums_of(x, 0)
                 continue
             sizes[x.device] = sizes.get(x.device, _AT_ONCE) + number
