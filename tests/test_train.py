@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sppbench import assembly
 from sppbench.assembly import build, make_data_and_net, resolve
 from sppbench.classifier import Classifier
 from sppbench.results import read_result
@@ -154,6 +155,17 @@ def test_a_compiled_run_is_the_same_and_takes_one_graph(
     first = gains[0]["step"] == 0
     np.testing.assert_allclose(gains[0]["gain"][first], gains[1]["gain"][first], rtol=1e-3)
     assert weights(tmp_path / "eager").keys() == weights(tmp_path / "compiled").keys()
+
+
+def test_cuda_graphs_do_not_accumulate_gradients() -> None:
+    """Without a GPU there are none, and PyTorch leaves them out."""
+    for value in ("reduce-overhead", {"triton.cudagraphs": True}):
+        how = assembly._how_to_compile(value)
+        with pytest.raises(UsageError, match="accumulate_grad_batches"):
+            assembly._check_cuda_graphs(how, 2, "cuda")
+        assembly._check_cuda_graphs(how, 1, "cuda")
+        assembly._check_cuda_graphs(how, 2, "cpu")
+    assembly._check_cuda_graphs(assembly._how_to_compile(True), 2, "cuda")
 
 
 def test_every_run_of_a_long_sweep_is_compiled() -> None:

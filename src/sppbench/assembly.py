@@ -128,7 +128,9 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
         _check_fit(net, data)
         classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
         if run.config["compile"]:
-            classifier.compile_training(**_how_to_compile(run.config["compile"]))
+            how = _how_to_compile(run.config["compile"])
+            _check_cuda_graphs(how, trainer.accumulate_grad_batches, trainer.strategy.root_device.type)
+            classifier.compile_training(**how)
         if run.resumable:
             step = _check_checkpoint(run.checkpoint)
             for logger in loggers:
@@ -150,6 +152,15 @@ def _how_to_compile(value: Any) -> dict[str, Any]:
     if unknown := set(value) - set(torch._inductor.list_options()):
         raise UsageError(f"compile: torch.compile has no option {unknown.pop()}")
     return {"options": value}
+
+
+def _check_cuda_graphs(how: dict[str, Any], accumulated: int, device: str) -> None:
+    import torch._inductor
+
+    options = how.get("options") or torch._inductor.list_mode_options().get(how.get("mode", ""), {})
+    if device == "cuda" and accumulated > 1 and options.get("triton.cudagraphs"):
+        # The memory of the first part's gradients is that of the second part's (PyTorch's issue 169545).
+        raise UsageError("compile: CUDA graphs cannot accumulate gradients; trainer.accumulate_grad_batches must be 1")
 
 
 def make_data_and_net(cfg: DictConfig) -> tuple[Any, Any]:
