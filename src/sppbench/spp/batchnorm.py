@@ -20,14 +20,14 @@ from sppbench.spp.batchnorm_sums import (
     SUMS,
     TERMS,
     InputTap,
-    LayerSums,
     OutputTap,
     factors,
     inner_squares,
     mean_and_invstd,
     measured,
-    totals,
+    outer_totals,
 )
+from sppbench.spp.batchnorm_totals import LayerTotals
 from sppbench.spp.hooks import ModuleHook
 from sppbench.spp.registry import Slots
 from sppbench.spp.stepping import SteppingProbe
@@ -40,7 +40,6 @@ _NODES = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNor
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 _NEVER = "never called in training mode"
 _OUTER, _INNER = "outer", "inner"  # slots
-_CALLS = 8  # of each layer that wait to be added up
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class BatchNormProbe(SteppingProbe):
         self.layers = tuple(self._modules)
         self._depths: dict[str, int] = {}
         self._slots = {name: Slots() for name in self._modules}
-        self._plans = Plans[LayerSums]()
+        self._plans = Plans[Any]()
         self._clear()
         handles = []
         for name, module in self._modules.items():
@@ -108,8 +107,7 @@ class BatchNormProbe(SteppingProbe):
 
     def _clear(self) -> None:
         # Others in their place: a hook of an earlier step must see that its step is over.
-        self._calls: list[tuple[str, Tensor, Tensor]] = []
-        self._added_up: Tensor | None = None  # (number of layers, 6), of what was measured before that
+        self._totals = LayerTotals(len(self.layers), self._plans)
         for slots in self._slots.values():
             slots.clear()
 
@@ -181,20 +179,19 @@ class BatchNormProbe(SteppingProbe):
         if saved is None or saved[1].dtype not in (torch.float32, torch.float64):  # rounded, in a net of half precision
             saved = mean_and_invstd(x.detach(), module.eps)
         mean, invstd = saved
-        calls = self._calls  # of this step; close() and the next step put others in their place
+        totals = self._totals  # of this step; close() and the next step put others in their place
         alive = weakref.ref(x)  # the layer has saved it: it lives until the hook was called, and not longer
 
         def hook(inner: Sequence[Tensor | None], outer: Sequence[Tensor | None]) -> None:
             g, g_in = outer[0], inner[0]
-            if self._calls is not calls or g is None or g_in is None:
+            if self._totals is not totals or g is None or g_in is None:
                 return
-            found = totals(g.detach(), inner[1:], alive(), mean, invstd)
+            found = outer_totals(g.detach(), inner[1:], alive(), mean, invstd)
             if found is None:
                 self.skipped[name] = "without scale and shift it cannot be measured under activation checkpointing"
                 return
-            calls.append((name, torch.stack(measured(g, *found, invstd, module.weight)), inner_squares(g_in)))
-            if len(calls) >= _CALLS * len(self.layers):  # of a batch in many parts
-                self._add_up()
+            one = torch.stack(measured(g, *found, invstd, module.weight))
+            totals.add(self.layers.index(name), module.eps, one, inner_squares(g_in))
 
         node.register_hook(torch.no_grad()(hook))
 
@@ -226,38 +223,16 @@ class BatchNormProbe(SteppingProbe):
         """The sums of the step (number of layers, 6); the rows of layers that did not run are 0 (in all processes the
         table has the same shape, whatever ran there)."""
         self._note_what_never_ran()
-        self._add_up()
-        if self._added_up is not None:
-            return self._added_up
+        for i, slots in enumerate(self._slots.values()):
+            received = dict(slots.gradients())
+            if received:
+                self._totals.add_graph(i, received[_OUTER], received[_INNER])
+        found = self._totals.total()
+        if found is not None:
+            return found
         states = (*self._model.parameters(), *self._model.buffers())
         device = next((state.device for state in states), torch.device("cpu"))
         return torch.zeros(len(self.layers), SUMS, dtype=torch.float64, device=device)
-
-    def _add_up(self) -> None:
-        """Adds up what was measured up to now."""
-        index = {name: i for i, name in enumerate(self.layers)}
-        slots = {index[name]: dict(slots.gradients()) for name, slots in self._slots.items()}
-        calls = [(index[name], self._modules[name].eps, outer) for name, outer, _ in self._calls]
-        graphs = [(layer, found[_OUTER]) for layer, found in slots.items() if _OUTER in found]
-        inner = [(index[name], one) for name, _, one in self._calls]
-        inner += [(layer, found[_INNER]) for layer, found in slots.items() if _INNER in found]
-        if not inner:
-            return
-        device = inner[0][1].device
-        key = (
-            tuple((layer, one.shape[1], eps) for layer, eps, one in calls),
-            tuple((layer, one.shape[1]) for layer, one in graphs),
-            tuple((layer, len(one)) for layer, one in inner),
-            device,
-        )
-        if key not in self._plans:
-            self._plans[key] = LayerSums(len(index), *key)
-        tensors = [one for *_, one in calls], [one for _, one in graphs], [one for _, one in inner]
-        sums = self._plans[key](*([one.to(device, non_blocking=True) for one in some] for some in tensors))
-        self._added_up = sums if self._added_up is None else self._added_up.to(device, non_blocking=True) + sums
-        self._calls.clear()
-        for one in self._slots.values():
-            one.clear()
 
     def _note_what_never_ran(self) -> None:
         for name in self.layers:

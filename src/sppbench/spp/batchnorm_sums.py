@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from sppbench.spp.statistics import channel_rows, sums_of
-from sppbench.spp.together import TAIL, Segments
+from sppbench.spp.together import TAIL
 
 FACTORS = ("gain", "gamma_squared", "inverse_variance", "projection")
 
@@ -75,7 +75,7 @@ def inner_squares(g_in: Tensor) -> Tensor:
     return sums[1] if sums.ndim == 2 else sums[-len(TAIL)][None]
 
 
-def totals(
+def outer_totals(
     g: Tensor, of_parameters: Sequence[Tensor | None], x: Tensor | None, mean: Tensor, invstd: Tensor
 ) -> tuple[Tensor, Tensor] | None:
     """Σg and Σg·x̂ of each channel; None if they are neither known as gradients of β and γ nor x is there any more."""
@@ -117,43 +117,6 @@ def mean_and_invstd(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def _others(x: Tensor) -> list[int]:
     return [axis for axis in range(x.ndim) if axis != 1]
-
-
-class LayerSums:
-    """The six sums of each layer from what its calls gave; made once for the steps that share it.
-
-    Args:
-        layers: Number of layers.
-        calls: Of each call measured outside of compiled graphs, the layer's index, its number of channels and its ε.
-        graphs: Of each layer measured inside of a graph, its index and its number of channels.
-        inner: Of each of the squares of g_in, in any order, the layer's index and their number.
-        device: Where all of it is.
-    """
-
-    def __init__(
-        self,
-        layers: int,
-        calls: Sequence[tuple[int, int, float]],
-        graphs: Sequence[tuple[int, int]],
-        inner: Sequence[tuple[int, int]],
-        device: torch.device,
-    ) -> None:
-        self._layers = layers
-        eps = [torch.full((channels,), eps, dtype=torch.float64) for _, channels, eps in calls]
-        self._eps = torch.cat(eps).to(device) if eps else None
-        outer = [(layer, channels) for layer, channels, _ in calls] + list(graphs)
-        segments = [(layer * SUMS + term, channels) for term in range(TERMS) for layer, channels in outer]
-        segments += [(layer * SUMS + TERMS, number) for layer, number in inner]
-        self._over_channels = Segments([number for _, number in segments], device)
-        self._places = torch.tensor([place for place, _ in segments], device=device)
-
-    def __call__(self, calls: Sequence[Tensor], graphs: Sequence[Tensor], inner: Sequence[Tensor]) -> Tensor:
-        """Stacks (6, C) of :func:`measured`, (5, C) of :func:`terms`, and squares of g_in → (layers, 6)."""
-        outer = list(graphs)
-        if self._eps is not None:
-            outer.insert(0, terms(torch.cat(list(calls), dim=1).unbind(), self._eps))
-        found = self._over_channels(torch.cat([torch.cat(outer, dim=1).reshape(-1), *inner]))
-        return found.new_zeros(SUMS * self._layers).index_add_(0, self._places, found).view(self._layers, SUMS)
 
 
 class InputTap(torch.autograd.Function):
