@@ -95,12 +95,13 @@ def totals_from(g: Tensor, x: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Ten
 def _count_and_squares(g: Tensor) -> tuple[Tensor, Tensor]:
     """Number of elements and Σg² of each channel of g (N, C, ...): (C,), float64; right to 1e-6."""
     g = g.detach()
-    if torch.compiler.is_compiling() or not g.is_cpu:
+    in_graph = torch.compiler.is_compiling()
+    if not in_graph and not g.is_cpu:
         rows = sums_of(g, 1)
         rows = rows if rows.ndim == 2 else channel_rows(g, 1)
         return rows[3], rows[1]
-    if g.dtype == torch.float64:
-        squares = g.square().sum(_others(g))
+    if in_graph or g.dtype == torch.float64:
+        squares = g.double().square().sum(_others(g))
     else:
         pieces = torch.tensor_split(g, -(-g.numel() // _PIECE))  # which stay in the cache
         parts = [sums_of(piece.float().square(), 1)[: g.shape[1]] for piece in pieces if piece.numel()]
