@@ -18,7 +18,7 @@ class Tap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slot: Tensor, axis: int | None) -> Tensor:
-        """``x``, of any shape; ``slot``: float64 (C + 4,) that requires a gradient."""
+        """``x``, of any shape; ``slot``: float64 (5, C) that requires a gradient."""
         ctx.axis = axis
         return x.clone()  # an alias must not be changed in place by the next module; compilers remove the copy
 
