@@ -41,16 +41,16 @@ $(VENV)/.joblib: $(VENV)/.ready
 # The table is made from what is there, also where cells have failed; the status tells of both.
 table1 smoke: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=$@ $(ARGS); status=$$?; \
-	$(RUN) -m sppbench.table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
+	$(RUN) -m sppbench table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
 
 # Drawn from what is there, also where cells have failed.
 figures: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=figures $(ARGS); status=$$?; \
-	$(RUN) -m sppbench.inspection outputs/figures && \
-	$(RUN) -m sppbench.figures outputs/figures --output results/figures && exit $$status
+	$(RUN) -m sppbench inspect outputs/figures && \
+	$(RUN) -m sppbench figures outputs/figures --output results/figures && exit $$status
 
 report: $(VENV)/.ready
-	$(RUN) -m sppbench.report outputs --output outputs/report.html
+	$(RUN) -m sppbench report outputs --output outputs/report.html
 
 check: $(VENV)/.ready
 	$(RUN) -m ruff check .

@@ -25,8 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 from machine import describe
 from rounds import markdown, timed
 from spp_overhead import Plain
-from sppbench.allocator import keep_freed_memory
 from sppbench.models.convolution import Conv2d
+from sppbench.run.memory import keep_freed_memory
 
 KINDS = {
     "convolution, backward": ("convolution_backward",),

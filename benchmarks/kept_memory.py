@@ -20,7 +20,7 @@ import torch
 from machine import describe
 from rounds import markdown, ratio, spread, timed
 from spp_overhead import Plain
-from sppbench.allocator import keep_freed_memory
+from sppbench.run.memory import keep_freed_memory
 
 STEPS, WARM_UP = 10, 3
 

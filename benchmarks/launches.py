@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_overhead import make_net
 from machine import describe
 from rounds import markdown
-from sppbench.spp import gpu_kernel, statistics
-from sppbench.spp.batchnorm import BatchNormProbe
-from sppbench.spp.kernel import inner_size
-from sppbench.spp.probe import SignalProbe
-from sppbench.spp.together import ROWS
+from sppbench.spp.probe.batchnorm import BatchNormProbe
+from sppbench.spp.probe.probe import SignalProbe
+from sppbench.spp.sums import gpu_kernel, statistics
+from sppbench.spp.sums.batched import ROWS
+from sppbench.spp.sums.cpu_kernel import inner_size
 
 
 class Kernels(TorchDispatchMode):
@@ -39,7 +39,7 @@ class Kernels(TorchDispatchMode):
 
 
 def stand_in(kernels: Kernels, x: Tensor, axis: int) -> Tensor:
-    """What ``sppbench.spp.gpu_kernel.channel_rows`` starts, and a result of its shape."""
+    """What ``sppbench.spp.sums.gpu_kernel.channel_rows`` starts, and a result of its shape."""
     channels, inner = x.shape[axis], inner_size(x, axis)
     kernels.number += 1 + (inner is None)
     *_, parts, _ = gpu_kernel._cut(channels, x.numel() // channels, inner or 1)

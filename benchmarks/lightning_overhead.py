@@ -27,12 +27,12 @@ from torch.nn import functional as F
 
 from machine import describe
 from rounds import in_turns, markdown, ratio, spread, timed
-from sppbench.allocator import keep_freed_memory
-from sppbench.callbacks import Progress, StopOnNonFiniteLoss, Stopwatch
-from sppbench.classifier import Classifier
 from sppbench.data import Synthetic
 from sppbench.files import config_directory
-from sppbench.loggers import CSVLogger
+from sppbench.run.callbacks import Progress, StopOnNonFiniteLoss, Stopwatch
+from sppbench.run.classifier import Classifier
+from sppbench.run.csv_logger import CSVLogger
+from sppbench.run.memory import keep_freed_memory
 
 ADAM = partial(torch.optim.Adam, fused=True)
 

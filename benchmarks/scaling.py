@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from machine import describe
 from rounds import in_turns, markdown, ratio, timed
-from sppbench.allocator import keep_freed_memory
 from sppbench.models import FFNN
+from sppbench.run.memory import keep_freed_memory
 from sppbench.spp import SignalProbe
 
 BASE = {"batch": 512, "width": 512, "blocks": 8, "layers": 1.0}

@@ -32,11 +32,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from machine import COMPILE, describe, how_to_compile
 from rounds import in_turns, markdown, ratio, spread, timed
-from sppbench.allocator import keep_freed_memory
 from sppbench.files import config_directory
-from sppbench.spp.batchnorm import BatchNormProbe
-from sppbench.spp.frame import to_frame
-from sppbench.spp.probe import Readings, SignalProbe
+from sppbench.run.memory import keep_freed_memory
+from sppbench.spp.probe.batchnorm import BatchNormProbe
+from sppbench.spp.probe.frame import to_frame
+from sppbench.spp.probe.probe import Readings, SignalProbe
 
 FLUSH = 50
 

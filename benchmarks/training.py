@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from machine import COMPILE, describe, how_to_compile
 from rounds import in_turns, markdown, ratio, timed
-from sppbench.allocator import keep_freed_memory
 from sppbench.data import Synthetic
 from sppbench.files import config_directory
 from sppbench.models.convolution import Conv2d
+from sppbench.run.memory import keep_freed_memory
 
 TABLE1 = ("efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp")
 NETS = ("ffnn", "ffnn_bn", "ffnn_bn_h100", *TABLE1)

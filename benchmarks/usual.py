@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from loader import usual
 from machine import describe
 from rounds import in_turns, markdown, ratio, spread, timed
-from sppbench.allocator import keep_freed_memory
 from sppbench.data import CIFAR100, ImageDataModule, Synthetic
 from sppbench.models import EfficientNet
+from sppbench.run.memory import keep_freed_memory
 from training import with_torchs_convolutions
 
 STEPS = 2

@@ -28,8 +28,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch.nn import functional as F
 
-from sppbench.assembly import make_data_and_net
 from sppbench.files import config_directory
+from sppbench.run.assembly import make_data_and_net
 
 STORED = Path(__file__).with_name("losses.json")
 NETS = tuple(sorted(file.stem for file in (config_directory() / "model").glob("*.yaml")))

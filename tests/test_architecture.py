@@ -1,8 +1,9 @@
-"""The house: imports run one way."""
+"""The house: imports run one way, from the rooms further up in ``ROOMS`` to those further down, and never back."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,50 +14,45 @@ import sppbench
 
 SOURCE = Path(sppbench.__file__).parent
 
-# Who may import what of sppbench. The parts meet in train and in assembly, which only train uses.
-ALLOWED = {
-    "models": {"models"},
-    "data": {"data", "files"},
-    "spp": {"spp"},
-    "callbacks": {"callbacks"},
-    "classifier": set(),
-    "sync_batchnorm": set(),
-    "loggers": {"files"},
+# By room, a folder or a file: the other rooms whose names it may import. A room comes after all that it uses.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "aliases": set(),
     "files": set(),
-    "allocator": set(),
-    "command_line": set(),
-    "output": set(),
-    "results": {"files"},
-    "run_directory": {"files", "results"},
-    "sweep": {"results", "run_directory"},
-    "table": {
-        "command_line",
-        "table",
-        "files",
-        "output",
-        "results",
-        "run_directory",
-        "spp",
-    },  # of spp: the look of the figures
-    "evidence": {"command_line", "evidence", "table", "spp"},
-    "claims": {"command_line", "claims", "evidence", "table", "files"},
-    "figures": {"command_line", "figures", "evidence", "table", "spp", "files", "output"},
-    "dashboard": {"command_line"},
-    # Of spp: the look of curves.
-    "report": {"report", "command_line", "evidence", "claims", "figures", "table", "files", "output", "spp"},
-    # Of assembly: a run's data and net, as it began with them.
-    "inspection": {"command_line", "assembly", "files", "results"},
-    "__init__": set(),
+    "models": set(),
+    "data": {"files"},
+    "spp.sums": set(),
+    "spp.probe": {"spp.sums"},
+    "spp.theory": {"spp.probe"},
+    "spp.history": {"files"},
+    "spp.plots": {"spp.theory", "spp.history"},
+    "spp.callback": {"spp.probe", "spp.history", "spp.plots"},
+    "run": {"errors", "files", "data"},
+    "evidence": {"errors", "files", "spp.history", "run"},
+    "study.common": {"errors", "files", "evidence"},
+    "study.table": {"files", "evidence", "study.common", "spp.plots"},
+    "study.figures": {"errors", "files", "evidence", "study.common", "spp.plots"},
+    "study.claims": {"errors", "files", "evidence", "study.common"},
+    "study.report": {
+        *("errors", "files", "evidence", "spp.plots"),
+        *("study.common", "study.table", "study.figures", "study.claims"),
+    },
+    "dashboard": {"errors"},
+    "train": {"errors", "files", "run"},
+    "__main__": {"errors", "train", "evidence", "study.common", *(f"study.{room}" for room in ("table", "figures"))}
+    | {"study.claims", "study.report", "dashboard"},
+    "__init__": {"aliases"},
 }
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "wandb", "matplotlib", "numpy", "pyarrow", "sklearn"}
-COMMANDS = ("claims", "dashboard", "evidence", "figures", "inspection", "report", "table")
 
 
-def _part(file: Path) -> str:
-    return file.relative_to(SOURCE).with_suffix("").parts[0]
+def room_of(name: str) -> str | None:
+    """The room that a dotted name, without ``sppbench.``, is in; None for what only holds rooms."""
+    return next((room for room in ROOMS if f"{name}.".startswith(f"{room}.")), None)
 
 
-def _imports(tree: ast.AST) -> set[str]:
+def imports(tree: ast.AST) -> set[str]:
+    """Full dotted names of all that a file imports."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -67,47 +63,78 @@ def _imports(tree: ast.AST) -> set[str]:
     return names
 
 
+def test_rooms_are_in_the_order_of_their_imports() -> None:
+    above: set[str] = set()
+    for room, used in ROOMS.items():
+        assert used <= above, f"{room} uses {used - above} further down"
+        above.add(room)
+
+
 def test_imports_run_one_way() -> None:
     files = list(SOURCE.rglob("*.py"))
     assert len(files) > 10
     for file in files:
-        part = _part(file)
-        if part in ("train", "assembly"):
-            continue
-        used = {name.split(".")[1] for name in _imports(ast.parse(file.read_text())) if name.startswith("sppbench.")}
-        assert used <= ALLOWED[part], f"{file.relative_to(SOURCE)} imports {used - ALLOWED[part]}"
+        place = file.relative_to(SOURCE).with_suffix("")
+        room = room_of(".".join(place.parts))
+        if room is None:
+            assert file.name == "__init__.py", f"{place} is in no room"
+        found = {
+            name.removeprefix("sppbench.")
+            for name in imports(ast.parse(file.read_text()))
+            if name.startswith("sppbench.")
+        }
+        used = {room_of(name) for name in found} - {room}
+        assert None not in used, f"{place} imports from {found}, in which there is something of no room"
+        assert used <= (ROOMS[room] if room else set()), f"{place} imports from {used}"
 
 
-def test_what_starts_without_torch_imports_nothing_heavy_at_its_top() -> None:
-    names = ("train", "assembly", "sweep", "results", "run_directory", "files", "__init__")
-    for name in (*names, "../hydra_plugins/sppbench_sweeper"):
-        tree = ast.parse((SOURCE / f"{name}.py").read_text())
-        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-        assert not {module.split(".")[0] for module in _imports(top)} & HEAVY, name
+def test_no_files_import_each_other() -> None:
+    """Not even inside of a room."""
+    files = {
+        ".".join(("sppbench", *file.relative_to(SOURCE).with_suffix("").parts)): file for file in SOURCE.rglob("*.py")
+    }
+    uses = {
+        name: {found for one in imports(ast.parse(file.read_text())) for found in _files_among(one, files)} - {name}
+        for name, file in files.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way, name))
+        if name not in done:
+            for used in sorted(uses[name]):
+                visit(used, (*way, name))
+            done.add(name)
+
+    for name in files:
+        visit(name, ())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_answers_before_it_imports_anything_heavy(command: str) -> None:
-    """At their top, the command and all that it imports there of sppbench need the standard library alone."""
-    folder = SOURCE / command
-    todo = [folder / "__init__.py", folder / "__main__.py"] if folder.is_dir() else [SOURCE / f"{command}.py"]
-    reached: set[Path] = set()
-    while todo:
-        file = todo.pop()
-        reached.add(file)
-        top = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        for name in _imports(ast.Module(list(top), [])):
-            if name.startswith("sppbench."):
-                todo += {found for found in _files_of(name) if found not in reached}
-            else:
-                assert name.split(".")[0] in sys.stdlib_module_names, f"{file.relative_to(SOURCE)} imports {name}"
+def _files_among(name: str, files: dict[str, Path]) -> Iterator[str]:
+    """The file that a dotted name stands for or is in."""
+    for found in (name, name.rpartition(".")[0]):
+        if found in files:
+            yield found
+            return
 
 
-def _files_of(name: str) -> Iterator[Path]:
-    """The files that importing a dotted name runs: packages on the way, and the module; its last part may be a name."""
-    place = SOURCE
-    for part in name.split(".")[1:]:
-        place = place / part
-        for file in (place / "__init__.py", place.with_suffix(".py")):
-            if file.exists():
-                yield file
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train", "run/assembly", "run/sweep", "run/results", "run/run_directory", "files", "__init__", "__main__"),
+        "../hydra_plugins/sppbench_sweeper",
+    ],
+)
+def test_what_starts_without_torch_imports_nothing_heavy_at_its_top(name: str) -> None:
+    tree = ast.parse((SOURCE / f"{name}.py").read_text())
+    top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    assert not {module.split(".")[0] for module in imports(top)} & HEAVY
+
+
+def test_the_command_answers_before_it_imports_anything_heavy() -> None:
+    script = "import sys; from sppbench.__main__ import main\ntry: main(['table', '--help'])\nexcept SystemExit: pass\n"
+    script += "print('modules', *{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "sppbench" in loaded
+    assert not loaded & (HEAVY | {"hydra", "omegaconf", "yaml", "pandas", "scipy", "jinja2", "plotly"})

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 import sppbench.dashboard
-from sppbench.dashboard import main
 from sppbench.files import config_directory
 from tests.commands import Say, saying
 from tests.spp.test_callback import read_wandb, records
@@ -22,7 +21,7 @@ from tests.spp.test_callback import read_wandb, records
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb_workspaces
 
 Json = dict[str, Any]
-say = saying(main)
+say = saying("dashboard")
 
 BATCHNORM_NET = ("name=ffnn_bn", "model=ffnn_bn", "model.hidden_features=16", "model.depth=2")
 
@@ -86,11 +85,11 @@ def read_run(directory: Path, last: str) -> tuple[list[Json], Any]:
 def test_every_panel_shows_what_is_logged(
     view: Json, config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sppbench.table import read_table
-    from sppbench.table.figures import draw_figures
-    from sppbench.table.output import log_table
+    from sppbench.study.table.cells import read_table
+    from sppbench.study.table.output import log_table
+    from sppbench.study.table.table_figures import draw_figures
     from sppbench.train import train
-    from tests.table.fabricate import write_cell
+    from tests.fabricate.runs import write_cell
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(config("logger=wandb", "trainer.max_epochs=1", "sweeps.name=small", net=BATCHNORM_NET, spp="every_step"))
@@ -117,7 +116,7 @@ def test_every_panel_shows_what_is_logged(
 
 def test_the_report_has_what_is_shown_of_it(view: Json) -> None:
     """Its keys are names of figures, which the code has as literals or the file of the published figures lists."""
-    source = Path(sppbench.dashboard.__file__).parent
+    source = Path(sppbench.dashboard.__file__).parent / "study"
     trees = [ast.parse(file.read_text()) for part in ("figures", "report") for file in (source / part).glob("*.py")]
     names = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     published = yaml.safe_load((config_directory() / "published" / "poster_figures.yaml").read_text(encoding="utf-8"))

@@ -23,11 +23,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sppbench import assembly
-from sppbench.assembly import build, make_data_and_net, resolve
-from sppbench.classifier import Classifier
-from sppbench.results import read_result
-from sppbench.run_directory import RunDirectory, RunDirectoryError
+from sppbench.run import assembly
+from sppbench.run.assembly import build, make_data_and_net, resolve
+from sppbench.run.classifier import Classifier
+from sppbench.run.results import read_result
+from sppbench.run.run_directory import RunDirectory, RunDirectoryError
 from sppbench.spp import read_batchnorm, read_history
 from sppbench.train import UsageError, train
 from tests.conftest import EFFICIENTNET, FFNN

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from sppbench.sweep import Cell
+    from sppbench.run.sweep import Cell
 
 # Jobs write to their run's train.log; the terminal belongs to the sweep.
 _QUIET = "++hydra.job_logging.handlers.console.level=ERROR"
@@ -54,8 +54,8 @@ class SppbenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Runs what is left; exits with 1 if a cell failed, and with 2 if the sweep cannot be run as asked."""
-        from sppbench.assembly import UsageError
-        from sppbench.sweep import SweepError, distinct, dry_run, look_at
+        from sppbench.run.assembly import UsageError
+        from sppbench.run.sweep import SweepError, distinct, dry_run, look_at
 
         try:
             cells = distinct([self._cell(overrides) for overrides in self._combinations(arguments)])
@@ -69,7 +69,7 @@ class SppbenchSweeper(Sweeper):
 
     def _combinations(self, arguments: list[str]) -> Iterator[list[str]]:
         """The overrides of each cell."""
-        from sppbench.sweep import SweepError
+        from sppbench.run.sweep import SweepError
 
         said = self._parse(arguments)
         if any(override.is_sweep_override() and override.key_or_group == "sweeps" for override in said):
@@ -92,8 +92,8 @@ class SppbenchSweeper(Sweeper):
     def _cell(self, overrides: list[str]) -> Cell:
         """The configuration that Hydra would compose. It takes a tenth of a second to do so, and is therefore asked
         only once for all cells that differ in plain values, which Hydra, too, sets when all else is composed."""
-        from sppbench.assembly import resolve
-        from sppbench.sweep import Cell
+        from sppbench.run.assembly import resolve
+        from sppbench.run.sweep import Cell
 
         parsed = self._parse(overrides)
         values = [override for override in parsed if self._is_plain(override, parsed)]
@@ -132,7 +132,7 @@ class SppbenchSweeper(Sweeper):
         return plain and not isinstance(node, dict | list) and not told_by_hydra
 
     def _run(self, cells: Sequence[Cell]) -> list[JobReturn]:
-        from sppbench.sweep import FINAL, look_at, showing_progress, summary
+        from sppbench.run.sweep import FINAL, look_at, showing_progress, summary
 
         name = self._config.sweeps.name
         failures: dict[Cell, str] = {}
@@ -155,8 +155,8 @@ class SppbenchSweeper(Sweeper):
 
     def _launch(self, cells: Sequence[Cell], first: int, failures: dict[Cell, str]) -> Sequence[JobReturn]:
         """Runs cells by the launcher, and notes which have failed and why."""
-        from sppbench.assembly import one_line
-        from sppbench.sweep import FINAL, look_at
+        from sppbench.run.assembly import one_line
+        from sppbench.run.sweep import FINAL, look_at
 
         try:
             found = self._launcher.launch([[*cell.overrides, _QUIET] for cell in cells], initial_job_idx=first)
@@ -178,7 +178,7 @@ def _as_argument(value: Any) -> str:
 
 def _free_again(cells: Sequence[Cell], failures: dict[Cell, str]) -> list[Cell]:
     """Waits for cells that other processes are at work on; returns those that were left unfinished, if any."""
-    from sppbench.sweep import FINAL, look_at
+    from sppbench.run.sweep import FINAL, look_at
 
     waiting = [cell for cell in cells if cell not in failures]
     while waiting := [cell for cell in waiting if look_at(cell).state not in (*FINAL, "refused")]:

@@ -1,28 +1,23 @@
-"""The saved W&B view of the project: ``python -m sppbench.dashboard``.
+"""The saved W&B view of the project: ``sppbench dashboard``.
 
 Sections: Training, Signals, BN gain and Table; runs are grouped by cell, so that a line is the mean over the seeds of a
 net at a learning rate, and its band goes from the lowest to the highest of them. Each call saves a view of its own. It
-shows what runs, ``python -m sppbench.table --wandb`` and ``python -m sppbench.report --wandb`` have logged; W&B must
+shows what runs, ``sppbench table --wandb`` and ``sppbench report --wandb`` have logged; W&B must
 have that (``wandb sync`` for what was logged offline). Needs the extra ``dashboard``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
-from sppbench.command_line import Parser
+from sppbench.errors import UserError
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, MediaBrowser
     from wandb_workspaces.workspaces import Section, Workspace
-
-_EPILOG = "Exit status: 0, or 2 for what the user must mend, which one line tells."
 
 # Configuration keys. As in a run's directory, a cell is in a sweep: the nets of `smoke` have the names of `table1`'s.
 CELL: Final = ("sweeps.name", "name", "optimizer.lr")
@@ -63,7 +58,7 @@ def specification(workspace: Workspace) -> dict[str, Any]:
 
 
 def _training() -> Section:
-    """What ``sppbench.classifier`` logs."""
+    """What ``sppbench.run.classifier`` logs."""
     loss, accuracy = "cross entropy (nats)", "accuracy (%)"
     return _section(
         "Training",
@@ -97,8 +92,8 @@ def _signals() -> Section:
 
 
 def _batchnorm() -> Section:
-    """The backward gain of batch normalizations and its factors (``sppbench.spp.batchnorm_sums``); of the report the
-    figures on what moved the gain."""
+    """The backward gain of batch normalizations and its factors (``sppbench.spp.sums.batchnorm_sums``); of the
+    report the figures on what moved the gain."""
     ends = ("batchnorm/gain_max", "batchnorm/gain_min")
     return _section(
         "BN gain",
@@ -114,7 +109,7 @@ def _batchnorm() -> Section:
 
 
 def _table() -> Section:
-    """What ``python -m sppbench.table --wandb`` and the report log, each in a run of its own: results over all runs."""
+    """What ``sppbench table --wandb`` and the report log, each in a run of its own: results over all runs."""
     from wandb_workspaces.reports.v2.interface import WeavePanelSummaryTable
 
     return _section(
@@ -156,27 +151,39 @@ def _images(title: str, *keys: str) -> MediaBrowser:
     return MediaBrowser(title=title, media_keys=list(keys))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Saves the view and prints its URL, or prints its specification, and returns the exit status."""
-    arguments = _arguments(argv)
+class DashboardError(UserError):
+    """The view cannot be made or saved."""
+
+
+def dashboard(entity: str, project: str, name: str, dry_run: bool = False) -> str:
+    """Saves the view and returns its URL, or returns its specification as JSON.
+
+    Args:
+        entity: User or team of W&B; empty is the account's own.
+        project: Of W&B.
+        name: Of the view.
+        dry_run: Only return the specification: no network, no login.
+
+    Raises:
+        DashboardError: The extra is not installed, or W&B does not take the view.
+    """
     if find_spec("wandb_workspaces") is None:
-        return _refuse('the dashboard needs an extra: pip install "sppbench[dashboard]"')
+        raise DashboardError('the dashboard needs an extra: pip install "sppbench[dashboard]"')
     try:
-        workspace = make_workspace(arguments.entity or "", arguments.project, arguments.name)
-    except ValueError:
-        return _refuse(f"W&B does not take the name {arguments.name!r}: no emoji")
-    if arguments.dry_run:
-        print(json.dumps(specification(workspace), indent=2))
-        return 0
+        workspace = make_workspace(entity, project, name)
+    except ValueError as error:
+        raise DashboardError(f"W&B does not take the name {name!r}: no emoji") from error
+    if dry_run:
+        return json.dumps(specification(workspace), indent=2)
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
-        return _refuse(f"a view is saved online, and WANDB_MODE is {mode!r}; --dry-run prints it")
+        raise DashboardError(f"a view is saved online, and WANDB_MODE is {mode!r}; --dry-run prints it")
     try:
-        print(_save(workspace))
+        return _save(workspace)
     except Exception as error:  # W&B lets through errors of its own process and of the transport, of no common kind
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        return _refuse(f"the view is not saved in {workspace.entity or 'W&B'}/{workspace.project}: {line}")
-    return 0
+        place = f"{workspace.entity or 'W&B'}/{workspace.project}"
+        raise DashboardError(f"the view is not saved in {place}: {line}") from error
 
 
 def _save(workspace: Workspace) -> str:
@@ -189,23 +196,3 @@ def _save(workspace: Workspace) -> str:
         raise ValueError("this account has no default entity: --entity must name one")
     url: str = workspace.save().url  # type: ignore[no-untyped-call]
     return url
-
-
-def _refuse(message: str) -> int:
-    print(f"sppbench: {message}", file=sys.stderr)
-    return 2
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m sppbench.dashboard", description="Saves the W&B view of the project.", epilog=_EPILOG
-    )
-    parser.add_argument("--project", default="sppbench", help="of W&B (default: %(default)s)")
-    parser.add_argument("--entity", help="user or team of W&B (default: WANDB_ENTITY, or the account's own)")
-    parser.add_argument("--name", default="sppbench", help="of the view (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="print the specification as JSON; no network, no login")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

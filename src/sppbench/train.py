@@ -20,10 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sppbench.assembly import Parts, UsageError, build, one_line, resolve
 from sppbench.files import config_directory
-from sppbench.results import Result, ResultError, Status, git_state, package_versions
-from sppbench.run_directory import RunDirectory, RunDirectoryBusy, RunDirectoryError, config_hash
+from sppbench.run.assembly import Parts, UsageError, build, one_line, resolve
+from sppbench.run.results import Result, ResultError, Status, git_state, package_versions
+from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, RunDirectoryError, config_hash
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
 
@@ -103,7 +103,7 @@ def _is_first_process() -> bool:
 
 
 def _follow(cfg: DictConfig, run: RunDirectory) -> None:
-    from sppbench.callbacks import Interrupted
+    from sppbench.run.callbacks import Interrupted
 
     parts = build(cfg, run)
     with parts.checkpointing.listening(), suppress(Interrupted):  # the first process tells of it
@@ -114,7 +114,7 @@ def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
     """Trains and tests in a claimed directory; whatever happens, result.json says it."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from sppbench.callbacks import Interrupted
+    from sppbench.run.callbacks import Interrupted
 
     checkpointing = parts.checkpointing
     try:

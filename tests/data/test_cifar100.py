@@ -214,7 +214,7 @@ def test_damaged_parquet_files(
     with pytest.raises(DataError, match=message) as caught:
         module(root).prepare_data()
     assert "\n" not in str(caught.value)
-    assert not list(root.glob("*.npz*.part"))
+    assert not list(root.glob(".*.npz*.tmp"))
     assert not (root / CACHE).exists()
 
 
@@ -381,7 +381,7 @@ def test_cache_that_cannot_be_written(
     monkeypatch.setattr(np, "savez", full)
     assert same(module(hub_root[0]).load(), hub_root[1])
     assert "No space left on device" in caplog.text
-    assert not list(hub_root[0].glob("*.part"))
+    assert not list(hub_root[0].glob(".*.tmp"))
 
 
 def test_several_at_once_decode_once(hub_root: tuple[Path, Images], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,10 +414,10 @@ def test_killed_before_the_rename_leaves_no_cache(hub_root: tuple[Path, Images])
     path = os.pathsep.join(sys.path)
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}, check=False)
     assert killed.returncode == 9
-    assert (root / f"{CACHE}.part").exists()
+    assert (root / f".{CACHE}.tmp").exists()
     assert not (root / CACHE).exists()
     assert same(module(root).load(), expected)
-    assert not (root / f"{CACHE}.part").exists()
+    assert not (root / f".{CACHE}.tmp").exists()
 
 
 # --- download

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sppbench.evidence import EvidenceError, read_evidence, write_compact
-from sppbench.evidence.__main__ import main
-from sppbench.spp.history import BatchNormWriter
-from tests.evidence_fabricate import ffnn_layers, write_gains, write_signals
-from tests.table.fabricate import write_run
+from sppbench.__main__ import main
+from sppbench.evidence.keep import write_compact
+from sppbench.evidence.runs import EvidenceError, read_evidence
+from sppbench.spp.history.history import BatchNormWriter
+from tests.fabricate.histories import ffnn_layers, write_gains, write_signals
+from tests.fabricate.runs import write_run
 
 
 def _values(layer: str, depth: int, epoch: int, signal: str) -> tuple[float, float]:
@@ -165,17 +166,17 @@ def test_the_command_keeps_what_came_to_its_end(tmp_path: Path, capsys: pytest.C
     write_run(tmp_path / "sweep", "ffnn", 0.001, 868, 20.0)
     write_run(tmp_path / "sweep", "ffnn", 0.001, 67, status=None)
     arguments = [str(tmp_path / "sweep"), "--output", str(tmp_path / "kept")]
-    assert main(arguments) == 0
+    assert main(["keep", *arguments]) == 0
     assert "seed=67: unfinished, not kept" in capsys.readouterr().out
     assert [run.seed for run in read_evidence(tmp_path / "kept").runs] == [868]
     damaged = write_run(tmp_path / "sweep", "ffnn", 0.001, 472, 20.0)
     (damaged / "spp_epochs.parquet").write_bytes(b"nothing")
-    assert main(arguments) == 1
+    assert main(["keep", *arguments]) == 1
     assert "spp_epochs.parquet is damaged" in capsys.readouterr().err
     assert [run.seed for run in read_evidence(tmp_path / "kept").runs] == [868]
-    assert main([str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
+    assert main(["keep", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     file = tmp_path / "file"
     file.touch()
-    assert main([str(tmp_path / "kept"), "--output", str(file)]) == 1
+    assert main(["keep", str(tmp_path / "kept"), "--output", str(file)]) == 1
     assert "cannot write to" in capsys.readouterr().err

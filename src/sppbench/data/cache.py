@@ -14,6 +14,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from sppbench.data.datamodule import Images
+from sppbench.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -102,13 +103,5 @@ def _read_or_warn(path: Path, key: str) -> Images | None:
 
 def _write(path: Path, key: str, images: Images) -> None:
     """Write a cache, whole or not at all; call with the lock held."""
-    # A fixed name: what a killed process has left is overwritten by the next one.
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, key=np.array(key), **{name: value.numpy() for name, value in images._asdict().items()})
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # opened, as NumPy would add .npz to its name
+        np.savez(file, key=np.array(key), **{name: value.numpy() for name, value in images._asdict().items()})

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sppbench.spp.history import HistoryError, batchnorm_epoch_mean, epoch_mean, read_batchnorm, read_history
+from sppbench.files import replacing
+from sppbench.spp.history.history import HistoryError, batchnorm_epoch_mean, epoch_mean, read_batchnorm, read_history
 
 SPP_FILE, BATCHNORM_FILE = "spp_epochs.parquet", "batchnorm_epochs.parquet"
 FACTORS = ("gamma_squared", "inverse_variance", "projection")
@@ -68,19 +69,15 @@ def write_epochs(run: Path, directory: Path) -> None:
         if (run / full).exists() or (run / name).exists():
             frame = read(run).drop(columns="second_moment", errors="ignore")
             floats = frame.select_dtypes("float64").columns
-            temporary = directory / f".{name}.tmp"
-            try:
+            with replacing(directory / name) as file:
                 # Floats compress better with their bytes split by significance.
                 frame.astype(dict.fromkeys(floats, "float32")).to_parquet(
-                    temporary,
+                    file,
                     index=False,
                     compression="zstd",
                     use_dictionary=[column for column in frame if column not in floats],
                     column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
                 )
-                temporary.replace(directory / name)
-            finally:
-                temporary.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> pd.DataFrame:

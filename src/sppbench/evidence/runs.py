@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from sppbench.errors import UserError
 from sppbench.evidence import epochs
-from sppbench.spp.history import HistoryError
-from sppbench.table.runs import COUNTED, Run, TableError, read_run
+from sppbench.evidence.run_files import COUNTED, Run, TableError, read_run
+from sppbench.spp.history.history import HistoryError
 
 
-class EvidenceError(Exception):
+class EvidenceError(UserError):
     """Something that the user must mend, or a file of a run that cannot be read; the message says what, in a line."""
 
 
@@ -107,7 +108,7 @@ class Recorded:
 
     @cached_property
     def inspection(self) -> dict[str, Any]:
-        """inspection.json, see `sppbench.inspection`.
+        """inspection.json, see `sppbench.evidence.inspection`.
 
         Raises:
             EvidenceError: It is missing or damaged.
@@ -118,7 +119,7 @@ class Recorded:
             if not isinstance(content, dict):
                 raise ValueError("it holds no keys and values")
         except FileNotFoundError as error:
-            raise EvidenceError(f"{self.path} was not inspected (python -m sppbench.inspection)") from error
+            raise EvidenceError(f"{self.path} was not inspected (sppbench inspect)") from error
         except (OSError, ValueError) as error:
             raise EvidenceError(f"cannot read {file}: {error}") from error
         return content

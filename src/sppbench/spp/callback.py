@@ -15,10 +15,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import nn
 
-from sppbench.spp import batchnorm, frame
-from sppbench.spp.batchnorm import BatchNormProbe, BatchNormReadings
-from sppbench.spp.heatmap import plot_heatmap
-from sppbench.spp.history import (
+from sppbench.spp.history.history import (
     BatchNormWriter,
     HistoryWriter,
     batchnorm_epoch_mean,
@@ -26,10 +23,13 @@ from sppbench.spp.history import (
     read_batchnorm,
     read_history,
 )
-from sppbench.spp.layers import LayerChoice
-from sppbench.spp.plots import plot_gradient, plot_spp
-from sppbench.spp.probe import Readings, SignalProbe
-from sppbench.spp.summary import Watch, summarize, summarize_batchnorm
+from sppbench.spp.history.summary import Watch, summarize, summarize_batchnorm
+from sppbench.spp.plots.heatmap import plot_heatmap
+from sppbench.spp.plots.panels import plot_gradient, plot_spp
+from sppbench.spp.probe import batchnorm, frame
+from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
+from sppbench.spp.probe.layers import LayerChoice
+from sppbench.spp.probe.probe import Readings, SignalProbe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ class SPPCallback(Callback):
     ``spp_heatmap_gradient.png``. The same figures go to W&B (as images) and to TensorBoard under ``spp/panels``,
     ``spp/gradients``, ``spp/heatmap_activation`` and ``spp/heatmap_gradient``.
 
-    Logged once an epoch, through all loggers, of the epoch's means (``sppbench.spp.summary.summarize``):
+    Logged once an epoch, through all loggers, of the epoch's means (``sppbench.spp.history.summary.summarize``):
     ``spp/activation_gain``, ``spp/gradient_gain``, ``spp/activation_max``, ``spp/activation_max_depth``,
     ``spp/activation_min``, ``spp/activation_min_depth``, the same four of ``gradient``, ``spp/dead_layers`` and
     ``spp/nonfinite_layers``; of a net with batch normalization (``summarize_batchnorm``) also ``batchnorm/gain``, its

@@ -1,0 +1,332 @@
+"""The command line: ``sppbench <command>``, or ``python -m sppbench <command>``.
+
+Each command has a function for its arguments and one that runs it and returns the exit status. Whatever needs torch,
+pandas or matplotlib is imported inside the latter, so that ``--help`` and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from sppbench.errors import UserError
+
+STATUS = "Exit status: 0; {}2 for what the user must fix, which one line says."
+TEXT_FORMATS = ("terminal", "markdown", "json")
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake on the command line with one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"sppbench: {message} (see {self.prog} --help)\n")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does, in a line; which exit statuses are its own; its arguments; and what runs it."""
+
+    help: str
+    status: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["train"]:
+        return _train(arguments[1:])
+    chosen = _parser().parse_args(arguments)
+    try:
+        status: int = chosen.run(chosen)
+    except UserError as error:
+        say(str(error))
+        return 2
+    return status
+
+
+def say(problem: str) -> None:
+    """Writes a line about a problem to standard error."""
+    print(f"sppbench: {problem}", file=sys.stderr)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="sppbench",
+        description="See how signals travel through a neural net while it trains.",
+        epilog="sppbench <command> --help describes a command.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="<command>", required=True, parser_class=Parser)
+    commands.add_parser("train", help="train one net, or many (-m), from a configuration; all options are Hydra's")
+    for name, command in COMMANDS.items():
+        text = f"{command.help[0].upper()}{command.help[1:]}."
+        one = commands.add_parser(
+            name, help=command.help, description=text, epilog=STATUS.format(command.status and f"{command.status}; ")
+        )
+        command.add_arguments(one)
+        one.set_defaults(run=command.run)
+    return parser
+
+
+def _train(arguments: list[str]) -> int:
+    from sppbench.train import main as train
+
+    sys.argv = ["sppbench train", *arguments]  # Hydra reads it, and names it in its help
+    train()
+    return 0
+
+
+# -- table -------------------------------------------------------------------------------------------------------------
+
+
+def _table_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
+    parser.add_argument("--output", type=Path, metavar="OUT", help="write all formats and the figures into OUT")
+    parser.add_argument(
+        "--published", type=Path, metavar="FILE", help="published values; by default the study's Table 1"
+    )
+    parser.add_argument(
+        "--margin",
+        type=_margin,
+        metavar="POINTS",
+        help="differences up to this many points of accuracy count as equal (default: 2)",
+    )
+    _add_wandb(parser, "table and figures")
+    _add_format(parser, ("terminal", "markdown", "csv", "latex", "json"))
+
+
+def _margin(text: str) -> float:
+    margin = float(text)
+    if not (margin > 0 and math.isfinite(margin)):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return margin
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from sppbench.study.table.cells import read_table
+    from sppbench.study.table.output import FORMATS, log_table, write_table
+    from sppbench.study.table.verdict import MARGIN
+
+    table = read_table(arguments.directory, arguments.published, arguments.margin or MARGIN)
+    print(FORMATS[arguments.format](table))
+    if arguments.output or arguments.wandb:
+        from sppbench.study.table.table_figures import draw_figures
+
+        figures = draw_figures(table)
+        if arguments.output:
+            write_table(table, figures, arguments.output)
+        if arguments.wandb:
+            log_table(table, figures)
+    damaged = [run for run in table.runs if run.state == "damaged"]
+    for run in damaged:
+        say(f"damaged, and not counted: {run.problem}")
+    return 1 if damaged else 0
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def _figures_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="an outputs directory, or one sweep of it")
+    parser.add_argument(
+        "--output", type=Path, metavar="OUT", help="write figures, their data and their runs in compact form into OUT"
+    )
+    _add_wandb(parser, "the figures")
+
+
+def _figures(arguments: argparse.Namespace) -> int:
+    from sppbench.evidence.runs import EvidenceError, read_evidence
+    from sppbench.study.figures.draw_all import draw_figures, used_runs
+    from sppbench.study.figures.output import log_figures, write_figures
+    from sppbench.study.figures.text import terminal
+
+    evidence = read_evidence(arguments.directory)
+    if not evidence.runs and not evidence.problems:
+        raise EvidenceError(f"no runs in {arguments.directory}: looked for <model>/lr=<lr>/seed=<seed>/result.json")
+    drawings, notes = draw_figures(evidence)
+    print("\n\n".join(terminal(drawing) for drawing in drawings) or "There is nothing to draw.")
+    if arguments.output:
+        runs = used_runs(evidence)
+        paths, problems = write_figures(drawings, notes, runs, arguments.output)
+        notes = [*notes, *problems]
+        print(f"\nWritten to {arguments.output}, and {len(runs)} runs in compact form:")
+        print("\n".join(f"  {path.name}" for path in paths))
+    if notes:
+        print("\nNotes:\n" + "\n".join(f"- {note}" for note in notes))
+    if arguments.wandb and drawings:
+        log_figures(drawings, arguments.directory)
+    return 0
+
+
+# -- claims ------------------------------------------------------------------------------------------------------------
+
+
+def _claims_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="holds runs, at any depth, of any sweeps")
+    parser.add_argument(
+        "--rules", type=Path, metavar="FILE", help="tests and thresholds; by default the project's conf/claims.yaml"
+    )
+    _add_format(parser, TEXT_FORMATS)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the same into FILE, too")
+
+
+def _claims(arguments: argparse.Namespace) -> int:
+    from sppbench.evidence.runs import read_evidence
+    from sppbench.study.claims.judge import judge
+    from sppbench.study.claims.text import FORMATS, write_claims
+
+    evidence = read_evidence(arguments.directory)
+    text = FORMATS[arguments.format](judge(evidence, arguments.rules))
+    print(text)
+    for problem in evidence.problems:
+        say(f"not counted: {problem}")
+    if arguments.output is not None:
+        write_claims(text, arguments.output)
+    return 0
+
+
+# -- report ------------------------------------------------------------------------------------------------------------
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="all outputs or results: holds figures/, table1/, …"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
+    )
+    _add_wandb(parser, "the content, too")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sppbench.study.report.content import gather
+    from sppbench.study.report.output import check_writable, log_report, write_report
+
+    check_writable(arguments.output)
+    content = gather(arguments.directory)
+    size = write_report(content, arguments.output)
+    verdicts = ", ".join(f"{claim.id} {claim.verdict}" for claim in content.claims)
+    print(f"{arguments.output} ({size / 1e6:.1f} MB): {verdicts}")
+    for problem in content.problems:
+        print(f"- {problem}")
+    if arguments.wandb:
+        log_report(content)
+    return 0
+
+
+# -- keep --------------------------------------------------------------------------------------------------------------
+
+
+def _keep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
+    parser.add_argument("--output", type=Path, metavar="OUT", required=True, help="where they are kept")
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    from sppbench.evidence.keep import write_compact
+    from sppbench.evidence.runs import EvidenceError, read_evidence
+
+    evidence = read_evidence(arguments.directory)
+    problems = list(evidence.problems)
+    for run in evidence.runs:
+        if not run.counts:
+            print(f"{run.path}: {run.run.state}, not kept")
+            continue
+        try:
+            print(write_compact(run, arguments.output))
+        except EvidenceError as error:
+            problems.append(str(error))
+    for problem in problems:
+        say(problem)
+    return 1 if problems else 0
+
+
+# -- inspect -----------------------------------------------------------------------------------------------------------
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="holds runs, at any depth")
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="PATH",
+        help="where the data is, which batch normalization needs; by default data.root of each run",
+    )
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from sppbench.evidence.inspection import InspectionError, find_runs, inspect_run
+
+    status = 0
+    for run in find_runs(arguments.directory):
+        try:
+            print(f"{run}: {inspect_run(run, arguments.data_root)}", flush=True)
+        except InspectionError as error:  # and there are other runs
+            say(f"{run} cannot be inspected: {error}")
+            status = 1
+    return status
+
+
+# -- dashboard ---------------------------------------------------------------------------------------------------------
+
+
+def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", default="sppbench", help="of W&B (default: %(default)s)")
+    parser.add_argument("--entity", help="user or team of W&B (default: WANDB_ENTITY, or the account's own)")
+    parser.add_argument("--name", default="sppbench", help="of the view (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print the specification as JSON; no network, no login")
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from sppbench.dashboard import dashboard
+
+    print(dashboard(arguments.entity or "", arguments.project, arguments.name, arguments.dry_run))
+    return 0
+
+
+# -- common ------------------------------------------------------------------------------------------------------------
+
+
+def _add_wandb(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--wandb", action="store_true", help=f"log {what}; offline unless WANDB_MODE is set")
+
+
+def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
+    parser.add_argument("--format", choices=formats, default="terminal", help="what to print (default: %(default)s)")
+
+
+COMMANDS = {
+    "table": Command(
+        "the table of a sweep beside the published one, from what is there so far",
+        "1 if a result.json is damaged (the table is made without it)",
+        _table_arguments,
+        _table,
+    ),
+    "figures": Command("the study's figures, and the ones that it lacks", "", _figures_arguments, _figures),
+    "claims": Command("the verdicts on the study's claims", "", _claims_arguments, _claims),
+    "report": Command(
+        "one HTML page of everything: verdicts, Table 1, figures, runs, settings", "", _report_arguments, _report
+    ),
+    "keep": Command(
+        "keep finished runs in compact form: results, metrics and epoch means, no weights and no steps",
+        "1 if a run is damaged, and was not kept",
+        _keep_arguments,
+        _keep,
+    ),
+    "inspect": Command(
+        "inspect the last weights of finished runs, and write inspection.json beside them",
+        "1 if a run could not be inspected",
+        _inspect_arguments,
+        _inspect,
+    ),
+    "dashboard": Command("save the W&B view of the project", "", _dashboard_arguments, _dashboard),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

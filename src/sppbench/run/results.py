@@ -1,0 +1,106 @@
+"""result.json: what one run leaves, and how it is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from sppbench.errors import UserError
+from sppbench.files import write_text
+
+Status = Literal["completed", "diverged", "failed", "interrupted"]
+
+
+class ResultError(UserError):
+    """A result.json that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run. Accuracies in percent, losses in nats; a number that is not finite is None.
+
+    Attributes:
+        status: ``completed``; ``diverged`` (ended early on a loss that is not finite, and was tested as it was);
+            ``failed`` (an exception: see ``error`` and the run's traceback.txt); ``interrupted`` (can be resumed).
+        model: Name of the net: the choice in the group ``model``, or what ``name=`` gave.
+        data, optimizer: Class names.
+        epochs: Epochs that were trained to their end.
+        steps: Optimizer steps taken.
+        test: ``accuracy``, ``top5``, ``loss``, ``per_class``, ``classes_predicted``, ``logit_std``, ``logits_finite``
+            of the last weights; None where there was no test.
+        val: ``accuracy``, ``top5``, ``loss`` after the last epoch.
+        diverged_at: The step, counted from 1, whose loss was the first that was not finite.
+        images_per_second: Training images over the time spent in training epochs, without validation.
+        wall_seconds: From the start of the run to its end, the parts of an interrupted run added up.
+        threads: Threads of PyTorch's CPU operators; results are bitwise repeatable for equal numbers only.
+        git: ``commit`` and ``dirty`` of the source checkout, None for an installed package.
+        config_hash: Hash of the configuration without what only says where and by which kernels it is run.
+    """
+
+    status: Status
+    model: str
+    data: str
+    optimizer: str
+    lr: float
+    seed: int
+    epochs: int
+    steps: int
+    test: dict[str, Any] | None
+    val: dict[str, Any] | None
+    diverged_at: int | None
+    error: str | None
+    images_per_second: float | None
+    wall_seconds: float
+    device: str
+    threads: int
+    versions: dict[str, str]
+    git: dict[str, Any] | None
+    config_hash: str
+
+    def write(self, path: Path) -> None:
+        """Writes the file atomically."""
+        write_text(path, json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n")
+
+
+def read_result(path: Path) -> Result:
+    """Reads a result.json.
+
+    Raises:
+        ResultError: It is not JSON, or lacks fields or has others.
+    """
+    try:
+        return Result(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultError(f"cannot read {path}: {error}") from error
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("sppbench", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that this file is imported from; None where it is not one of sppbench."""
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True).stdout
+
+    try:
+        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return None

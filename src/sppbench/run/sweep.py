@@ -1,0 +1,241 @@
+"""The cells of a sweep: what is on disk, what is left to do, and how long it will take."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sppbench.errors import UserError
+from sppbench.run.results import Result, ResultError, read_result
+from sppbench.run.run_directory import RunDirectory, RunDirectoryError, flatten
+
+State = Literal["completed", "diverged", "failed", "interrupted", "running", "missing", "refused"]
+FINAL: tuple[State, ...] = ("completed", "diverged")
+
+
+class SweepError(UserError):
+    """A sweep that cannot be run as it is asked for; the message says why, in a line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: What makes its configuration, as on the command line.
+        config: Its resolved configuration.
+        begun: When the sweep began, in seconds since 1970: with ``overwrite`` what is older counts for nothing.
+    """
+
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    begun: float = 0.0
+
+    @property
+    def run(self) -> RunDirectory:
+        return RunDirectory(self.config["output_dir"], {**self.config, "overwrite": False})
+
+    @property
+    def model(self) -> str:
+        return str(self.config["name"])
+
+    def __str__(self) -> str:
+        return f"{self.model} lr={self.config['optimizer']['lr']} seed={self.config['seed']}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A cell as it was found on disk; ``reason`` says why one is refused, or what made it fail."""
+
+    cell: Cell
+    state: State
+    result: Result | None = None
+    reason: str | None = None
+
+
+def look_at(cell: Cell) -> Look:
+    """Reads a cell's state from its directory, which others may be changing, without changing it."""
+    for _ in range(3):
+        try:
+            return _look_at(cell)
+        except FileNotFoundError:  # it was there a moment ago
+            continue
+        except (RunDirectoryError, ResultError) as error:
+            if isinstance(error, RunDirectoryError) or cell.run.result_file.exists():
+                return Look(cell, "refused", reason=str(error))
+        except OSError as error:
+            return Look(cell, "refused", reason=f"cannot read {cell.run.path}: {error.strerror or error}")
+    return Look(cell, "missing")
+
+
+def _look_at(cell: Cell) -> Look:
+    run = cell.run
+    # An owner may have died on another host, or have left its number to another process: only the lock is safe.
+    running = run.owner is not None and not run.is_free()
+    begun = run.config_file.exists() and run.config_file.stat().st_mtime >= cell.begun
+    if cell.config["overwrite"] and not begun:
+        return Look(cell, "running" if running else "missing")
+    done = run.completed()
+    if done is not None:
+        return Look(cell, "completed" if done.status == "completed" else "diverged", done)
+    if running:
+        return Look(cell, "running")
+    if not run.config_file.exists():
+        return Look(cell, "missing")
+    if not run.result_file.exists():  # killed: a run that has begun and has not said how it ended
+        return Look(cell, "interrupted")
+    result = read_result(run.result_file)
+    return Look(cell, "failed" if result.status == "failed" else "interrupted", result, result.error)
+
+
+def distinct(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells without those that are asked for twice.
+
+    Raises:
+        SweepError: There is none, two different cells have the same directory, or one wants several devices.
+    """
+    if not cells:
+        raise SweepError("there is nothing to run: a list of values is empty")
+    places: dict[str, Cell] = {}
+    for cell in cells:
+        trainer = cell.config["trainer"]
+        devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+        if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
+            raise SweepError(f"a multirun cannot use trainer.devices={devices}: run one configuration at a time")
+        if nodes != 1:
+            raise SweepError(f"a multirun cannot use trainer.num_nodes={nodes}: run one configuration at a time")
+        ours, theirs = flatten(cell.config), flatten(places.setdefault(str(cell.run.path), cell).config)
+        if keys := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+            raise SweepError(f"cells that differ in {', '.join(keys)} share {cell.run.path}: give each its own name=")
+    return list(places.values())
+
+
+def seconds_left(looks: Sequence[Look]) -> tuple[float, int]:
+    """Estimated seconds of computing for all cells that are not final, one after the other.
+
+    A cell takes as long as the finished ones of its model did on average, or of all models where none is.
+
+    Returns:
+        The seconds, and how many of the cells the estimate had to leave out as nothing has finished yet.
+    """
+    known: dict[str, list[float]] = defaultdict(list)
+    for look in looks:
+        if look.state == "completed" and look.result is not None:
+            known[look.cell.model].append(look.result.wall_seconds)
+    everything = [seconds for values in known.values() for seconds in values]
+    total, unknown = 0.0, 0
+    for look in looks:
+        if look.state in FINAL or look.state == "refused":
+            continue
+        values = known.get(look.cell.model) or everything
+        if not values:
+            unknown += 1
+            continue
+        owner = look.cell.run.owner if look.state == "running" else None
+        elapsed = time.time() - owner.started if owner is not None else 0.0
+        if look.state == "interrupted" and look.result is not None:
+            elapsed = look.result.wall_seconds
+        total += max(statistics.fmean(values) - elapsed, 0.0)
+    return total, unknown
+
+
+def progress_line(name: str, looks: Sequence[Look], jobs: int = 1) -> str:
+    """``table1: 12/60 cells done | running: ffnn lr=0.001 seed=67 | 47 left | 1:02:03 left``
+
+    Args:
+        name: Of the sweep.
+        looks: At all of its cells; those that have failed are not tried again before the next start.
+        jobs: How many cells are run at once.
+    """
+    counts = Counter(look.state for look in looks)
+    done, running = sum(counts[state] for state in FINAL), [str(look.cell) for look in looks if look.state == "running"]
+    parts = [f"{name}: {done}/{len(looks)} cells done"]
+    unwell: tuple[State, ...] = ("failed", "refused")
+    parts += [f"{counts[state]} {state}" for state in unwell if counts[state]]
+    if running:
+        parts.append(f"running: {running[0]}" + (f" and {len(running) - 1} more" if len(running) > 1 else ""))
+    parts.append(f"{counts['missing'] + counts['interrupted']} left")
+    seconds, unknown = seconds_left([look for look in looks if look.state != "failed"])
+    if seconds and not unknown:
+        parts.append(f"{as_time(seconds / max(jobs, 1))} left")
+    return " | ".join(parts)
+
+
+def as_time(seconds: float) -> str:
+    """``1:02:03``"""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def dry_run(name: str, looks: Sequence[Look]) -> str:
+    """What the sweep would do now: a line a cell, the numbers of each state, and the time it would take."""
+    counts = Counter(look.state for look in looks)
+    width = max(len(str(look.cell)) for look in looks)
+    lines = [f"{look.state:<12} {look.cell!s:<{width}}  {look.reason or look.cell.run.path}" for look in looks]
+    states = ", ".join(f"{number} {state}" for state, number in counts.most_common())
+    final = sum(counts[state] for state in FINAL)
+    lines.append(f"{name}: {len(looks)} cells: {states}; {len(looks) - final - counts['refused']} to run")
+    seconds, unknown = seconds_left(looks)
+    if unknown:
+        lines.append("estimated time: unknown, as no cell has finished yet")
+    else:
+        lines.append(f"estimated time: {as_time(seconds)}, one cell after the other, by the cells that have finished")
+    return "\n".join(lines)
+
+
+def summary(name: str, looks: Sequence[Look], failures: Mapping[Cell, str]) -> tuple[str, bool]:
+    """What became of a sweep, with a line for each cell that is not final, and whether there is none."""
+    counts = Counter(look.state for look in looks)
+    lines = []
+    for look in looks:
+        if look.state not in FINAL or look.cell in failures:
+            traceback = look.cell.run.traceback_file
+            reason = failures.get(look.cell) or look.reason or look.state
+            lines.append(f"{look.cell} failed: {reason}" + (f"; see {traceback}" if traceback.exists() else ""))
+    states = ", ".join(f"{number} {state}" for state, number in counts.most_common())
+    return "\n".join([*lines, f"{name}: {len(looks)} cells: {states}"]), not lines
+
+
+@contextmanager
+def showing_progress(name: str, cells: Sequence[Cell], every_seconds: float = 1.0) -> Iterator[None]:
+    """Keeps one line about the whole sweep on a terminal; elsewhere writes it whenever a cell's state has changed.
+
+    It is read from disk, and therefore also tells of cells that other processes and machines are at work on.
+    """
+    ended = threading.Event()
+    thread = threading.Thread(target=_show, args=(name, cells, ended, every_seconds), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _show(name: str, cells: Sequence[Cell], ended: threading.Event, every_seconds: float) -> None:
+    terminal, shown, jobs = sys.stderr.isatty(), "", 1
+    final: dict[int, Look] = {}
+    while True:
+        last = ended.is_set()
+        looks = [final.get(i) or look_at(cell) for i, cell in enumerate(cells)]
+        final |= {i: look for i, look in enumerate(looks) if look.state in FINAL}
+        jobs = max(jobs, sum(look.state == "running" for look in looks))
+        line, states = progress_line(name, looks, jobs), " ".join(look.state for look in looks)
+        if terminal:
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be taken back
+            sys.stderr.write(f"\r\x1b[K{line[:width]}" + ("\n" if last else ""))
+        elif last or (states != shown and "running" in states):  # and not what lies between two cells
+            sys.stderr.write(f"{line}\n")
+            shown = states
+        sys.stderr.flush()
+        if last:
+            return
+        ended.wait(every_seconds)

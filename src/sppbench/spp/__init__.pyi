@@ -1,0 +1,15 @@
+from .callback import SPPCallback as SPPCallback
+from .history.history import HistoryError as HistoryError
+from .history.history import HistoryWriter as HistoryWriter
+from .history.history import batchnorm_epoch_mean as batchnorm_epoch_mean
+from .history.history import epoch_mean as epoch_mean
+from .history.history import read_batchnorm as read_batchnorm
+from .history.history import read_history as read_history
+from .plots.heatmap import plot_heatmap as plot_heatmap
+from .plots.panels import plot_gradient as plot_gradient
+from .plots.panels import plot_spp as plot_spp
+from .probe.batchnorm import BatchNormProbe as BatchNormProbe
+from .probe.probe import SignalProbe as SignalProbe
+from .sums.statistics import acsm_acv as acsm_acv
+from .theory.chain import expected_of_chain as expected_of_chain
+from .theory.net import expected_of_net as expected_of_net

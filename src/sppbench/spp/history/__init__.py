@@ -1,0 +1,1 @@
+"""Readings on disk, and back."""

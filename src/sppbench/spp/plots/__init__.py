@@ -1,0 +1,1 @@
+"""A history to a matplotlib figure; no files, no loggers."""

@@ -1,0 +1,205 @@
+"""From a history to what a figure draws: the layers in order, and one curve an epoch. Tables in, tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sppbench.spp.history.history import COLUMNS, epoch_mean
+from sppbench.spp.plots.overlay import overlay
+from sppbench.spp.theory.chain import Init
+
+Convention = Literal["definition", "study"]
+Signal = Literal["activation", "gradient", "parameter", "parameter_gradient", "update"]
+Statistic = Literal["acsm", "acv", "second_moment"]
+
+SIGNAL_NAMES: dict[Signal, str] = {
+    "activation": "activations",
+    "gradient": "gradients",
+    "parameter": "weights",
+    "parameter_gradient": "gradients of weights",
+    "update": "updates of weights",
+}
+FORMULAS: dict[Statistic, str] = {
+    "acsm": "ACSM mean_c(mean(x)²)",
+    "acv": "ACV mean_c(var(x))",
+    "second_moment": "second moment mean(x²)",
+}
+STUDY_FORMULAS: dict[Statistic, str] = {"acsm": FORMULAS["second_moment"], "acv": "overall variance var(x)"}
+OF_WEIGHTS = ("parameter", "parameter_gradient", "update")
+MERGES = ("Sum", "MPSum", "Scale", "MPScale")
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers on a depth axis, in order of first execution: names of modules, and names of their classes."""
+
+    names: list[str]
+    kinds: list[str]
+
+    def take(self, depths: Sequence[int]) -> Layers:
+        """Only the layers at these depths."""
+        return Layers([self.names[depth] for depth in depths], [self.kinds[depth] for depth in depths])
+
+    def depths(self, rows: pd.DataFrame) -> NDArray[np.int64]:
+        """The depth of each row's layer, counted from 0 over these layers and without gaps; shape (rows,)."""
+        depths = {name: depth for depth, name in enumerate(self.names)}
+        codes, names = pd.factorize(rows["layer"])
+        by_code = np.array([depths[name] for name in names], dtype=np.int64)
+        return by_code[np.asarray(codes, dtype=np.int64)]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a figure.
+
+    `table` has one row per (epoch, layer, signal). Its columns acsm and acv hold the statistics that the convention
+    draws under these names, `departs` whether those are the study's (second moment and overall variance), and `x` the
+    layer's depth from 0. `labels` has an entry for each epoch, in the order of drawing. `averaging` says what a curve
+    is. `expected` has the values that theory expects, see `overlay`.
+    """
+
+    table: pd.DataFrame
+    labels: dict[int, str]
+    layers: Layers
+    averaging: str
+    expected: pd.DataFrame
+
+    def expected_of(self, signal: Signal) -> dict[str, pd.DataFrame]:
+        """What each source expects of a signal, in the order of the legend."""
+        rows = self.expected[self.expected["signal"] == signal]
+        return {source: rows[rows["source"] == source] for source in self.sources}
+
+    @property
+    def sources(self) -> list[str]:
+        return [str(source) for source in self.expected["source"].unique()]
+
+
+def select_curves(
+    frame: pd.DataFrame,
+    epochs: Sequence[int],
+    convention: Convention,
+    layers: str | Sequence[str] | None,
+    merges: bool,
+    full_batches_only: bool,
+    expected: pd.DataFrame | Init | None = None,
+) -> Curves:
+    """The curves of some epochs; arguments and errors are those of `plot_spp`.
+
+    Averaged frames may have a column `averaged`, which says in words what was averaged, such as "full batches only".
+    """
+    check_choice("convention", convention, get_args(Convention))
+    averaged = "steps" in frame
+    check_frame(frame, [name for name in COLUMNS if not (averaged and name == "samples")])
+    if averaged and full_batches_only:
+        raise ValueError("full_batches_only needs a history; this frame is averaged over steps already")
+    whole = frame
+    frame, drawn = select_layers(frame, layers, merges)
+    chosen = _choose_epochs(frame, epochs)
+    frame = frame[frame["epoch"].isin(chosen)]
+    labels = {epoch: f"Epoch {epoch}" for epoch in chosen}
+    if not averaged and frame["step"].nunique() == 1:
+        labels = {chosen[0]: f"step {frame['step'].iloc[0]}"}
+    table = _average(frame, convention, full_batches_only)
+    table = table.assign(x=drawn.depths(table))
+    averaging = _describe_average(frame, full_batches_only)
+    return Curves(table, labels, drawn, averaging, overlay(expected, whole, table))
+
+
+def select_layers(frame: pd.DataFrame, layers: str | Sequence[str] | None, merges: bool) -> tuple[pd.DataFrame, Layers]:
+    """The rows of the layers to draw, and these layers.
+
+    Args:
+        frame: with the columns layer, kind and depth.
+        layers: names or patterns such as "features.1.*"; None is all.
+        merges: whether sums and gates are layers.
+
+    Raises:
+        ValueError: no layer is left, or a name or pattern matches none.
+    """
+    net = frame[["depth", "layer", "kind"]].drop_duplicates("layer").sort_values("depth", kind="stable")
+    if not merges:
+        net = net[~net["kind"].isin(MERGES)]
+    if layers is not None:
+        patterns = [layers] if isinstance(layers, str) else list(layers)
+        for pattern in patterns:
+            if not any(_matches(name, pattern) for name in net["layer"]):
+                raise ValueError(f"no layer matches {pattern!r}; there are, for example, {list(net['layer'][:4])}")
+        net = net[[any(_matches(name, pattern) for pattern in patterns) for name in net["layer"]]]
+    if net.empty:
+        raise ValueError(f"no layer is left to draw (layers={layers!r}, merges={merges})")
+    drawn = Layers([str(name) for name in net["layer"]], [str(kind) for kind in net["kind"]])
+    return frame[frame["layer"].isin(drawn.names)], drawn
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _choose_epochs(frame: pd.DataFrame, epochs: Sequence[int]) -> list[int]:
+    """Those of `epochs` that are there; if none is, the first, middle and last that are."""
+    available = sorted(int(epoch) for epoch in frame["epoch"].unique())
+    chosen = [epoch for epoch in dict.fromkeys(epochs) if epoch in available]
+    return chosen or sorted({available[0], available[(len(available) - 1) // 2], available[-1]})
+
+
+def _average(frame: pd.DataFrame, convention: Convention, full_batches_only: bool) -> pd.DataFrame:
+    """One row per (epoch, layer, signal), with the statistics of the convention in the columns acsm and acv."""
+    if "steps" not in frame:
+        frame = epoch_mean(frame, full_batches_only=full_batches_only)
+    if convention == "definition":
+        return frame.assign(departs=False)
+    departs = (frame["ndim"] <= 2) | frame["signal"].isin(OF_WEIGHTS)
+    return frame.assign(
+        departs=departs,
+        acsm=frame["second_moment"].where(departs, frame["acsm"]),
+        acv=frame["variance"].where(departs, frame["acv"]),
+    )
+
+
+def _describe_average(frame: pd.DataFrame, full_batches_only: bool) -> str:
+    """What a curve is, in words that are true of this frame."""
+    if "steps" in frame:
+        words = f": {frame['averaged'].iloc[0]}" if "averaged" in frame else ""
+        return f"mean over {_range(frame['steps'])} steps of the epoch{words}"
+    steps = frame.groupby("epoch")["step"].nunique()
+    if steps.max() == 1:
+        return "a single step" if len(steps) == 1 else "a single step of each epoch"
+    if full_batches_only:
+        return "mean over the steps of the epoch with a full batch"
+    partial = frame["samples"].min() < frame["samples"].max()
+    return f"mean over all {_range(steps)} steps of the epoch" + (", partial batch included" if partial else "")
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def formula(rows: pd.DataFrame, column: Literal["acsm", "acv"]) -> str:
+    """The statistic that rows of `Curves.table` hold in a column; both, and which is where, if they mix two."""
+    if rows.empty or not rows["departs"].any():
+        return FORMULAS[column]
+    if rows["departs"].all():
+        return STUDY_FORMULAS[column]
+    return f"{FORMULAS[column]}\nndim ≤ 2: {STUDY_FORMULAS[column]}"
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; there are {', '.join(choices)}")
+
+
+def check_frame(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raises ValueError unless `frame` has these columns and at least one row."""
+    if missing := [column for column in columns if column not in frame]:
+        raise ValueError(f"the frame lacks the columns {', '.join(missing)}")
+    if frame.empty:
+        raise ValueError("the frame has no rows")

@@ -1,0 +1,1 @@
+"""Modules to readings: the probes; torch, and pandas for tables."""

@@ -1,0 +1,279 @@
+"""Watches the batch normalizations of any module: the gain of the gradients that pass them backward, and its factors.
+
+What the factors are is told in ``sppbench.spp.sums.batchnorm_sums``. torch only.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sppbench.spp.probe.hooks import ModuleHook
+from sppbench.spp.probe.registry import Slots
+from sppbench.spp.probe.stepping import SteppingProbe
+from sppbench.spp.sums.batched import Plans
+from sppbench.spp.sums.batchnorm_sums import (
+    FACTORS,
+    SUMS,
+    TERMS,
+    InputTap,
+    OutputTap,
+    factors,
+    inner_squares,
+    mean_and_invstd,
+    measured,
+    outer_totals,
+)
+from sppbench.spp.sums.batchnorm_totals import LayerTotals
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NODES = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0")
+_FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
+_NEVER = "never called in training mode"
+_OUTER, _INNER = "outer", "inner"  # slots
+
+
+@dataclass(frozen=True)
+class BatchNormReadings:
+    """The factors of one step, still on the device: ``values`` (len(layers), 5), float64, the number of elements and
+    :data:`FACTORS`. A layer with no element did not run."""
+
+    step: int
+    epoch: int
+    layers: tuple[str, ...]
+    depths: tuple[int, ...]
+    values: Tensor
+
+
+class BatchNormProbe(SteppingProbe):
+    """Measures the backward gain of every batch normalization of a model, and its factors, while it trains.
+
+    ::
+
+        with BatchNormProbe(model) as probe:
+            criterion(model(x), y).backward()
+            frame = probe.collect()
+
+    It looks at every ``nn.BatchNorm1d``, ``2d``, ``3d`` (``SyncBatchNorm`` in a single process) that runs in training
+    mode, with gradients enabled and with an input that needs one. What cannot be measured is listed with its reason in
+    :attr:`skipped`. A step is what lies between two calls of :meth:`collect`. Training is not touched; copies of the
+    model come without the probe.
+
+    With ``torch.compile``, attach it before the first call of the compiled model; ``fullgraph=True`` included. With
+    ``torch.distributed`` running, all processes must call :meth:`collect`, and get the factors over all of them.
+
+    Args:
+        model: Any module, compiled or not.
+        every_n_steps: Measure each n-th step only.
+
+    Attributes:
+        step: Index of the current step, from 0; counted by :meth:`collect`, and free to be set.
+        epoch: What is written into the column ``epoch``; to be set by whoever knows it.
+        layers: Names of the batch normalizations, in the order in which they are registered.
+        skipped: Layer → reason.
+
+    Raises:
+        ValueError: ``every_n_steps`` is below 1.
+    """
+
+    def __init__(self, model: nn.Module, every_n_steps: int = 1) -> None:
+        super().__init__(every_n_steps)
+        self.skipped: dict[str, str] = {}
+        self._model = model
+        modules = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
+        self._modules = {name: module for name, module in modules.items() if isinstance(module, _BatchNorm)}
+        self.layers = tuple(self._modules)
+        self._depths: dict[str, int] = {}
+        self._slots = {name: Slots() for name in self._modules}
+        self._plans = Plans[Any]()
+        self._clear()
+        handles = []
+        for name, module in self._modules.items():
+            if type(module).forward not in _FORWARDS:
+                self.skipped[name] = f"{type(module).__name__} has a forward of its own"
+                continue
+            handles.append(module.register_forward_pre_hook(ModuleHook(self._input_hook(name, module))))
+            handles.append(module.register_forward_hook(ModuleHook(self._output_hook(name, module))))
+        self._attached(handles)
+
+    def _clear(self) -> None:
+        # Others in their place: a hook of an earlier step must see that its step is over.
+        self._totals = LayerTotals(len(self.layers), self._plans)
+        for slots in self._slots.values():
+            slots.clear()
+
+    # -- during the forward and backward pass -------------------------------------------------------------------------
+
+    def _input_hook(self, name: str, own: _BatchNorm) -> Callable[..., Any]:
+        slots = self._slots[name]
+
+        def hook(module: _BatchNorm, arguments: tuple[Any, ...]) -> Any:
+            if not torch.compiler.is_compiling() or module is not own or not self._is_measured(module, arguments):
+                return None
+            self._register(name)
+            channels, device = int(arguments[0].shape[1]), str(arguments[0].device)
+            slots.add(_OUTER, _OUTER, (TERMS, channels), device)
+            slots.add(_INNER, _INNER, (channels,), device)
+            return (InputTap.apply(arguments[0], getattr(slots, _INNER)), *arguments[1:])
+
+        return hook
+
+    def _output_hook(self, name: str, own: _BatchNorm) -> Callable[..., Any]:
+        slots = self._slots[name]
+
+        def hook(module: _BatchNorm, arguments: tuple[Any, ...], output: Tensor) -> Any:
+            if module is not own or not self._is_active():
+                return None
+            if not self._is_measured(module, arguments):
+                self._skip(name, "its input needs no gradient" if module.training else "it is in evaluation mode")
+            elif not torch.compiler.is_compiling():
+                self._watch(name, module, arguments[0], output)
+            else:
+                x = arguments[0].detach()
+                return OutputTap.apply(
+                    output, getattr(slots, _OUTER), x, *mean_and_invstd(x, module.eps), module.weight, module.eps
+                )
+            return None
+
+        return hook
+
+    def _is_active(self) -> bool:
+        return self._recording and self._model.training and torch.is_grad_enabled()
+
+    def _is_measured(self, module: _BatchNorm, arguments: tuple[Any, ...]) -> bool:
+        return self._is_active() and module.training and len(arguments) > 0 and bool(arguments[0].requires_grad)
+
+    # As in Registry: Dynamo calls these while it traces and takes their results as constants.
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _skip(self, name: str, reason: str) -> None:
+        self._depths.setdefault(name, len(self._depths))
+        self.skipped[name] = reason
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _register(self, name: str) -> None:
+        self._depths.setdefault(name, len(self._depths))
+        self.skipped.pop(name, None)
+
+    def _watch(self, name: str, module: _BatchNorm, x: Tensor, output: Tensor) -> None:
+        """Hooks the layer's own node of the graph, which is given g and g_in, and Σg·x̂ and Σg as gradients of γ and β.
+
+        A hook of the tensor x would see the gradients of everything else that x goes into as well.
+        """
+        node: Any = output.grad_fn
+        if node is None or node.name() not in _NODES:
+            self._skip(name, f"its output comes from {node.name() if node is not None else 'no operation'}")
+            return
+        self._register(name)
+        # Under activation checkpointing, to ask for what was saved is to compute it again.
+        saved = (node._saved_result1, node._saved_result2) if _saved_tensors_are_plain() else None
+        if saved is None or saved[1].dtype not in (torch.float32, torch.float64):  # rounded, in a net of half precision
+            saved = mean_and_invstd(x.detach(), module.eps)
+        mean, invstd = saved
+        totals = self._totals  # of this step; close() and the next step put others in their place
+        alive = weakref.ref(x)  # the layer has saved it: it lives until the hook was called, and not longer
+
+        def hook(inner: Sequence[Tensor | None], outer: Sequence[Tensor | None]) -> None:
+            g, g_in = outer[0], inner[0]
+            if self._totals is not totals or g is None or g_in is None:
+                return
+            found = outer_totals(g.detach(), inner[1:], alive(), mean, invstd)
+            if found is None:
+                self.skipped[name] = "without scale and shift it cannot be measured under activation checkpointing"
+                return
+            one = torch.stack(measured(g, *found, invstd, module.weight))
+            totals.add(self.layers.index(name), module.eps, one, inner_squares(g_in))
+
+        node.register_hook(torch.no_grad()(hook))
+
+    # -- after it -----------------------------------------------------------------------------------------------------
+
+    def readings(self) -> BatchNormReadings | None:
+        """Ends the step and returns its factors without waiting for the device; None for a step not measured."""
+        found = self._take() if self._recording and self.layers else None
+        self._clear()
+        self.step += 1
+        if found is None:
+            return None
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(found)
+        depths = tuple(self._depths.get(name, len(self.layers)) for name in self.layers)
+        return BatchNormReadings(self.step - 1, self.epoch, self.layers, depths, factors(found))
+
+    def collect(self) -> pd.DataFrame:
+        """Ends the step and returns its table, one row a layer that was measured.
+
+        Columns: step, epoch, depth (order of first execution among the batch normalizations, from 0), layer, gain,
+        gamma_squared, inverse_variance, projection. All factors of a layer that no gradient reaches are NaN; where all
+        γ are 0, the gain is 0 and the factors behind ``gamma_squared`` are NaN.
+        """
+        found = self.readings()
+        return to_frame([] if found is None else [found])
+
+    def _take(self) -> Tensor:
+        """The sums of the step (number of layers, 6); the rows of layers that did not run are 0 (in all processes the
+        table has the same shape, whatever ran there)."""
+        self._note_what_never_ran()
+        for i, slots in enumerate(self._slots.values()):
+            received = dict(slots.gradients())
+            if received:
+                self._totals.add_graph(i, received[_OUTER], received[_INNER])
+        found = self._totals.total()
+        if found is not None:
+            return found
+        states = (*self._model.parameters(), *self._model.buffers())
+        device = next((state.device for state in states), torch.device("cpu"))
+        return torch.zeros(len(self.layers), SUMS, dtype=torch.float64, device=device)
+
+    def _note_what_never_ran(self) -> None:
+        for name in self.layers:
+            if name in self._depths and self.skipped.get(name) == _NEVER:
+                del self.skipped[name]
+            elif name not in self._depths:
+                self.skipped.setdefault(name, _NEVER)
+
+
+def to_frame(readings: Sequence[BatchNormReadings]) -> pd.DataFrame:
+    """The factors of some steps, one row per (step, layer), sorted by step and depth; fetched from the device at once.
+
+    The columns are those of :meth:`BatchNormProbe.collect`.
+    """
+    import pandas as pd
+
+    kinds = {
+        "step": "int64",
+        "epoch": "int64",
+        "depth": "int64",
+        "layer": "object",
+        **dict.fromkeys(FACTORS, "float64"),
+    }
+    if not readings:
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+    values = torch.cat([one.values for one in readings]).cpu().numpy()
+    keys = [
+        (one.step, one.epoch, depth, layer)
+        for one in readings
+        for layer, depth in zip(one.layers, one.depths, strict=True)
+    ]
+    frame = pd.DataFrame(keys, columns=["step", "epoch", "depth", "layer"])
+    frame[list(FACTORS)] = values[:, 1:]
+    frame = frame[values[:, 0] > 0].sort_values(["step", "depth"], ignore_index=True)
+    return frame.astype(kinds)
+
+
+def _saved_tensors_are_plain() -> bool:
+    """Whether no hooks for saved tensors are set, as activation checkpointing does it."""
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks("hooks are set"):
+            return True
+    except RuntimeError:
+        return False

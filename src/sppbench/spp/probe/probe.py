@@ -1,0 +1,338 @@
+"""Attaches to any module and gathers, at every layer and every step, the moments of what passes; torch only."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
+from sppbench.spp.probe.hooks import Hook, ModuleHook, on_optimizer_step
+from sppbench.spp.probe.layers import LayerChoice, choose_layers, named_modules, unwrapped
+from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
+from sppbench.spp.probe.readings import OF_BATCH, SIGNALS, Key, Readings, Reducer, Row
+from sppbench.spp.probe.registry import Registry, Slots
+from sppbench.spp.probe.stepping import SteppingProbe
+from sppbench.spp.probe.tap import Tap
+from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
+from sppbench.spp.sums.batched import ROWS
+from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SIGNALS", "Readings", "Row", "SignalProbe"]
+
+_NEVER = "never called in training mode"
+
+
+class SignalProbe(SteppingProbe):
+    """Reads ACSM, ACV and second moment of activations, gradients and parameters of any ``nn.Module`` while it trains.
+
+    ::
+
+        with SignalProbe(model) as probe:
+            criterion(model(x), y).backward()
+            frame = probe.collect()
+
+    A step is what lies between two calls of :meth:`collect`; several forward and backward passes in it (an accumulated
+    batch) count as one batch. Only passes that begin in training mode with gradients enabled are recorded. Training is
+    not touched: no random number is drawn, no value changed, nothing is added to the state dict; copies and pickles of
+    the model come without the probe.
+
+    A module that is called more than once in a pass is recorded call by call; from the second on ``#2``, ``#3``, ...
+    is appended to its name. Of outputs that are tuples, lists, mappings or dataclasses the first floating-point tensor
+    is recorded. What cannot be recorded is listed with its reason in :attr:`skipped`. A gradient counts once for each
+    backward pass through the output, and only in the step of its forward pass.
+
+    With ``torch.compile``, attach the probe before the first call of the compiled module: the statistics then are part
+    of its graph, ``fullgraph=True`` included; on a GPU, ``options={"combo_kernels": True}`` spares many kernels.
+    Gradients can then be read after ``backward()``, but not after ``torch.autograd.grad`` or ``backward(inputs=...)``.
+    A checkpoint inside of a graph breaks it, unless
+    ``torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint`` is set; the numbers are right either way.
+
+    With ``torch.distributed`` running, the sums of all processes are added up before statistics are formed; gradients
+    are those of the mean loss over all processes, as DistributedDataParallel averages it. Every process must then call
+    :meth:`collect`. Weights must be whole in every process.
+
+    Args:
+        model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside.
+        layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default.
+        every_n_steps: Record each n-th step only; the other steps cost nothing but a test.
+        signals: Of ``activation``, ``gradient`` (of the loss with respect to the module's output), ``parameter`` (each
+            weight, as it was when the gradients were taken; biases are left out), ``parameter_gradient`` (as the
+            optimizer found it: unscaled and clipped if it was) and ``update`` (what the optimizer's step changed; keeps
+            a copy of the weights meanwhile). The channels of a weight are its first axis.
+        channel_axis: ``(name, module, output) -> axis`` where the rules of ``ChannelAxis`` do not fit; None from it
+            means that they do.
+
+    Attributes:
+        step: Index of the current step, from 0; counted by :meth:`collect`, and free to be set.
+        epoch: What is written into the column ``epoch``; to be set by whoever knows it.
+        skipped: Layer → reason.
+
+    Raises:
+        ValueError: An unknown signal, ``every_n_steps`` below 1, or ``layers`` that match nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: LayerChoice = None,
+        every_n_steps: int = 1,
+        signals: Iterable[str] = ("activation", "gradient", "parameter"),
+        channel_axis: Callable[[str, nn.Module, Tensor], int | None] | None = None,
+    ) -> None:
+        self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
+        if unknown := set(self.signals) - set(SIGNALS):
+            raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
+        super().__init__(every_n_steps)
+        self._model = unwrapped(model)
+        self._modules = choose_layers(self._model, layers)
+        if not self._modules:
+            raise ValueError("no layer was chosen")
+        self._weights = named_weights(self._model, self._modules, everything=layers is None)
+        self._weight_sums = WeightSums()
+        self._axis_by_user = channel_axis
+        self._reduce = Reducer()
+        self._registry = Registry()
+        self._slots = {name: Slots() for name in self._modules}
+        self._leaf_handles: list[RemovableHandle] = []
+        self._clear()
+        self._attached(self._attach())
+
+    def _attach(self) -> list[RemovableHandle]:
+        handles = [self._model.register_forward_pre_hook(ModuleHook(self._pass_hook()))]
+        for name, module in self._modules.items():
+            handles.append(module.register_forward_hook(ModuleHook(self._layer_hook(name, module))))
+        return handles + on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """What is not recorded: layer → reason."""
+        return self._registry.skipped
+
+    def _clear(self) -> None:
+        for handle in self._leaf_handles:
+            handle.remove()
+        for slots in self._slots.values():
+            slots.clear()
+        self._leaf_handles = []
+        self._sums: dict[Key, Tensor] = {}
+        self._before: dict[str, Tensor] = {}
+        self._parameters_read = False
+        self._pass = Pass(None, with_gradient=False)
+
+    # -- during the forward and backward pass -------------------------------------------------------------------------
+
+    def start_pass(self) -> None:
+        """Says that a forward pass begins; only needed where it does not begin with a call of the model itself, and
+        there only if a step has several."""
+        previous = self._pass if torch.compiler.is_compiling() or self._pass.sums else None
+        self._pass = Pass(previous, torch.is_grad_enabled())
+
+    # Hooks are closures, which torch.compile traces without a break.
+
+    def _pass_hook(self) -> Hook:
+        def hook(module: nn.Module, arguments: Any) -> None:
+            if self._recording and module is self._model and (torch.compiler.is_compiling() or not in_backward()):
+                self.start_pass()
+
+        return hook
+
+    def _layer_hook(self, name: str, own: nn.Module) -> Hook:
+        slots = self._slots[name]
+
+        def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
+            if not self._recording or module is not own or not self._model.training:
+                return None
+            if not torch.compiler.is_compiling() and in_backward():
+                return self._repeat(name, output) if torch.is_grad_enabled() else None
+            if not torch.is_grad_enabled() and not self._pass.with_gradient:
+                return None
+            return self._record(name, slots, module, output)
+
+        return hook
+
+    def _record(self, name: str, slots: Slots, module: nn.Module, output: Any) -> Any:
+        call = self._pass.call(name)
+        layer = label(name, call)
+        x = recorded_tensor(output)
+        reason = why_not(x)
+        if x is None or reason is not None:
+            self._registry.skip(layer, str(reason))
+            return None
+        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
+        axis = self._pass.axis.of(module, x) if axis is None else axis % x.ndim
+        channels = 1 if axis is None else int(x.shape[axis])
+        self._registry.register(layer, type(module).__name__, int(x.ndim), channels)
+        if "activation" in self.signals:
+            if torch.compiler.is_compiling():
+                self._pass.sums[layer] = channel_rows(x, axis)
+            else:
+                self._add(("activation", layer), sums_of(x, axis))
+        if not torch.is_grad_enabled():
+            self._pass.silent.setdefault(name, []).append((layer, axis))
+        elif "gradient" not in self.signals:
+            pass
+        elif not x.requires_grad:
+            self._registry.skip(layer, "its output has no gradient")
+        elif torch.compiler.is_compiling():
+            slot = f"call{call}_channels{channels}"
+            slots.add(slot, layer, (len(ROWS), channels), str(x.device))
+            return replaced(output, x, Tap.apply(x, getattr(slots, slot), axis))
+        else:
+            self._hook_gradient(x, axis, lambda: layer)
+        return None
+
+    def _repeat(self, name: str, output: Any) -> None:
+        """Hooks the gradient of a call that activation checkpointing repeats."""
+        x = recorded_tensor(output)
+        call: Replayed | None = self._pass.replay(name)
+        if call is not None and x is not None and x.requires_grad and "gradient" in self.signals:
+            self._hook_gradient(x, call.axis(), call.label)
+
+    def _hook_gradient(self, x: Tensor, axis: int | None, label: Callable[[], str]) -> None:
+        sums = self._sums  # of this step; close() and the next step put others in their place
+
+        def hook(gradient: Tensor) -> None:
+            if self._sums is sums:
+                self._add(("gradient", label()), sums_of(gradient, axis))
+
+        handle: RemovableHandle = x.register_hook(hook)  # type: ignore[no-untyped-call]
+        if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph
+            self._leaf_handles.append(handle)
+
+    def _add(self, key: Key, sums: Tensor) -> None:
+        earlier = self._sums.get(key)
+        if earlier is not None and earlier.shape != sums.shape:  # one of them comes from a graph, or both differ
+            earlier, sums = folded(earlier), folded(sums)
+        if earlier is not None and earlier.shape != sums.shape:
+            self._registry.skipped[key[1]] = "its number of channels changed within a step"
+            return
+        self._sums[key] = sums if earlier is None else earlier + sums
+
+    # -- after it -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def read_parameters(self) -> None:
+        """Reads the weights as they are, once a step; called by itself when a ``torch.optim`` optimizer takes its step
+        or by :meth:`collect`, whichever comes first."""
+        if not self._recording or self._parameters_read:
+            return
+        self._parameters_read = True
+        weights = {name: one.parameter for name, one in self._weights.items() if can_be_read(one.parameter)}
+        if "parameter" in self.signals:
+            self._add_weights("parameter", weights)
+        if "update" in self.signals:
+            self._before = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    def _add_weights(self, signal: str, weights: Mapping[str, Tensor]) -> None:
+        self._sums |= {(signal, name): sums for name, sums in self._weight_sums(weights).items()}
+
+    def _trains_with(self, optimizer: torch.optim.Optimizer) -> bool:
+        own = {id(weight.parameter) for weight in self._weights.values()}
+        return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+
+    def _before_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._recording and self._trains_with(optimizer):
+            self.read_parameters()
+
+    def _after_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._recording and self._trains_with(optimizer):
+            self._read_parameter_gradients()
+
+    def _read_parameter_gradients(self) -> None:
+        if "parameter_gradient" in self.signals:
+            gradients = {
+                name: gradient
+                for name, (weight, _, _) in self._weights.items()
+                if isinstance(gradient := weight.grad, Tensor) and gradient.layout == torch.strided and weight.numel()
+            }
+            self._add_weights("parameter_gradient", gradients)
+
+    def readings(self, loss_scale: float | Tensor = 1.0) -> Readings | None:
+        """Ends the step and returns its statistics without waiting for the device; None for a step not recorded.
+
+        Args:
+            loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said.
+        """
+        if self._recording:
+            self._take()
+        sums = self._sums if self._recording else {}
+        self._clear()
+        self.step += 1
+        if not sums:
+            return None
+        return Readings(self.step - 1, self.epoch, *self._reduce(sums, self._row, self._registry.state, loss_scale))
+
+    def collect(self, loss_scale: float | Tensor = 1.0) -> pd.DataFrame:
+        """Ends the step and returns its tidy frame, one row per (depth, layer, kind, signal); empty if not recorded.
+
+        Call it after ``backward()``, before or after the optimizer's step (for ``update``: after).
+
+        Columns: step, epoch, samples, depth, layer, kind, signal, ndim, acsm, acv, second_moment, mean (over the
+        channel means), nonfinite (number of elements that are NaN or infinite).
+
+        Args:
+            loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said:
+                gradients are divided by it. Gradients of parameters are not, as the scaler's ``unscale_`` or ``step``
+                does it.
+        """
+        from sppbench.spp.probe.frame import to_frame
+
+        found = self.readings(loss_scale)
+        return to_frame([] if found is None else [found])
+
+    def _take(self) -> None:
+        """Completes the sums of the step."""
+        self.read_parameters()
+        if not any(signal == "parameter_gradient" for signal, _ in self._sums):
+            self._read_parameter_gradients()
+        for slots in self._slots.values():
+            for layer, sums in slots.gradients():
+                self._add(("gradient", layer), sums)
+        compiled: Pass | None = self._pass
+        while compiled is not None:
+            for layer, sums in compiled.sums.items():
+                self._add(("activation", layer), sums)
+            compiled = compiled.previous
+        changes = {name: self._weights[name].parameter.detach() - before for name, before in self._before.items()}
+        self._add_weights("update", changes)
+        self._note_what_never_ran()
+
+    def _note_what_never_ran(self) -> None:
+        called = {name for name in self._modules if name in self._registry.depths}
+        self._registry.skipped = {
+            name: reason for name, reason in self._registry.skipped.items() if reason != _NEVER or name not in called
+        }
+        self._registry.skipped |= dict.fromkeys([name for name in self._modules if name not in called], _NEVER)
+        wanted = set(self.signals) & set(OF_BATCH)
+        if wanted and not any(signal in wanted for signal, _ in self._sums):
+            warnings.warn(
+                f"step {self.step}: no layer ran in training mode with gradients enabled. A probe must be attached "
+                "before the first call of a compiled model (or call torch.compiler.reset() after attaching it).",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _row(self, key: Key, channels: int) -> Row:
+        signal, layer = key
+        if signal not in OF_BATCH and key not in self._registry.rows:
+            weight, module, kind = self._weights[layer]
+            self._registry.rows[key] = Row(self._depth_of(module), layer, kind, signal, weight.ndim, channels)
+        row = self._registry.rows[key]
+        return row if row.channels == channels else row._replace(channels=channels)
+
+    def _depth_of(self, module: str) -> int:
+        """The depth of a module's first call; of one that is not called, that of the last module before it that is."""
+        depth = 0
+        for name in named_modules(self._model):
+            depth = self._registry.depths.get(name, depth)
+            if name == module:
+                break
+        return depth

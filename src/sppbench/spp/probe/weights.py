@@ -1,0 +1,96 @@
+"""The weights of a model: what a probe calls its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sppbench.spp.probe.layers import named_modules
+from sppbench.spp.sums.batched import FirstAxisSums, Plans
+from sppbench.spp.sums.statistics import sums_of
+
+# Elements that are copied in double precision at once.
+_AT_ONCE = 1 << 24
+# Channels of a weight, and elements of a channel, up to which a GPU adds up each channel by itself.
+_MANY = 1 << 16
+
+
+class Weight(NamedTuple):
+    """A parameter that is not a bias."""
+
+    parameter: nn.Parameter
+    module: str
+    kind: str
+
+
+def named_weights(model: nn.Module, layers: Collection[str], everything: bool) -> dict[str, Weight]:
+    """The weights by name, which is that of the module where the parameter is called ``weight``; biases are left out.
+
+    Args:
+        model: Any module; a weight that several of its modules share is listed once.
+        layers: Names of modules; weights of other modules, unless inside of these, are left out.
+        everything: Leave no weight out, as that of a position embedding, which belongs to no leaf.
+    """
+    modules = named_modules(model)
+    root = next(iter(modules))
+    seen: set[int] = set()
+    found = {}
+    for module, owner in modules.items():
+        for own, parameter in owner.named_parameters(recurse=False):
+            parts = module.split(".")
+            parents = {root, *(".".join(parts[: i + 1]) for i in range(len(parts)))}
+            if id(parameter) in seen or _is_bias(own) or not (everything or parents & set(layers)):
+                continue
+            seen.add(id(parameter))
+            name = module if own == "weight" else f"{module}.{own}" if module != root else own
+            found[name] = Weight(parameter, module, type(owner).__name__)
+    return found
+
+
+def _is_bias(name: str) -> bool:
+    return name == "bias" or name.startswith("bias_") or name.endswith("_bias")
+
+
+def can_be_read(parameter: nn.Parameter) -> bool:
+    """Whether a parameter has elements yet (those of lazy modules come with the first call), and numbers in them."""
+    return not is_lazy(parameter) and parameter.is_floating_point() and parameter.numel() > 0
+
+
+class WeightSums:
+    """Sums over the channels of weights, or of what has their shapes; what steps share is computed once."""
+
+    def __init__(self) -> None:
+        self._plans = Plans[FirstAxisSums]()
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``sums_of(weight, 0)`` of ``sppbench.spp.sums.statistics`` gives."""
+        found: dict[str, Tensor] = {}
+        groups: dict[torch.device, list[dict[str, Tensor]]] = {}
+        sizes: dict[torch.device, int] = {}
+        for name, weight in weights.items():
+            x, number = weight.detach(), weight.numel()
+            # A CPU starts its kernel at no cost, and is given one weight after the other while they are in its cache.
+            channels = x.shape[0] if x.ndim else 1
+            is_usual = number <= _AT_ONCE and channels <= _MANY and number <= _MANY * channels
+            if x.is_cpu or type(x) is not Tensor or not is_usual:
+                found[name] = sums_of(x, 0)
+                continue
+            sizes[x.device] = sizes.get(x.device, _AT_ONCE) + number
+            if sizes[x.device] > _AT_ONCE:
+                groups.setdefault(x.device, []).append({})
+                sizes[x.device] = number
+            groups[x.device][-1][name] = x
+        for device, parts in groups.items():
+            for part in parts:
+                found |= zip(part, self._together(device, list(part.values())), strict=True)
+        return found
+
+    def _together(self, device: torch.device, weights: list[Tensor]) -> list[Tensor]:
+        key = (device, tuple(weight.shape for weight in weights))
+        if key not in self._plans:
+            self._plans[key] = FirstAxisSums(weights)
+        return self._plans[key](weights)

@@ -1,0 +1,1 @@
+"""Tensors to sums over channels, and sums to statistics; torch only."""

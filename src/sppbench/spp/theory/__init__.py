@@ -1,0 +1,1 @@
+"""What theory expects of signals at initialization."""

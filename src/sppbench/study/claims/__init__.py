@@ -1,0 +1,1 @@
+"""The study's claims, each with a verdict from what runs left on disk."""

@@ -1,0 +1,1 @@
+"""What table, figures, claims and report share."""

@@ -1,0 +1,104 @@
+"""From values of several seeds to a curve with a band, and words that say which runs are behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from sppbench.evidence.runs import Evidence
+from sppbench.evidence.seed_profiles import Profiles
+from sppbench.study.figures.drawing import COLUMNS
+
+CONFIDENCE = 0.95
+FEWEST = 3  # seeds, for an interval
+BAND_WORDS = (
+    f"Curves are geometric means over seeds. Bands are {100 * CONFIDENCE:g} % t-intervals of the mean logarithm for "
+    f"{FEWEST} or more seeds, go from the lower to the higher of two, and are absent for one"
+)
+
+
+def mean_and_band(
+    logarithms: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean over seeds and the ends of its band, see `BAND_WORDS`.
+
+    Args:
+        logarithms: Shape (seeds, n).
+
+    Returns:
+        Mean, low and high, each of shape (n,) and still logarithms; low and high are NaN for one seed.
+    """
+    seeds = len(logarithms)
+    mean = logarithms.mean(axis=0)
+    if seeds >= FEWEST:
+        reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * stats.sem(logarithms, axis=0)
+        return mean, mean - reach, mean + reach
+    if seeds == 1:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    return mean, logarithms.min(axis=0), logarithms.max(axis=0)
+
+
+def curve_over_seeds(
+    profiles: Profiles, column: str, panel: str, curve: str, depths: Mapping[str, int]
+) -> pd.DataFrame:
+    """Rows of `Drawing.curves` from a table of one epoch: the exponential of the mean over seeds, and its band."""
+    if profiles.table.empty:
+        return pd.DataFrame(columns=list(COLUMNS))
+    by_seed = profiles.table.pivot(index="seed", columns="layer", values=column)
+    value, low, high = np.exp(mean_and_band(by_seed.to_numpy(dtype=np.float64)))
+    rows = {"panel": panel, "curve": curve, "x": [depths[str(layer)] for layer in by_seed], "name": by_seed.columns}
+    return pd.DataFrame({**rows, "value": value, "low": low, "high": high}).sort_values("x", ignore_index=True)
+
+
+def pooled_ratio(ratios: Profiles) -> str:
+    """Geometric mean of paired ratios over all their layers and epochs with its band over seeds, in words."""
+    if ratios.table.empty:
+        return "not known"
+    of_seeds = ratios.table.groupby("seed")["log_ratio"].mean().to_numpy()
+    value, low, high = (float(end[0]) for end in np.exp(mean_and_band(of_seeds[:, None])))
+    band = f" [{low:.3f}, {high:.3f}]" if len(of_seeds) > 1 else ""
+    return f"{value:.3f}{band}, n = {len(of_seeds)}"
+
+
+def layer_depths(evidence: Evidence, models: Iterable[str], lr: float) -> dict[str, int]:
+    """The place of each layer among all leaves of its net, from 0, as the first readable runs of these nets say."""
+    from sppbench.evidence.runs import EvidenceError
+
+    depths: dict[str, int] = {}
+    for model in models:
+        for run in evidence.select(model, lr, signals=True):
+            try:
+                frame = run.signals()[["layer", "depth"]].drop_duplicates("layer")
+            except EvidenceError:
+                continue
+            for layer, depth in zip(frame["layer"], frame["depth"], strict=True):
+                depths.setdefault(str(layer), int(depth))
+    return depths
+
+
+def say_runs(found: Mapping[str, Collection[int]], lr: float) -> str:
+    """Which seeds of each net are there, and which are missing: those that another one of them has."""
+    models = list(found)
+    union = sorted({seed for seeds in found.values() for seed in seeds})
+    text = f"Runs: learning rate {lr:g}, seeds {_list(union)}"
+    absent = {model: [seed for seed in union if seed not in found[model]] for model in models}
+    if not any(absent.values()):
+        return f"{text} of {_list(models)}."
+    lacking = [
+        f"{model} ({f'seeds {_list(absent[model])}' if found[model] else 'all'})" for model in models if absent[model]
+    ]
+    return f"{text}. Missing: {'; '.join(lacking)}."
+
+
+def say_problems(problems: Iterable[str]) -> str:
+    """What was left out and why, each once; empty if there is nothing to say."""
+    unique = [problem for problem in dict.fromkeys(problems) if problem.startswith("left out: ")]
+    return f" Left out: {'; '.join(problem.removeprefix('left out: ') for problem in unique)}." if unique else ""
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)

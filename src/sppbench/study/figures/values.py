@@ -1,0 +1,164 @@
+"""The runs that figures are made of: those that follow the protocol, whose signals are whole, one a net and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sppbench.evidence.runs import Evidence, EvidenceError, Recorded
+from sppbench.spp.plots.curves import Convention, select_curves
+from sppbench.study.figures.published_figures import PublishedFigures
+
+Batches = Literal["all", "full"]
+SWISH = ("SiLU",)  # classes
+DATA = "data._target_"
+COMMAND = "python -m sppbench.train -m sweeps=figures"
+
+
+@dataclass(frozen=True)
+class Net:
+    """The usable runs of a net.
+
+    Attributes:
+        model: Its name.
+        runs: The drawn one first: of the study's first seed if it is there, else of the smallest.
+        notes: What must be said of its runs, a line each.
+    """
+
+    model: str
+    runs: tuple[Recorded, ...]
+    notes: tuple[str, ...]
+    _values: dict[tuple[int, Batches, Convention], Values] = field(default_factory=dict, repr=False, compare=False)
+
+    def values(self, run: Recorded, batches: Batches, convention: Convention, epochs: tuple[int, ...]) -> Values:
+        """What a figure of one of its runs draws, see `Values`; computed once."""
+        key = (run.seed, batches, convention)
+        if key not in self._values:
+            self._values[key] = Values(run, batches, convention, epochs)
+        return self._values[key]
+
+
+def follow_protocol(evidence: Evidence, published: PublishedFigures) -> Evidence:
+    """The runs of the figures' nets at their learning rate that follow the study's protocol.
+
+    Those on other data are left out without a word, those that depart otherwise with one.
+    """
+    data = published.protocol[DATA]
+    wanted = tuple(run for run in evidence.runs if run.lr == published.lr and run.run.settings.get(DATA) == data)
+    return dataclasses.replace(evidence, runs=wanted).only(published.protocol, published.nets)
+
+
+def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net:
+    """The usable runs of a net, from evidence that follows the protocol."""
+    notes: list[str] = []
+    whole: dict[int, Recorded] = {}
+    layers: dict[int, tuple[str, ...]] = {}
+    for run in evidence.select(model, published.lr, signals=True):
+        try:
+            frame = run.signals("all")
+            run.signals("full")
+            layers[run.seed] = tuple(Values(run, "all", "study", published.epochs).layers.names)
+            whole[run.seed] = run
+        except (EvidenceError, ValueError) as error:
+            notes.append(f"not drawn: {model}, seed {run.seed}: {error}")
+            continue
+        if note := _say_nonfinite(run, frame):
+            notes.append(note)
+    usual = _usual(list(layers.values()))
+    for seed in [seed for seed in whole if layers[seed] != usual]:
+        count = f"{len(layers[seed])} layers, and not the {len(usual)}"
+        notes.append(f"not drawn: {whole.pop(seed).path} has {count} that the other seeds of {model} have")
+    runs = sorted(whole.values(), key=lambda run: (run.seed != published.seeds[0], run.seed))
+    return Net(model, tuple(runs), tuple(notes))
+
+
+def _usual(layers: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The most frequent ones; of equally frequent ones those of the smaller seed."""
+    return Counter(layers).most_common(1)[0][0] if layers else ()
+
+
+def _say_nonfinite(run: Recorded, frame: pd.DataFrame) -> str:
+    bad = frame[~(np.isfinite(frame["acsm"]) & np.isfinite(frame["acv"]))]
+    if bad.empty:
+        return ""
+    first = bad.iloc[0]
+    return (
+        f"{run.path} has {len(bad)} of {len(frame)} epoch means that are not finite, first the {first['signal']} of "
+        f"{first['layer']} in epoch {first['epoch']}: they are left out of its curves"
+    )
+
+
+def say_missing(net: Net, seeds: tuple[int, ...]) -> str:
+    """Which runs of a net are missing, and the command for them; empty if none is."""
+    there = {run.seed for run in net.runs}
+    missing = [str(seed) for seed in seeds if seed not in there]
+    if not missing:
+        return ""
+    word = "seed" if len(missing) == 1 else "seeds"
+    return f"{net.model} lacks {word} {', '.join(missing)}: {COMMAND} model={net.model} seed={','.join(missing)}"
+
+
+class Values:
+    """What a figure of a run draws, as numbers.
+
+    Args:
+        run: The run.
+        batches: The epoch means over "all" batches, or over "full" ones.
+        convention: As of `sppbench.spp.plot_spp`.
+        epochs: Those of them that the run has.
+
+    Attributes:
+        table: As `Curves.table`.
+        layers: In order, without sums and gates, so that they have the study's numbers.
+        all_layers: The same with them.
+        averaging: What a curve is, in words.
+        has_all_epochs: Whether the run has all the epochs.
+
+    Raises:
+        EvidenceError: The run's signals are missing or damaged, or it has none of the epochs.
+        ValueError: They lack columns.
+    """
+
+    def __init__(self, run: Recorded, batches: Batches, convention: Convention, epochs: tuple[int, ...]) -> None:
+        frame = epoch_means(run, batches, epochs)
+        curves = select_curves(frame, epochs, convention, None, merges=False, full_batches_only=False)
+        self.table, self.layers, self.averaging = curves.table, curves.layers, curves.averaging
+        self.has_all_epochs = set(frame["epoch"]) == set(epochs)
+        kinds = zip(self.layers.names, self.layers.kinds, strict=True)
+        self._swish = {name for name, kind in kinds if kind in SWISH}
+        net = frame[["depth", "layer"]].drop_duplicates("layer").sort_values("depth", kind="stable")
+        self.all_layers = [str(name) for name in net["layer"]]
+        self._panels: dict[tuple[str, str], pd.DataFrame] = {}
+
+    def panel(self, signal: str, statistic: str) -> pd.DataFrame:
+        """Layers in order of depth × epochs; without the layers that do not have this signal."""
+        if (signal, statistic) not in self._panels:
+            rows = self.table[self.table["signal"] == signal].drop_duplicates(["layer", "epoch"])
+            wide = rows.set_index(["x", "layer", "epoch"])[statistic].unstack("epoch").sort_index()
+            self._panels[signal, statistic] = wide.droplevel("x")
+        return self._panels[signal, statistic]
+
+    def is_swish(self, layer: str) -> bool:
+        """Whether a layer is a Swish, for which the study recorded the inner sigmoid."""
+        return layer in self._swish
+
+
+def epoch_means(run: Recorded, batches: Batches, epochs: tuple[int, ...]) -> pd.DataFrame:
+    """A run's epoch means of these epochs, with words on what was averaged, as `plot_spp` takes them.
+
+    Raises:
+        EvidenceError: They are missing or damaged, or it has none of the epochs.
+    """
+    frame = run.signals(batches)
+    frame = frame[frame["epoch"].isin(epochs)]
+    if frame.empty:
+        raise EvidenceError(f"{run.path} has none of the epochs {', '.join(map(str, epochs))}")
+    if batches == "full":
+        return frame.assign(averaged="full batches only")
+    partial = run.signals("full")["steps"].max() < run.signals("all")["steps"].max()
+    return frame.assign(averaged="all batches, the partial one included" if partial else "all batches")

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sppbench.run.run_directory import RunDirectory, RunDirectoryError, config_hash, flatten, identity
+from tests.run.test_results import RESULT
+
+CONFIG: dict[str, Any] = {
+    "seed": 1,
+    "overwrite": False,
+    "output_dir": "x",
+    "model": {"depth": 8, "affine": True},
+    "data": {"root": "a", "batch_size": 512},
+    "optimizer": {"lr": 0.1},
+    "trainer": {"accelerator": "auto", "max_epochs": 20},
+    "logger": {"csv": {"path": "x/metrics.csv"}},
+}
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    """CONFIG with dotted keys (``__`` for the dot) set to other values."""
+    config = {key: dict(value) if isinstance(value, dict) else value for key, value in CONFIG.items()}
+    for key, value in values.items():
+        *groups, last = key.split("__")
+        node = config[groups[0]] if groups else config
+        node[last] = value
+    return config
+
+
+def finished(path: Path, config: dict[str, Any], status: str = "completed") -> None:
+    run = RunDirectory(path, config)
+    with run.locked():
+        run.begin()
+        dataclasses.replace(RESULT, status=status).write(run.result_file)
+
+
+def test_flatten_gives_the_keys_of_the_command_line() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [1]}}, "e": None, "f": {}}) == {"a.b": 1, "a.c.d": [1], "e": None, "f": {}}
+
+
+def test_the_hash_ignores_where_and_by_which_kernels_a_run_takes_place_and_nothing_else() -> None:
+    same = changed(output_dir="y", overwrite=True, data__root="b", trainer__accelerator="cpu", logger=None)
+    same["optimizer"]["fused"] = True
+    assert config_hash(same) == config_hash(CONFIG)
+    assert identity(CONFIG).keys() == {
+        "seed",
+        "model.depth",
+        "model.affine",
+        "data.batch_size",
+        "optimizer.lr",
+        "trainer.max_epochs",
+    }
+    for other in (changed(seed=2), changed(model__affine=False), changed(data__batch_size=64), changed(new=1)):
+        assert config_hash(other) != config_hash(CONFIG)
+
+
+@pytest.mark.parametrize("status", ["completed", "diverged"])
+def test_a_complete_run_is_recognised(tmp_path: Path, status: str) -> None:
+    finished(tmp_path / "run", CONFIG, status)
+    found = RunDirectory(tmp_path / "run", changed(output_dir="elsewhere")).completed()
+    assert found is not None
+    assert found.status == status
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_an_incomplete_run_is_run_again(tmp_path: Path, status: str) -> None:
+    finished(tmp_path / "run", CONFIG, status)
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    assert run.completed() is None
+    with run.locked():
+        run.begin()
+        assert not run.result_file.exists(), "while the run is under way it has no status"
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
+    finished(tmp_path / "run", CONFIG)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    with pytest.raises(RunDirectoryError) as refusal:
+        RunDirectory(tmp_path / "run", changed(seed=2, model__affine=False)).completed()
+    message = str(refusal.value)
+    assert "seed (1 there, 2 now)" in message
+    assert "model.affine (True there, False now)" in message
+    assert "depth" not in message
+    assert "\n" not in message
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+
+
+def test_overwrite_removes_what_was_there(tmp_path: Path) -> None:
+    finished(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "wandb").mkdir()
+    (tmp_path / "run" / "wandb" / "file").touch()
+    old_id = RunDirectory(tmp_path / "run", CONFIG).run_id
+    run = RunDirectory(tmp_path / "run", changed(seed=2, overwrite=True))
+    assert run.completed() is None
+    with run.locked():
+        assert not run.begin()
+        assert {file.name for file in run.path.iterdir()} == {".lock", ".owner", ".run_id", "config.yaml"}
+    assert run.run_id != old_id
+
+
+def test_foreign_files_are_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    run = RunDirectory(tmp_path, CONFIG)
+    with pytest.raises(RunDirectoryError, match=r"holds 'thesis\.tex', but no run"):
+        run.completed()
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_overwrite_deletes_only_what_runs_leave(tmp_path: Path) -> None:
+    finished(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run = RunDirectory(tmp_path / "run", changed(overwrite=True))
+    with run.locked():
+        run.begin()
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert not run.result_file.exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_config_yaml_of_something_else_is_not_a_run_s(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "config.yaml").write_text("title: my thesis")
+    (tmp_path / "src").mkdir()
+    with pytest.raises(RunDirectoryError, match="but no run"):
+        RunDirectory(tmp_path, changed(overwrite=overwrite)).completed()
+
+
+@pytest.mark.parametrize("content", ["{", "a: [", "\0"])
+def test_a_damaged_configuration_is_named(tmp_path: Path, content: str) -> None:
+    finished(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "config.yaml").write_text(content)
+    with pytest.raises(RunDirectoryError, match=r"config\.yaml is damaged"):
+        RunDirectory(tmp_path / "run", CONFIG).completed()
+
+
+def test_what_a_crash_leaves_before_the_run_began_is_in_nobody_s_way(tmp_path: Path) -> None:
+    for name in (".lock", ".run_id", ".config.yaml.tmp"):
+        (tmp_path / name).touch()
+    run = RunDirectory(tmp_path, CONFIG)
+    assert run.completed() is None
+    with run.locked():
+        assert not run.begin()
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="is a file"):
+        RunDirectory(tmp_path / "file", CONFIG).completed()
+    run = RunDirectory(tmp_path / "file" / "run", CONFIG)
+    with pytest.raises(RunDirectoryError, match="cannot write to output_dir"), run.locked():
+        pass
+
+
+def test_a_directory_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    first, second = (RunDirectory(tmp_path / "run", CONFIG) for _ in range(2))
+    refused = pytest.raises(RunDirectoryError, match="another process is at work")
+    with first.locked():
+        first.begin()
+        with refused, second.locked():
+            pass
+    with second.locked():
+        assert not second.begin()
+
+
+def test_a_place_where_nothing_began_is_left_as_it_was(tmp_path: Path) -> None:
+    def fail() -> None:
+        with RunDirectory(tmp_path / "new" / "run", CONFIG).locked():
+            raise RuntimeError("no data")
+
+    with pytest.raises(RuntimeError, match="no data"):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_offered_and_the_run_keeps_its_id(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    with run.locked():
+        run.begin()
+        run.checkpoint.touch()
+    again = RunDirectory(tmp_path / "run", CONFIG)
+    with again.locked():
+        assert again.begin()
+    assert again.run_id == run.run_id

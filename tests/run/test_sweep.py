@@ -1,0 +1,535 @@
+"""Many runs: which are run, in what order, what is said about them, and what becomes of them when something breaks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from hydra.core.plugins import Plugins
+
+import sppbench.run.results
+from sppbench.files import config_directory
+from sppbench.run.callbacks import Checkpointing
+from sppbench.run.classifier import Classifier
+from sppbench.run.results import Result, read_result
+from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy
+from sppbench.run.sweep import Cell, Look, SweepError, distinct, dry_run, look_at, progress_line, seconds_left
+from sppbench.train import main
+from tests.test_train import at_step, crash, metrics, same_weights, send, weights
+
+Command = Callable[..., int]
+Output = pytest.CaptureFixture[str]
+ROOT = Path(__file__).parents[2]
+CELLS = Path("outputs/runs/ffnn/lr=0.001")
+
+
+def seeds(*wanted: int) -> list[Path]:
+    return [CELLS / f"seed={seed}" for seed in wanted]
+
+
+def statuses(cells: list[Path]) -> list[str]:
+    return [read_result(cell / "result.json").status for cell in cells]
+
+
+def fail_in(monkeypatch: pytest.MonkeyPatch, seed: int, act: Callable[[], None]) -> None:
+    original = Classifier.training_step
+
+    def training_step(self: Classifier, *arguments: Any) -> Any:
+        if self.trainer.default_root_dir.endswith(f"seed={seed}"):
+            act()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+
+
+def test_a_sweep_runs_every_cell_once(command: Command, capfd: Output) -> None:
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 0
+    shown = capfd.readouterr()
+    assert "runs: 2 cells: 2 completed" in shown.out
+    assert shown.err.splitlines()[-1].startswith("runs: 2/2 cells done")
+    before = [(cell / "result.json").stat().st_mtime_ns for cell in seeds(1, 2)]
+    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 0
+    assert [(cell / "result.json").stat().st_mtime_ns for cell in seeds(1, 2)] == before
+    assert statuses(seeds(3)) == ["completed"]
+    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1", "overwrite=true") == 0
+    assert [(cell / "result.json").stat().st_mtime_ns for cell in seeds(1, 2)] != before
+
+
+def test_a_cell_can_be_repeated_from_its_directory(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("-m", "seed=1,2") == 0
+    for cell in seeds(1, 2):
+        again = f"output_dir=again/{cell.name.partition('=')[2]}"
+        arguments = ["--config-path", str(tmp_path / cell), "--config-name", "config", again]
+        monkeypatch.setattr(sys, "argv", ["sppbench.train", *arguments])
+        main()
+        repeated = Path(again.partition("=")[2])
+        assert metrics(cell) == metrics(repeated)
+        assert same_weights(weights(cell), weights(repeated))
+        left, right = read_result(cell / "result.json"), read_result(repeated / "result.json")
+        assert (left.test, left.config_hash) == (right.test, right.config_hash)
+
+
+def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        fail_in(broken, 2, crash)
+        assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 1
+    assert statuses(seeds(1, 2, 3)) == ["completed", "failed", "completed"]
+    shown = capfd.readouterr()
+    assert f"ffnn lr=0.001 seed=2 failed: power cut; see {CELLS}/seed=2/traceback.txt" in shown.out
+    assert "3 cells: 2 completed, 1 failed" in shown.out
+    assert "Traceback" not in shown.out + shown.err
+    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 0
+    assert statuses(seeds(2)) == ["completed"]
+
+
+def test_bad_values_of_one_cell_are_told_and_the_others_run(command: Command, capfd: Output) -> None:
+    assert command("-m", "optimizer.lr=-1,0.001", "trainer.max_epochs=1") == 1
+    assert "ffnn lr=-1 seed=868 failed: Invalid learning rate: -1" in capfd.readouterr().out
+    assert statuses(seeds(868)) == ["completed"]
+
+
+def test_a_stopped_sweep_goes_on(command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as stopped:
+        at_step(stopped, 10, send(signal.SIGINT))  # the second step of the second cell
+        assert command("-m", "seed=1,2,3") == 130
+    assert "interrupted; the same command goes on from here" in capfd.readouterr().err
+    assert statuses(seeds(1, 2)) == ["completed", "interrupted"]
+    assert not seeds(3)[0].exists()
+    assert command("-m", "seed=1,2,3") == 0
+    assert statuses(seeds(1, 2, 3)) == ["completed"] * 3
+    assert "resuming" in (CELLS / "seed=2" / "train.log").read_text()
+
+
+def test_a_dry_run_tells_every_state_and_runs_nothing(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("seed=1", "trainer.max_epochs=1") == 0
+    assert command("seed=2", "trainer.max_epochs=1", "optimizer.lr=0.5") == 0
+    with monkeypatch.context() as broken:
+        at_step(broken, 1, crash)
+        assert command("seed=3", "trainer.max_epochs=1") == 1
+    with monkeypatch.context() as stopped:
+        at_step(stopped, 1, send(signal.SIGTERM))
+        assert command("seed=4", "trainer.max_epochs=1") == 143
+    assert command("seed=5", "trainer.max_epochs=2") == 0
+    diverged = json.loads((CELLS / "seed=1" / "result.json").read_text()) | {"status": "diverged", "seed": 6}
+    assert command("seed=6", "trainer.max_epochs=1") == 0
+    (CELLS / "seed=6" / "result.json").write_text(json.dumps(diverged))
+    before = {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("*")}
+    capfd.readouterr()
+    assert command("-m", "seed=1,3,4,5,6,7", "trainer.max_epochs=1", "sweeps.dry_run=true") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:6]] == (
+        ["completed", "failed", "interrupted", "refused", "diverged", "missing"]
+    )
+    assert "power cut" in lines[1]
+    assert "trainer.max_epochs (2 there, 1 now)" in lines[3]
+    assert lines[6].endswith("3 to run")
+    seconds = read_result(CELLS / "seed=1" / "result.json").wall_seconds
+    assert lines[7].startswith(f"estimated time: 0:00:{round(3 * seconds):02}")
+    assert {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("*")} == before
+
+
+def test_sweeps_without_m_are_refused(command: Command, capfd: Output) -> None:
+    assert command("sweeps=smoke") == 2
+    assert command("sweeps.dry_run=true") == 2
+    assert capfd.readouterr().err.count("python -m sppbench.train -m sweeps=") == 2
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("devices", ["2", "auto", "-1", "[0,1]"])
+def test_several_devices_are_refused(devices: str, command: Command, capfd: Output) -> None:
+    assert command("-m", "seed=1,2", f"trainer.devices={devices}") == 2
+    assert "a multirun cannot use trainer.devices=" in capfd.readouterr().err
+    assert not Path("outputs").exists()
+
+
+def test_cells_that_share_a_directory_are_refused(command: Command, capfd: Output) -> None:
+    assert command("-m", "trainer.max_epochs=1,2") == 2
+    assert "cells that differ in trainer.max_epochs share outputs/runs/ffnn" in capfd.readouterr().err
+    assert command("-m", "seed=1,1", "trainer.max_epochs=1") == 0, "asked for twice is done once"
+
+
+def sweeper() -> Any:
+    """The class that Hydra uses: while it looks for plugins it makes those that were imported before anew."""
+    return Plugins.instance().class_name_to_class["hydra_plugins.sppbench_sweeper.SppbenchSweeper"]
+
+
+def cells_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Cell]:
+    """The cells of a command line, which is not run."""
+    found: list[Cell] = []
+    monkeypatch.setattr(sweeper(), "_run", lambda self, cells: found.extend(cells))
+    monkeypatch.setattr(sys, "argv", ["sppbench.train", "-m", *arguments])
+    main()
+    return found
+
+
+def test_table1_is_the_study_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cells_of(monkeypatch, "sweeps=table1")
+    keys = [(cell.config["optimizer"]["lr"], cell.config["seed"], cell.model) for cell in cells]
+    models = ["efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp"]
+    assert keys == [
+        (lr, seed, model) for lr in (0.001, 0.01, 0.1) for seed in (868, 67, 472, 362, 970) for model in models
+    ]
+    for cell, (lr, seed, model) in zip(cells, keys, strict=True):
+        assert cell.run.path == Path(f"outputs/table1/{model}/lr={lr}/seed={seed}")
+        assert (cell.config["data"]["_target_"], cell.config["data"]["batch_size"]) == ("sppbench.data.CIFAR100", 512)
+        assert (cell.config["trainer"]["max_epochs"], cell.config["data"]["seed"]) == (20, seed)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "sweeps").glob("*.yaml")))
+def test_cells_are_what_hydra_composes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain values are set without composing anew; nothing else may come of it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    from sppbench.run.assembly import resolve
+
+    cells = cells_of(monkeypatch, f"sweeps={name}")
+    assert len({cell.run.path for cell in cells}) == len(cells) >= 16
+    for cell in (cells[0], cells[len(cells) // 2], cells[-1]):
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
+            config = compose("train", list(cell.overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        del config._content["hydra"]  # type: ignore[union-attr]
+        assert resolve(config) == cell.config
+
+
+def test_the_command_line_replaces_values_in_every_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cells_of(monkeypatch, "sweeps=figures", "seed=1", "model=ffnn,efficientnet_bn", "trainer.max_epochs=3")
+    assert [(cell.model, cell.config["seed"]) for cell in cells] == [("ffnn", 1), ("efficientnet_bn", 1)]
+    assert {cell.config["trainer"]["max_epochs"] for cell in cells} == {3}
+
+
+def test_what_is_added_on_the_command_line_replaces_values_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cells_of(monkeypatch, "sweeps=smoke", "++seed=5", "++optimizer.lr=0.5", "model=efficientnet_bn")
+    assert [(cell.config["seed"], cell.config["optimizer"]["lr"]) for cell in cells] == [(5, 0.5)]
+    assert cells[0].run.path == Path("outputs/smoke/efficientnet_bn/lr=0.5/seed=5")
+
+
+def test_names_can_be_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # as in a process of its own
+    cells = cells_of(monkeypatch, "model=ffnn", "name=a,b")
+    assert [cell.run.path.parts[:3] for cell in cells] == [("outputs", "runs", "a"), ("outputs", "runs", "b")]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("sweeps=table1,smoke", "one sweep at a time"),
+        ("seed=range(1,1)", "there is nothing to run"),
+        ("seed=interval(1,5)", "does not support sweep type"),
+        ("trainer.num_nodes=2", "cannot use trainer.num_nodes=2"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(argument: str, message: str, command: Command, capfd: Output) -> None:
+    assert command("-m", argument) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_overwriting_a_sweep_counts_only_what_is_new(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 0
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1", "overwrite=true", "sweeps.dry_run=true") == 0
+    assert "2 to run" in capfd.readouterr().out
+    with monkeypatch.context() as broken:
+        fail_in(broken, 2, crash)
+        assert command("-m", "seed=1,2", "trainer.max_epochs=1", "overwrite=true") == 1
+    assert "1 completed, 1 failed" in capfd.readouterr().out
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1", "overwrite=true", "data.batch_size=0") == 1
+    assert "seed=1 failed: data.batch_size must be" in capfd.readouterr().out
+
+
+def test_a_job_that_leaves_nothing_where_it_should_is_a_failure(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sppbench.train.train", lambda cfg: 50.0)  # as on another machine, without a common file system
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 1
+    assert f"it ended, but left no result in {CELLS}/seed=1" in capfd.readouterr().out
+
+
+def test_a_launcher_that_breaks_down_hits_only_what_it_was_at_work_on(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("seed=1", "trainer.max_epochs=1") == 0
+    (CELLS / "seed=1" / "result.json").unlink()  # as a worker leaves it that is killed
+    original, calls = sweeper().setup, []
+
+    def setup(self: Any, **arguments: Any) -> None:
+        original(self, **arguments)
+        launch = self._launcher.launch
+
+        def breaking(overrides: Any, initial_job_idx: int) -> Any:
+            calls.append(len(overrides))
+            if len(calls) == 1:
+                raise RuntimeError("a worker was killed")
+            return launch(overrides, initial_job_idx=initial_job_idx)
+
+        monkeypatch.setattr(self._launcher, "launch", breaking)
+
+    monkeypatch.setattr(sweeper(), "setup", setup)
+    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 1
+    shown = capfd.readouterr().out
+    assert calls == [3, 2]
+    assert "ffnn lr=0.001 seed=1 failed: a worker was killed" in shown
+    assert statuses(seeds(2, 3)) == ["completed", "completed"]
+
+
+def test_a_directory_that_is_in_use_tells_by_whom(command: Command, capfd: Output) -> None:
+    assert command("seed=1", "trainer.max_epochs=1") == 0
+    cell = RunDirectory(CELLS / "seed=1", {"overwrite": False})
+    with cell.locked():
+        assert not cell.is_free()
+        owner = cell.owner
+        assert owner is not None
+        assert (owner.host, owner.pid) == (socket.gethostname(), os.getpid())
+        assert owner.started == pytest.approx(time.time(), abs=10)
+        with pytest.raises(RunDirectoryBusy, match=f"process {os.getpid()} on {socket.gethostname()}, since 2"):
+            cell.locked().__enter__()
+    assert cell.is_free()
+    assert cell.owner is None
+
+
+def test_a_dead_owner_is_taken_over(command: Command, capfd: Output) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    assert command("seed=1", "trainer.max_epochs=1") == 0
+    owner = CELLS / "seed=1" / ".owner"
+    owner.write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid, "started": 0}))
+    assert RunDirectory(CELLS / "seed=1", {}).owner is None
+    (CELLS / "seed=1" / "result.json").unlink()  # as if it had been killed before its end
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 0
+    assert "1 completed" in capfd.readouterr().out
+    assert not owner.exists()
+
+
+def test_a_sweep_waits_for_what_another_process_is_at_work_on(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one gives up in the end: its cell is taken over."""
+    from hydra_plugins import sppbench_sweeper
+
+    cell = seeds(1)[0]
+    cell.mkdir(parents=True)
+    lock = FileLock(cell / ".lock")
+    lock.acquire()
+    (cell / ".owner").write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": time.time()}))
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            lock.release()
+
+    monkeypatch.setattr(sppbench_sweeper.time, "sleep", sleep)
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 0
+    assert len(waits) == 3
+    assert statuses(seeds(1, 2)) == ["completed", "completed"]
+    assert (seeds(2)[0] / "result.json").stat().st_mtime_ns < (cell / "result.json").stat().st_mtime_ns
+    assert "running: ffnn lr=0.001 seed=1" in capfd.readouterr().err
+
+
+def test_a_damaged_result_is_told_and_harms_nothing(command: Command, capfd: Output) -> None:
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 0
+    (CELLS / "seed=1" / "result.json").write_text("{")
+    kept = (CELLS / "seed=1" / "last.ckpt").read_bytes()
+    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 1
+    shown = capfd.readouterr().out
+    assert f"seed=1 failed: cannot read {CELLS}/seed=1/result.json" in shown
+    assert statuses(seeds(2, 3)) == ["completed", "completed"]
+    assert (CELLS / "seed=1" / "last.ckpt").read_bytes() == kept
+    (CELLS / "seed=1" / "result.json").unlink()
+    assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 0
+
+
+def no_space(*arguments: Any, **options: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_and_harms_nothing(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 0
+    before = (CELLS / "seed=1" / "result.json").read_bytes()
+    with monkeypatch.context() as full:
+        full.setattr(Checkpointing, "_save", no_space)
+        full.setattr(sppbench.run.results, "write_text", no_space)
+        assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 1
+    assert "seed=2 failed: [Errno 28] No space left on device" in capfd.readouterr().out
+    assert (CELLS / "seed=1" / "result.json").read_bytes() == before
+    assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 0
+
+
+def test_a_read_only_directory_is_told(command: Command, capfd: Output) -> None:
+    # Not by permissions, which do not bind root.
+    assert command("-m", "seed=1,2", "output_dir=/proc/${seed}x") == 1
+    assert "seed=1 failed: cannot write to output_dir=/proc/1x" in capfd.readouterr().out
+
+
+def fabricated(seed: int, state: str, seconds: float = 0.0, model: str = "ffnn") -> Look:
+    config: dict[str, Any] = {"name": model, "optimizer": {"lr": 0.1}, "seed": seed, "overwrite": False}
+    config["output_dir"] = f"nowhere/{model}/{seed}"
+    made: dict[str, Any] = dict.fromkeys(Result.__dataclass_fields__)
+    result = Result(**made | {"status": state, "wall_seconds": seconds}) if seconds else None
+    return Look(Cell((), config | {"trainer": {"devices": 1}}), state, result)  # type: ignore[arg-type]
+
+
+def test_time_left_is_by_the_cells_of_the_same_model() -> None:
+    looks = [fabricated(1, "completed", 10), fabricated(2, "completed", 20), fabricated(3, "missing")]
+    looks += [fabricated(1, "completed", 100, "bn"), fabricated(2, "interrupted", 7, "bn"), fabricated(3, "failed")]
+    assert seconds_left(looks) == (15 + (100 - 7) + 15, 0)
+    assert seconds_left([*looks, fabricated(1, "missing", 0, "new")]) == (123 + 130 / 3, 0), "the mean of all"
+    looks.append(fabricated(4, "diverged", 1))
+    assert seconds_left(looks) == (123, 0), "a diverged run ended early and tells nothing"
+    assert seconds_left([fabricated(1, "missing"), fabricated(2, "running")]) == (0, 2)
+
+
+def test_lines_about_a_sweep() -> None:
+    looks = [fabricated(1, "completed", 3600), fabricated(2, "running"), fabricated(3, "missing")]
+    looks += [fabricated(4, "failed"), fabricated(5, "interrupted"), fabricated(6, "diverged", 1)]
+    line = progress_line("table1", looks)
+    assert line == "table1: 2/6 cells done | 1 failed | running: ffnn lr=0.1 seed=2 | 2 left | 3:00:00 left"
+    assert progress_line("table1", looks, jobs=3).endswith("1:00:00 left")
+    assert progress_line("x", looks[1:3]) == "x: 0/2 cells done | running: ffnn lr=0.1 seed=2 | 1 left"
+    assert dry_run("x", looks[1:3]).endswith("estimated time: unknown, as no cell has finished yet")
+
+
+def test_cells_are_looked_at_without_changing_them(tmp_path: Path) -> None:
+    cell = Cell((), fabricated(1, "missing").cell.config | {"output_dir": str(tmp_path / "cell")})
+    assert look_at(cell).state == "missing"
+    assert not (tmp_path / "cell").exists()
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "thesis.tex").write_text("")
+    assert look_at(cell).state == "refused"
+    with pytest.raises(SweepError, match="differ in seed"):
+        distinct([cell, Cell((), cell.config | {"seed": 2})])
+
+
+# Everything that only takes time, once: what follows is forked from it.
+STABLE = """
+import os, random, signal, sys, time
+import torch, lightning, pandas, pyarrow, matplotlib.pyplot
+import sppbench.assembly, sppbench.callbacks, sppbench.classifier, sppbench.data, sppbench.models, sppbench.train
+import sppbench.spp.callback, sppbench.spp.plots
+
+torch.set_num_threads(1)
+run = sppbench.train._run
+
+def noting(parts, directory, resume):
+    with open("begun.txt", "a") as file:
+        file.write(f"{os.getpid()} {directory.path} {resume}\\n")
+    return run(parts, directory, resume)
+
+sppbench.train._run = noting
+
+def start(*arguments):
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        sys.argv = ["sppbench.train", "-m", *sys.argv[1:], *arguments]
+        status = 1
+        try:
+            sppbench.train.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            os._exit(status)
+    return pid
+
+def wait(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def assert_(value):
+    if not value:
+        sys.exit(f"assertion failed: {value!r}")
+"""
+
+
+def forked(tmp_path: Path, code: str, *arguments: str) -> None:
+    from tests.conftest import FFNN, SMALL
+
+    subprocess.run(
+        [sys.executable, "-c", STABLE + code, *SMALL, *FFNN, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=280,
+    )
+
+
+def test_a_sweep_that_is_killed_ten_times_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    from sppbench.spp.history.history import read_history
+
+    code = """
+began = time.monotonic()
+assert_(wait(start("sweeps.name=whole")) == 0)
+cell = (time.monotonic() - began) / 4
+random.seed(0)
+killed = 0
+for attempt in range(10):
+    lines = len(open("begun.txt").readlines())
+    pid = start("sweeps.name=killed")
+    ended = lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    while len(open("begun.txt").readlines()) == lines and not ended():
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.8) * cell)
+    os.kill(pid, signal.SIGKILL)
+    killed += wait(pid) == -signal.SIGKILL
+assert_(killed >= 8)
+assert_(wait(start("sweeps.name=killed")) == 0)
+"""
+    forked(
+        tmp_path,
+        code,
+        "data.train_size=120",
+        "seed=1,2",
+        "optimizer.lr=0.001,0.01",
+        "trainer.max_epochs=5",
+        "spp.epochs=[]",
+    )
+    begun = [line.split() for line in (tmp_path / "begun.txt").read_text().splitlines()]
+    assert any(line[1].startswith("outputs/killed") and line[2] == "True" for line in begun), "nothing was resumed"
+    for lr in (0.001, 0.01):
+        for seed in (1, 2):
+            whole, killed = (tmp_path / f"outputs/{name}/ffnn/lr={lr}/seed={seed}" for name in ("whole", "killed"))
+            assert metrics(whole) == metrics(killed)
+            assert same_weights(weights(whole), weights(killed))
+            assert read_history(whole / "spp.parquet").equals(read_history(killed / "spp.parquet"))
+            left, right = read_result(whole / "result.json"), read_result(killed / "result.json")
+            assert (left.test, left.val, left.steps, left.config_hash) == (
+                (right.test, right.val, right.steps, right.config_hash)
+            )
+
+
+def test_two_sweeps_share_the_work(tmp_path: Path) -> None:
+    code = """
+pids = [start(), start()]
+assert_([wait(pid) for pid in pids] == [0, 0])
+"""
+    forked(tmp_path, code, "seed=1,2,3,4,5,6", "spp=none", "data.train_size=200")
+    begun = [line.split() for line in (tmp_path / "begun.txt").read_text().splitlines()]
+    assert Counter(line[1] for line in begun) == {str(cell): 1 for cell in seeds(1, 2, 3, 4, 5, 6)}
+    assert len({line[0] for line in begun}) == 2, "one of them did all"
+    assert statuses([tmp_path / cell for cell in seeds(1, 2, 3, 4, 5, 6)]) == ["completed"] * 6

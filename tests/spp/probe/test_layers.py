@@ -1,0 +1,94 @@
+"""Which modules are layers, in what order, and where their channels are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from sppbench.spp.probe.layers import ChannelAxis, choose_layers, unwrapped
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), nn.Flatten(), nn.Linear(4, 2), nn.ReLU()
+    )
+
+
+ALL = ["0.0", "0.1", "0.2", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (None, ALL),
+        ("0.1", ["0.1"]),
+        ("0", ["0"]),
+        ("0.*", ["0.0", "0.1", "0.2"]),
+        ("*", ["Sequential", "0", *ALL]),
+        ("Sequential", ["Sequential"]),
+        (nn.ReLU, ["0.2", "3"]),
+        (["2", "0.[01]", nn.Flatten], ["0.0", "0.1", "1", "2"]),
+        ((nn.Linear,), ["2"]),
+        (lambda name, module: hasattr(module, "weight"), ["0.0", "0.1", "2"]),
+    ],
+)
+def test_choice(layers: object, expected: list[str]) -> None:
+    assert list(choose_layers(net(), layers)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layers", ["0.7", "conv*", nn.LSTM, ["0.0", "nothing"]])
+def test_what_matches_nothing_is_an_error_that_names_it(layers: object) -> None:
+    with pytest.raises(ValueError, match=r"0\.7|conv|LSTM|nothing"):
+        choose_layers(net(), layers)  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_a_leaf_goes_by_its_class() -> None:
+    assert list(choose_layers(nn.LSTM(2, 3))) == ["LSTM"]
+
+
+def test_parametrizations_are_no_layers() -> None:
+    model = nn.Sequential(weight_norm(nn.Linear(2, 2)), nn.ReLU())
+    assert list(choose_layers(model)) == ["0", "1"]
+
+
+def test_attention_is_one_layer() -> None:
+    layers = choose_layers(nn.TransformerEncoderLayer(8, 2))
+    assert "self_attn" in layers
+    assert not any(name.startswith("self_attn.") for name in layers)
+    kinds = {type(layer).__name__ for layer in choose_layers(torchvision.models.swin_t()).values()}
+    assert "ShiftedWindowAttention" in kinds
+
+
+def test_wrappers_leave_no_trace_in_the_names() -> None:
+    model = net()
+    assert unwrapped(nn.DataParallel(torch.compile(model))) is model  # type: ignore[arg-type]
+    model[0] = torch.compile(model[0])
+    assert list(choose_layers(model)) == ALL
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """As in torchvision and timm."""
+
+
+def axes(*calls: tuple[nn.Module, tuple[int, ...]]) -> list[int | None]:
+    rule = ChannelAxis()
+    return [rule.of(module, torch.zeros(shape)) for module, shape in calls]
+
+
+def test_channel_axis() -> None:
+    act = nn.ReLU()
+    assert axes((act, (2, 3))) == [1]
+    assert axes((act, (2,)), (nn.Linear(1, 3), (3,))) == [None, 0]
+    assert axes((act, (2, 3, 4)), (act, (2, 3, 4, 5))) == [2, 3]  # nothing told: (N, L, C), and then inherited
+    assert axes((act, (2, 3, 4, 5))) == [1]
+    assert axes((nn.Conv1d(1, 3, 1), (2, 3, 9)), (act, (2, 3, 9))) == [1, 1]
+    assert axes((nn.Linear(1, 3), (2, 9, 3)), (act, (2, 9, 3)), (nn.Dropout(), (2, 9, 3))) == [2, 2, 2]
+    # A permutation in between shows in the number of channels, in both directions.
+    assert axes((nn.Conv2d(1, 8, 1), (2, 8, 5, 5)), (nn.Identity(), (2, 5, 5, 8))) == [1, 3]
+    assert axes((nn.Linear(1, 8), (2, 5, 5, 8)), (nn.Identity(), (2, 8, 5, 5))) == [3, 1]
+    assert axes((nn.LayerNorm(8), (2, 5, 5, 8)), (LayerNorm2d(8), (2, 8, 5, 5))) == [3, 1]
+    assert axes((nn.LayerNorm([8, 5, 5]), (2, 8, 5, 5))) == [1]
+    assert axes((nn.Conv3d(1, 8, 1), (2, 8, 5, 5, 5)), (act, (2, 8, 5, 5, 5))) == [1, 1]
