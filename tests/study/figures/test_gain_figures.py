@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from sppbench.evidence.runs import Evidence, Run
-from sppbench.evidence.seed_gains import attribute_change, log_gains
+from sppbench.evidence.seeds import attribute_change, log_gains
 from sppbench.spp.history.history import BatchNormWriter
 from sppbench.study.figures.drawing import Drawing
 from sppbench.study.figures.gain_figures import MEASURED, draw_gains

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sppbench.evidence.seed_profiles import Profiles, log_profiles, paired_ratio
+from sppbench.evidence.seeds import Profiles, log_profiles, paired_ratio
 from sppbench.study.claims.c2_gains import gain_parts
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Cell, Record

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import pandas as pd
 
 from sppbench.evidence.epochs import FACTORS
-from sppbench.evidence.seed_gains import log_gains
+from sppbench.evidence.seeds import log_gains
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Cell, Record
 from sppbench.study.claims.thresholds import Affine, Backward

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sppbench.evidence.runs import Evidence
-from sppbench.evidence.seed_profiles import Profiles
+from sppbench.evidence.seeds import Profiles
 from sppbench.study.figures.drawing import COLUMNS
 
 CONFIDENCE = 0.95

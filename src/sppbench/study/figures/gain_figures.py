@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sppbench.evidence.epochs import FACTORS
 from sppbench.evidence.runs import Evidence
-from sppbench.evidence.seed_gains import attribute_change, log_gains
+from sppbench.evidence.seeds import attribute_change, log_gains
 from sppbench.study.figures.bands import say_problems, say_runs
 from sppbench.study.figures.draw_panels import Look, draw_panels
 from sppbench.study.figures.drawing import COLUMNS, Drawing, Panel

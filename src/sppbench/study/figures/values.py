@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
+from sppbench.evidence.seeds import unusual
 from sppbench.spp.plots.curves import Convention, select_curves
 from sppbench.study.figures.published_figures import PublishedFigures
 
@@ -69,17 +69,12 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
             continue
         if note := _say_nonfinite(run, frame):
             notes.append(note)
-    usual = _usual(list(layers.values()))
-    for seed in [seed for seed in whole if layers[seed] != usual]:
-        count = f"{len(layers[seed])} layers, and not the {len(usual)}"
+    usual, odd = unusual(layers)
+    for seed in odd:
+        count = f"{len(layers[seed])} layers, and not the {len(usual or ())}"
         notes.append(f"not drawn: {whole.pop(seed).path} has {count} that the other seeds of {model} have")
     runs = sorted(whole.values(), key=lambda run: (run.seed != published.seeds[0], run.seed))
     return Net(model, tuple(runs), tuple(notes))
-
-
-def _usual(layers: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """The most frequent ones; of equally frequent ones those of the smaller seed."""
-    return Counter(layers).most_common(1)[0][0] if layers else ()
 
 
 def _say_nonfinite(run: Run, frame: pd.DataFrame) -> str:
