@@ -178,8 +178,8 @@ def _claims_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _claims(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.runs import read_evidence
+    from sppbench.study.claims.formats import FORMATS, write_claims
     from sppbench.study.claims.judge import judge
-    from sppbench.study.claims.text import FORMATS, write_claims
 
     evidence = read_evidence(arguments.directory)
     text = FORMATS[arguments.format](judge(evidence, arguments.rules))
