@@ -17,12 +17,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from sppbench.spp.names import SIGNALS, Signal
 from sppbench.spp.plots import axes as drawing
 from sppbench.spp.plots.curves import (
     FORMULAS,
     SIGNAL_NAMES,
     Layers,
-    Signal,
     Statistic,
     check_choice,
     check_frame,
@@ -68,7 +68,7 @@ def plot_heatmap(
         ValueError: an unknown `signal` or `statistic`; a frame without rows, without rows of the signal, or without a
             column that is needed; `layers` that match none; `limits` that are not finite and in order.
     """
-    check_choice("signal", signal, get_args(Signal))
+    check_choice("signal", signal, SIGNALS)
     check_choice("statistic", statistic, get_args(Statistic))
     check_frame(frame, ("step", "epoch", "depth", "layer", "kind", "signal", statistic))
     if limits is not None and not -np.inf < limits[0] < limits[1] < np.inf:

@@ -22,6 +22,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sppbench.spp.names import PANEL_SIGNALS, Signal
 from sppbench.spp.plots import axes as drawing
 from sppbench.spp.plots.axes import Style, Undrawn, YScale
 from sppbench.spp.plots.curves import (
@@ -29,14 +30,12 @@ from sppbench.spp.plots.curves import (
     Convention,
     Curves,
     Layers,
-    Signal,
     check_choice,
     formula,
     select_curves,
 )
 from sppbench.spp.theory.chain import Init
 
-PANEL_ROWS: tuple[Signal, ...] = ("activation", "parameter", "gradient")
 # Inches of depth axis, as the layout leaves them.
 PANEL_WIDTH, FULL_WIDTH = 2.7, 6.0
 
@@ -82,7 +81,7 @@ def plot_spp(
     figure = drawing.new_figure(7.6)
     panels = figure.subplots(3, 2, sharex=True)
     undrawn = Undrawn()
-    for row, signal in zip(panels, PANEL_ROWS, strict=True):
+    for row, signal in zip(panels, PANEL_SIGNALS, strict=True):
         undrawn += _draw_panel(row[0], curves, signal, "acsm", yscale, PANEL_WIDTH)
         undrawn += _draw_panel(row[1], curves, signal, "acv", yscale, PANEL_WIDTH)
     for (row_number, _), ax in np.ndenumerate(panels):

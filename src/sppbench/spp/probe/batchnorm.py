@@ -15,12 +15,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sppbench.spp.names import BATCHNORM_COLUMNS, GAIN_AND_FACTORS
 from sppbench.spp.probe.hooks import ModuleHook
 from sppbench.spp.probe.registry import Slots
 from sppbench.spp.probe.stepping import SteppingProbe
 from sppbench.spp.sums.batched import Plans
 from sppbench.spp.sums.batchnorm_sums import (
-    FACTORS,
     SUMS,
     TERMS,
     InputTap,
@@ -45,7 +45,7 @@ _OUTER, _INNER = "outer", "inner"  # slots
 @dataclass(frozen=True)
 class BatchNormReadings:
     """The factors of one step, still on the device: ``values`` (len(layers), 5), float64, the number of elements and
-    :data:`FACTORS`. A layer with no element did not run."""
+    ``GAIN_AND_FACTORS``. A layer with no element did not run."""
 
     step: int
     epoch: int
@@ -249,15 +249,8 @@ def to_frame(readings: Sequence[BatchNormReadings]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    kinds = {
-        "step": "int64",
-        "epoch": "int64",
-        "depth": "int64",
-        "layer": "object",
-        **dict.fromkeys(FACTORS, "float64"),
-    }
     if not readings:
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in BATCHNORM_COLUMNS.items()})
     values = torch.cat([one.values for one in readings]).cpu().numpy()
     keys = [
         (one.step, one.epoch, depth, layer)
@@ -265,9 +258,9 @@ def to_frame(readings: Sequence[BatchNormReadings]) -> pd.DataFrame:
         for layer, depth in zip(one.layers, one.depths, strict=True)
     ]
     frame = pd.DataFrame(keys, columns=["step", "epoch", "depth", "layer"])
-    frame[list(FACTORS)] = values[:, 1:]
+    frame[list(GAIN_AND_FACTORS)] = values[:, 1:]
     frame = frame[values[:, 0] > 0].sort_values(["step", "depth"], ignore_index=True)
-    return frame.astype(kinds)
+    return frame.astype(BATCHNORM_COLUMNS)
 
 
 def _saved_tensors_are_plain() -> bool:

@@ -8,23 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sppbench.spp.probe.readings import OF_BATCH, Readings
-
-COLUMNS = {
-    "step": "int64",
-    "epoch": "int64",
-    "samples": "int64",
-    "depth": "int64",
-    "layer": "object",
-    "kind": "object",
-    "signal": "object",
-    "ndim": "int64",
-    "acsm": "float64",
-    "acv": "float64",
-    "second_moment": "float64",
-    "mean": "float64",
-    "nonfinite": "int64",
-}
+from sppbench.spp.names import COLUMNS, OF_BATCH
+from sppbench.spp.probe.readings import Readings
 
 
 def to_frame(readings: Sequence[Readings]) -> pd.DataFrame:

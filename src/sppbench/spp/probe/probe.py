@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
 from sppbench.spp.probe.hooks import Hook, ModuleHook, on_optimizer_step
 from sppbench.spp.probe.layers import LayerChoice, choose_layers, named_modules, unwrapped
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
-from sppbench.spp.probe.readings import OF_BATCH, SIGNALS, Key, Readings, Reducer, Row
+from sppbench.spp.probe.readings import Key, Readings, Reducer, Row
 from sppbench.spp.probe.registry import Registry, Slots
 from sppbench.spp.probe.stepping import SteppingProbe
 from sppbench.spp.probe.tap import Tap
@@ -24,8 +25,6 @@ from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["SIGNALS", "Readings", "Row", "SignalProbe"]
 
 _NEVER = "never called in training mode"
 
@@ -84,7 +83,7 @@ class SignalProbe(SteppingProbe):
         model: nn.Module,
         layers: LayerChoice = None,
         every_n_steps: int = 1,
-        signals: Iterable[str] = ("activation", "gradient", "parameter"),
+        signals: Iterable[str] = DEFAULT_SIGNALS,
         channel_axis: Callable[[str, nn.Module, Tensor], int | None] | None = None,
     ) -> None:
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)

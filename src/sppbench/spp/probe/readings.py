@@ -11,12 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sppbench.spp.names import OF_BATCH, SIGNALS
 from sppbench.spp.sums.batched import Fold, Layout, Plans, channels_of
 from sppbench.spp.sums.statistics import statistics
-
-# In the order of a layer's rows. Those of the batch add up over processes; each process has all of the others.
-OF_BATCH = ("activation", "gradient")
-SIGNALS = (*OF_BATCH, "parameter", "parameter_gradient", "update")
 
 
 class Row(NamedTuple):
@@ -39,6 +36,8 @@ class Readings:
     rows: tuple[Row, ...]
     values: Tensor
 
+
+_RANKS: dict[str, int] = {signal: rank for rank, signal in enumerate(SIGNALS)}
 
 # A signal and the name of a layer.
 Key = tuple[str, str]
@@ -98,7 +97,7 @@ class _Plan:
 
     def __init__(self, sums: Mapping[Key, Tensor], row: Callable[[Key, int], Row]) -> None:
         found = [(row(key, channels_of(one)), key) for key, one in sums.items()]
-        found.sort(key=lambda item: (item[0].depth, item[0].layer, SIGNALS.index(item[0].signal)))
+        found.sort(key=lambda item: (item[0].depth, item[0].layer, _RANKS[item[0].signal]))
         self.rows, self.order = tuple(one for one, _ in found), [key for _, key in found]
         devices = {one.device for one in sums.values()}
         self.device, self.one_device = next(iter(sums.values())).device, len(devices) == 1

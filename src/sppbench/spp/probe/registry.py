@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sppbench.spp.probe.readings import OF_BATCH, Row
+from sppbench.spp.names import OF_BATCH
+from sppbench.spp.probe.readings import Row
 
 
 class Slots:

@@ -33,8 +33,6 @@ from torch import Tensor
 from sppbench.spp.sums.batched import TAIL
 from sppbench.spp.sums.statistics import channel_rows, sums_of
 
-FACTORS = ("gain", "gamma_squared", "inverse_variance", "projection")
-
 # What is summed, over all elements: their number, g², γ²·g², γ²/σ²·g², γ²/σ²·(what the projection leaves); and g_in².
 TERMS = 5
 SUMS = TERMS + 1
