@@ -27,11 +27,11 @@ from sppbench.spp.history.summary import Watch, summarize, summarize_batchnorm
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH
 from sppbench.spp.plots.heatmap import plot_heatmap
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
-from sppbench.spp.probe import batchnorm, frame
+from sppbench.spp.probe import batchnorm
 from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
 from sppbench.spp.probe.layers import LayerChoice
 from sppbench.spp.probe.probe import SignalProbe
-from sppbench.spp.probe.readings import Readings
+from sppbench.spp.probe.readings import Readings, to_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,7 +209,7 @@ class SPPCallback(Callback):
 
     def _flush(self) -> None:
         if self._writer is not None and self._pending:
-            rows = frame.to_frame(self._pending)
+            rows = to_frame(self._pending)
             self._writer.append(rows)
             self._pending = []
             self._watch.look(rows)
