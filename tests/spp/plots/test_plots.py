@@ -356,13 +356,13 @@ def test_heatmap_of_nothing_finite(ffnn: pd.DataFrame) -> None:
 
 def test_arguments_are_checked(ffnn: pd.DataFrame) -> None:
     wrong: list[tuple[Any, dict[str, Any], str]] = [
-        (plot_spp, {"convention": "poster"}, "unknown convention 'poster'"),
-        (plot_gradient, {"yscale": "symlog"}, "unknown yscale 'symlog'"),
+        (plot_spp, {"convention": "poster"}, "convention must be one of 'definition', 'study'; got 'poster'"),
+        (plot_gradient, {"yscale": "symlog"}, "yscale must be one of 'linear', 'log'; got 'symlog'"),
         (plot_spp, {"layers": ["block9.*", "nowhere"]}, "no layer matches"),
         (plot_spp, {"layers": []}, "no layer is left"),
-        (plot_heatmap, {"signal": "weight"}, "unknown signal 'weight'"),
+        (plot_heatmap, {"signal": "weight"}, "signal must be one of 'activation', .*; got 'weight'"),
         (plot_heatmap, {"signal": "update"}, "no rows of signal 'update'"),
-        (plot_heatmap, {"statistic": "mean"}, "unknown statistic 'mean'"),
+        (plot_heatmap, {"statistic": "mean"}, "statistic must be one of 'acsm', 'acv', 'second_moment'; got 'mean'"),
         (plot_heatmap, {"limits": (1.0, 0.0)}, "limits must be"),
     ]
     for plot, arguments, message in wrong:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sppbench.checks import check_choice
 from sppbench.spp.history.history import epoch_mean
 from sppbench.spp.names import COLUMNS, OF_WEIGHTS, Signal
 from sppbench.spp.plots.overlay import overlay
@@ -188,12 +189,6 @@ def formula(rows: pd.DataFrame, column: Literal["acsm", "acv"]) -> str:
     if rows["departs"].all():
         return STUDY_FORMULAS[column]
     return f"{FORMULAS[column]}\nndim ≤ 2: {STUDY_FORMULAS[column]}"
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; there are {', '.join(choices)}")
 
 
 def check_frame(frame: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from sppbench.checks import check_choice
 from sppbench.spp.names import SIGNALS, Signal
 from sppbench.spp.plots import axes as drawing
 from sppbench.spp.plots.curves import (
@@ -24,7 +25,6 @@ from sppbench.spp.plots.curves import (
     SIGNAL_NAMES,
     Layers,
     Statistic,
-    check_choice,
     check_frame,
     select_layers,
 )

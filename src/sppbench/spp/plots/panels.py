@@ -22,6 +22,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sppbench.checks import check_choice
 from sppbench.spp.names import PANEL_SIGNALS, Signal
 from sppbench.spp.plots import axes as drawing
 from sppbench.spp.plots.axes import Style, Undrawn, YScale
@@ -30,7 +31,6 @@ from sppbench.spp.plots.curves import (
     Convention,
     Curves,
     Layers,
-    check_choice,
     formula,
     select_curves,
 )
