@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sppbench.evidence.epochs import FACTORS
 from sppbench.evidence.runs import Evidence, EvidenceError, Recorded
 from sppbench.evidence.seed_profiles import Profiles
+from sppbench.spp.names import FACTORS, GAIN_AND_FACTORS
 
-_NUMBERS = ["gain", *FACTORS]
+_NUMBERS = list(GAIN_AND_FACTORS)
 
 
 def log_gains(evidence: Evidence, model: str, lr: float = 0.001) -> Profiles:

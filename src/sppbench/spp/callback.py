@@ -24,12 +24,14 @@ from sppbench.spp.history.history import (
     read_history,
 )
 from sppbench.spp.history.summary import Watch, summarize, summarize_batchnorm
+from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH
 from sppbench.spp.plots.heatmap import plot_heatmap
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
-from sppbench.spp.probe import batchnorm, frame
+from sppbench.spp.probe import batchnorm
 from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
 from sppbench.spp.probe.layers import LayerChoice
-from sppbench.spp.probe.probe import Readings, SignalProbe
+from sppbench.spp.probe.probe import SignalProbe
+from sppbench.spp.probe.readings import Readings, to_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +86,7 @@ class SPPCallback(Callback):
         self,
         every_n_steps: int = 1,
         layers: LayerChoice = None,
-        signals: Iterable[str] = ("activation", "gradient", "parameter"),
+        signals: Iterable[str] = DEFAULT_SIGNALS,
         module: str = "",
         epochs: Collection[int] = (0, 9, 19),
         convention: Literal["definition", "study"] = "definition",
@@ -207,7 +209,7 @@ class SPPCallback(Callback):
 
     def _flush(self) -> None:
         if self._writer is not None and self._pending:
-            rows = frame.to_frame(self._pending)
+            rows = to_frame(self._pending)
             self._writer.append(rows)
             self._pending = []
             self._watch.look(rows)
@@ -281,7 +283,7 @@ class SPPCallback(Callback):
             self._show(trainer, "spp/gradients", gradients, f"spp_gradient_epoch={epoch}.png")
 
     def _draw_heatmaps(self, trainer: Trainer) -> None:
-        for signal in ("activation", "gradient"):
+        for signal in OF_BATCH:
             history = read_history(self._history, signals=[signal])
             if not history.empty:
                 figure = plot_heatmap(history, signal=signal)

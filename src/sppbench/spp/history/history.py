@@ -52,11 +52,9 @@ import pyarrow.compute as pc
 
 from sppbench.spp.history.parts import HistoryError, PartsWriter, is_in, listed, read_parts
 from sppbench.spp.history.schema import Columns
+from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, GAIN_AND_FACTORS, SIGNALS
 
 __all__ = [
-    "BATCHNORM_COLUMNS",
-    "COLUMNS",
-    "SIGNALS",
     "BatchNormWriter",
     "HistoryError",
     "HistoryWriter",
@@ -66,28 +64,13 @@ __all__ = [
     "read_history",
 ]
 
-#: The signals, in the order in which the rows of a layer are sorted.
-SIGNALS = ("activation", "gradient", "parameter", "parameter_gradient", "update")
-
-#: The columns of a history that was read, in order.
-COLUMNS = (
-    *("step", "epoch", "samples", "depth", "layer", "kind", "signal", "ndim"),
-    *("acsm", "acv", "second_moment", "mean", "nonfinite"),
-)
-
-#: The columns of what a ``BatchNormProbe`` found, in order.
-BATCHNORM_COLUMNS = (
-    *("step", "epoch", "depth", "layer"),
-    *("gain", "gamma_squared", "inverse_variance", "projection"),
-)
-
 _HISTORY = Columns(
     tuple(name for name in COLUMNS if name != "second_moment"),
     texts=("layer", "kind", "signal"),
     floats=("acsm", "acv", "mean"),
     order=("layer", "signal", "step"),
 )
-_BATCHNORM = Columns(BATCHNORM_COLUMNS, texts=("layer",), floats=BATCHNORM_COLUMNS[4:])
+_BATCHNORM = Columns(tuple(BATCHNORM_COLUMNS), texts=("layer",), floats=GAIN_AND_FACTORS)
 
 
 class HistoryWriter(PartsWriter):
@@ -218,7 +201,7 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
         result[name] = np.bincount(number, weights=of_steps, minlength=len(result)) / result["steps"]
     result = result.reset_index()
     result["second_moment"] = result["acsm"] + result["acv"]
-    rank = result["signal"].map(SIGNALS.index)
+    rank = result["signal"].map(list(SIGNALS).index)
     result = result.iloc[np.lexsort((rank, result["depth"], result["epoch"]))].reset_index(drop=True)
     return result[[*keys, "steps", "step", "acsm", "acv", "second_moment", "mean", "variance", "nonfinite"]]
 
@@ -236,7 +219,7 @@ def batchnorm_epoch_mean(steps: pd.DataFrame) -> pd.DataFrame:
         factors, which are averaged; gain, gamma_squared, inverse_variance, projection, NaN if there is no such step;
         and ``closure``, the largest |γ²·1/(v + ε)·p / gain - 1| among them.
     """
-    names = list(BATCHNORM_COLUMNS[4:])
+    names = list(GAIN_AND_FACTORS)
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log(steps[names])
     logarithms = logarithms.where(np.isfinite(logarithms).all(axis=1), np.nan)

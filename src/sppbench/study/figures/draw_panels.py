@@ -17,7 +17,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from sppbench.spp.plots.axes import FONT, GRID_COLOR, MARK_COLOR, LineStyle, new_figure, short_number
+from sppbench.spp.plots.axes import FONT, GRID_COLOR, MARK_COLOR, fixed_settings, new_figure, short_number
+from sppbench.spp.plots.lines import LineStyle
 from sppbench.study.figures.drawing import Panel
 
 PEAKS = "*.activation"
@@ -41,6 +42,7 @@ class Look:
     over: bool = False
 
 
+@fixed_settings()
 def draw_panels(
     panels: Sequence[Panel],
     curves: pd.DataFrame,

@@ -7,17 +7,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sppbench.evidence.runs import Recorded
+from sppbench.spp.names import PANEL_SIGNALS, Signal
 from sppbench.spp.plots.axes import DEPTH_LABEL
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Convention, formula
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
 from sppbench.study.figures.drawing import COLUMNS, Drawing, Match, Panel, Reading
-from sppbench.study.figures.published_figures import PublishedFigure, PublishedFigures, Signal, Statistic
+from sppbench.study.figures.published_figures import PublishedFigure, PublishedFigures, Statistic
 from sppbench.study.figures.values import Values, epoch_means
 
 # By layout, the panels in rows and columns.
 GRIDS: dict[str, tuple[tuple[tuple[Signal, Statistic], ...], ...]] = {
     "gradient": ((("gradient", "acsm"),),),
-    "panels": tuple(((signal, "acsm"), (signal, "acv")) for signal in ("activation", "parameter", "gradient")),
+    "panels": tuple(((signal, "acsm"), (signal, "acv")) for signal in PANEL_SIGNALS),
 }
 CONVENTION_WORDS: dict[Convention, str] = {
     "study": (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sppbench.spp.plots.axes import Style
+from sppbench.spp.plots.lines import Style
 from sppbench.study.figures.drawing import Drawing
 
 
