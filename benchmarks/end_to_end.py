@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from rounds import markdown, spread
-from sppbench.evidence.runs import Recorded, read_evidence
+from sppbench.evidence.runs import Run, read_evidence
 
 CELLS = 15  # three learning rates, five seeds
 TABLE1 = ("efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp")
@@ -22,17 +22,17 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
-    found: dict[tuple[str, str, int], list[Recorded]] = {}
+    found: dict[tuple[str, str, int], list[Run]] = {}
     for run in read_evidence(options.directory).runs:
-        result = run.run.result
-        if result is not None and run.run.state == "completed" and result.epochs == options.epochs:
+        result = run.result
+        if result is not None and run.state == "completed" and result.epochs == options.epochs:
             found.setdefault((run.model, result.device, result.threads), []).append(run)
     rows = []
     walls: dict[str, float] = {}
     for (model, device, threads), runs in found.items():
-        seconds = [run.run.result.wall_seconds for run in runs if run.run.result is not None]
+        seconds = [run.result.wall_seconds for run in runs if run.result is not None]
         walls[model] = min(median(seconds), walls.get(model, float("inf")))
-        rate = median(run.run.result.images_per_second or 0 for run in runs if run.run.result is not None)
+        rate = median(run.result.images_per_second or 0 for run in runs if run.result is not None)
         cells = [len(runs), f"{rate:,.0f}", f"{median(seconds) / 60:.1f}", spread(seconds, 1 / 60)]
         rows.append([model, f"{device}, {threads} threads", *cells])
     print(markdown(["net", "device", "runs", "images/s", "minutes a run", "range"], rows))

@@ -236,7 +236,7 @@ def _keep(arguments: argparse.Namespace) -> int:
     problems = list(evidence.problems)
     for run in evidence.runs:
         if not run.counts:
-            print(f"{run.path}: {run.run.state}, not kept")
+            print(f"{run.path}: {run.state}, not kept")
             continue
         try:
             print(write_compact(run, arguments.output))

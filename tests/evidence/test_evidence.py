@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -73,12 +74,12 @@ def test_the_compact_form_tells_the_same_bit_for_bit(tmp_path: Path) -> None:
         ours, theirs = full.signals(batches), compact.signals(batches)
         pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     pd.testing.assert_frame_equal(full.gains, compact.gains, check_exact=True)
-    assert full.run == compact.run
+    assert dataclasses.replace(full, path=compact.path, sweep=compact.sweep) == compact
     # Compacted again, also in place, nothing changes.
     before = {file: file.read_bytes() for file in compact.path.iterdir()}
     write_compact(compact, tmp_path / "results")
     write_compact(compact, tmp_path / "again")
-    again = tmp_path / "again" / full.run.path
+    again = tmp_path / "again" / full.place
     assert {file.name: content for file, content in before.items()} == {f.name: f.read_bytes() for f in again.iterdir()}
 
 
@@ -90,7 +91,7 @@ def test_a_run_is_chosen_once_and_the_one_with_signals_first(tmp_path: Path) -> 
     write_run(tmp_path / "b", "ffnn", 0.001, 472, status=None)  # under way
     evidence = read_evidence(tmp_path)
     assert len(evidence.runs) == 5
-    assert [run.run.accuracy for run in evidence.select("ffnn")] == [22.0, 21.0, 23.0]
+    assert [run.accuracy for run in evidence.select("ffnn")] == [22.0, 21.0, 23.0]
     assert [run.seed for run in evidence.select("ffnn", 0.001)] == [67, 868]
     assert [run.seed for run in evidence.select("ffnn", signals=True)] == [868]
     assert [run.lr for run in evidence.select("ffnn", seeds=[67])] == [0.001, 0.01]

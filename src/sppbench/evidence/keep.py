@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from sppbench.evidence.epochs import write_epochs
-from sppbench.evidence.runs import EvidenceError, Recorded
+from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.files import write_bytes
 from sppbench.spp.history.history import HistoryError
 
 _FILES = ("config.yaml", "metrics.csv", "inspection.json", "result.json")
 
 
-def write_compact(run: Recorded, directory: Path) -> Path:
+def write_compact(run: Run, directory: Path) -> Path:
     """Writes a run in compact form to ``directory/<model>/lr=<lr>/seed=<seed>/``; result.json comes last.
 
     Returns:
@@ -21,7 +21,7 @@ def write_compact(run: Recorded, directory: Path) -> Path:
     Raises:
         EvidenceError: A history is damaged, or the directory cannot be written to.
     """
-    target = directory / run.run.path
+    target = directory / run.place
     if target.resolve() == run.path.resolve():
         return target
     try:

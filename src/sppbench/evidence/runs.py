@@ -1,56 +1,92 @@
-"""All runs under a directory of outputs, and what they recorded."""
+"""Runs on disk: what each was, how it ended and what it recorded; and all of them under a directory."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pandas as pd
 
 from sppbench.errors import UserError
 from sppbench.evidence import epochs
-from sppbench.evidence.run_files import COUNTED, Run, TableError, read_run
+from sppbench.run.results import Result, ResultError, read_result
+from sppbench.run.run_directory import identity
 from sppbench.spp.history.history import HistoryError
+from sppbench.stored_files import is_number, read_yaml
+
+# "unfinished": there is a configuration but no result, because the run is under way or was killed.
+State = Literal["completed", "diverged", "failed", "interrupted", "unfinished", "damaged"]
+COUNTED: tuple[State, ...] = ("completed", "diverged")
+
+# They name a run, and are not among its settings.
+_NAMES = frozenset({"seed", "data.seed", "name", "optimizer.lr"})
 
 
 class EvidenceError(UserError):
-    """Something that the user must mend, or a file of a run that cannot be read; the message says what, in a line."""
+    """Something that the user must fix, or a file of a run that cannot be read; the message says what, in a line."""
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A run and what it recorded.
+class Run:
+    """One run: a net, a learning rate and a seed; how it ended, and what it recorded.
 
     Attributes:
         path: Its directory.
         sweep: The sweep that it is from: the name of the directory that holds ``<model>/lr=<lr>/seed=<seed>/``.
-        run: Its configuration and result.
+        settings: Flat configuration, without what only says where a run takes place (see `run_directory.identity`) and
+            without model, learning rate and seed.
+        result: What result.json says; None if there is none, or a damaged one.
+        problem: The error of a failed run, or what is damaged.
+
+    Example:
+        >>> run = read_run(Path("results/figures/ffnn_bn/lr=0.001/seed=868"))
+        >>> run.state, run.accuracy
+        ('completed', 24.15)
+        >>> run.signals().columns
     """
 
     path: Path
     sweep: str
-    run: Run
+    model: str
+    lr: float
+    seed: int
+    settings: dict[str, Any]
+    state: State
+    result: Result | None
+    problem: str | None
 
     @property
-    def model(self) -> str:
-        return self.run.model
-
-    @property
-    def lr(self) -> float:
-        return self.run.lr
-
-    @property
-    def seed(self) -> int:
-        return self.run.seed
+    def place(self) -> Path:
+        """Where it is below its sweep: ``<model>/lr=<lr>/seed=<seed>``."""
+        return Path(*_absolute(self.path).parts[-3:])
 
     @property
     def counts(self) -> bool:
         """Whether it came to its end: completed, or diverged."""
-        return self.run.state in COUNTED
+        return self.state in COUNTED
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy in percent; None if the run does not count."""
+        return float(self._test["accuracy"]) if self._test else None
+
+    @property
+    def kind(self) -> str | None:
+        """How a counted run predicts: "NaN", "constant prediction" or "N classes predicted"; None if not recorded."""
+        if self._test.get("logits_finite") is False:
+            return "NaN"
+        classes = self._test.get("classes_predicted")
+        return "constant prediction" if classes == 1 else f"{classes} classes predicted" if classes else None
+
+    @property
+    def _test(self) -> dict[str, Any]:
+        test = self.result.test if self.result is not None and self.counts else None
+        return test or {}
 
     @property
     def has_signals(self) -> bool:
@@ -125,6 +161,63 @@ class Recorded:
         return content
 
 
+def read_run(path: Path) -> Run:
+    """Reads the run in a directory; a damaged result.json makes it "damaged".
+
+    Names and numbers are those of the configuration, not of the path.
+
+    Raises:
+        EvidenceError: Its configuration is missing or damaged.
+    """
+    config_file, result_file = path / "config.yaml", path / "result.json"
+    if not config_file.exists():
+        raise EvidenceError(f"{path} has a result.json but no config.yaml: its configuration cannot be known")
+    try:
+        config = {str(key): value for key, value in read_yaml(config_file).items()}
+        model, lr, seed = str(config["name"]), float(config["optimizer"]["lr"]), int(config["seed"])
+        if int(config["data"]["num_classes"]) < 1:
+            raise ValueError("data.num_classes")
+    except UserError as error:
+        raise EvidenceError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvidenceError(f"{config_file} is not the configuration of a run ({error!r})") from error
+    result: Result | None = None
+    problem: str | None = None
+    try:
+        result = read_result(result_file)
+        _check(result, (model, lr, seed), result_file)
+        state, problem = cast(State, result.status), result.error
+    except ResultError as error:
+        gone = isinstance(error.__cause__, FileNotFoundError)
+        state, result, problem = ("unfinished", None, None) if gone else ("damaged", None, str(error))
+    settings = {key: value for key, value in identity(config).items() if key not in _NAMES}
+    sweep = Path(*_absolute(path).parts[:-3]).resolve().name
+    return Run(path, sweep, model, lr, seed, settings, state, result, problem)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a run, whatever became of it."""
+    return (path / "config.yaml").exists() or (path / "result.json").exists()
+
+
+def _absolute(path: Path) -> Path:
+    """Without ".."; a symbolic link keeps the place at which it stands."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _check(result: Result, run: tuple[str, float, int], file: Path) -> None:
+    """Refuses a result that is whole JSON with the right fields, but cannot be true."""
+    if (result.model, result.lr, result.seed) != run:
+        raise ResultError(f"cannot read {file}: it is of another run than config.yaml beside it")
+    if not isinstance(result.device, str) or not isinstance(result.versions, dict):
+        raise ResultError(f"cannot read {file}: device {result.device!r}, versions {result.versions!r}")
+    if result.status in ("failed", "interrupted"):
+        return
+    accuracy = result.test.get("accuracy") if isinstance(result.test, dict) else None
+    if result.status not in COUNTED or not is_number(accuracy) or not 0 <= accuracy <= 100:
+        raise ResultError(f"cannot read {file}: status {result.status!r} with test accuracy {accuracy!r}")
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All runs under a directory.
@@ -136,12 +229,12 @@ class Evidence:
     """
 
     directory: Path
-    runs: tuple[Recorded, ...]
+    runs: tuple[Run, ...]
     problems: tuple[str, ...]
 
     def select(
         self, model: str, lr: float | None = None, seeds: Iterable[int] | None = None, signals: bool = False
-    ) -> list[Recorded]:
+    ) -> list[Run]:
         """The runs of a net that came to their end, one a learning rate and seed, sorted.
 
         Of several with the same net, learning rate and seed that one is taken which tells most: one with recorded
@@ -154,7 +247,7 @@ class Evidence:
             signals: Whether only runs with recorded signals are wanted.
         """
         wanted = None if seeds is None else set(seeds)
-        chosen: dict[tuple[float, int], Recorded] = {}
+        chosen: dict[tuple[float, int], Run] = {}
         for run in self.runs:
             fits = run.model == model and lr in (None, run.lr) and (wanted is None or run.seed in wanted)
             if fits and run.counts and (run.has_signals or not signals):
@@ -175,7 +268,7 @@ class Evidence:
             if of_models is not None and run.model not in of_models:
                 continue
             wanted = protocol | (of_models or {}).get(run.model, {})
-            settings = run.run.settings
+            settings = run.settings
             departing = [f"{key} is {settings.get(key)!r}" for key in wanted if settings.get(key) != wanted[key]]
             if departing:
                 problems.append(f"{run.path} does not count, as it departs from the protocol: {', '.join(departing)}")
@@ -197,17 +290,16 @@ def read_evidence(directory: str | Path) -> Evidence:
         raise EvidenceError(f"{directory} is not a directory")
     runs, problems = [], []
     for path in sorted(directory.rglob("seed=*")):
-        if not (path / "config.yaml").exists() and not (path / "result.json").exists():
+        if not is_run(path):
             continue
-        sweep = path.parents[2]
         try:
-            run = read_run(path, sweep)
-        except TableError as error:
+            run = read_run(path)
+        except EvidenceError as error:
             problems.append(str(error))
             continue
         if run.state == "damaged":
             problems.append(str(run.problem))
         else:
-            runs.append(Recorded(path, sweep.resolve().name, run))
+            runs.append(run)
     runs.sort(key=lambda found: (found.model, found.lr, found.seed, found.sweep))
     return Evidence(directory, tuple(runs), tuple(problems))

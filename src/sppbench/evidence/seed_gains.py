@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sppbench.evidence.runs import Evidence, EvidenceError, Recorded
+from sppbench.evidence.runs import Evidence, EvidenceError, Run
 from sppbench.evidence.seed_profiles import Profiles
 from sppbench.spp.names import FACTORS, GAIN_AND_FACTORS
 
@@ -58,7 +58,7 @@ def attribute_change(gains: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([change, shares], axis=1).reset_index()
 
 
-def _logarithms(run: Recorded) -> pd.DataFrame:
+def _logarithms(run: Run) -> pd.DataFrame:
     frame = run.gains.sort_values(["epoch", "depth"])
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log2(frame[_NUMBERS])

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import pandas as pd
 
-from sppbench.evidence.runs import Evidence, EvidenceError, Recorded
+from sppbench.evidence.runs import Evidence, EvidenceError, Run
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Profiles:
     problems: tuple[str, ...]
 
 
-def gradient_profile(run: Recorded, epoch: int, batches: str = "all") -> pd.Series:
+def gradient_profile(run: Run, epoch: int, batches: str = "all") -> pd.Series:
     """Second moment of the gradient by layer, in order of execution; layers without a gradient are left out.
 
     Args:
@@ -117,7 +117,7 @@ def paired_ratio(
     return Profiles(pairs[keys].assign(log_ratio=pairs["log_moment"] - pairs["log_moment_below"]), tuple(problems))
 
 
-def _logarithms(run: Recorded, epochs: list[int], layers: str) -> pd.DataFrame:
+def _logarithms(run: Run, epochs: list[int], layers: str) -> pd.DataFrame:
     frames = []
     for epoch in epochs:
         profile = gradient_profile(run, epoch)

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from sppbench.evidence.keep import write_compact
-from sppbench.evidence.run_files import TableError
-from sppbench.evidence.runs import read_evidence
+from sppbench.evidence.runs import EvidenceError, read_evidence
 from sppbench.study.figures.draw_all import draw_figures, used_runs
 from sppbench.study.figures.drawing import Drawing
 from sppbench.study.figures.output import all_curves
@@ -275,7 +274,7 @@ def test_swish_is_told(tmp_path: Path) -> None:
 def test_published_numbers_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "figures.yaml"
     file.write_text("source: {title: poster}\nnote: none\nepochs: [0]\n")
-    with pytest.raises(TableError, match=f"cannot read {file}: it has no key 'learning_rate'"):
+    with pytest.raises(EvidenceError, match=f"cannot read {file}: it has no key 'learning_rate'"):
         read_published_figures(file)
     text = (Path(__file__).parents[3] / "conf" / "published" / "poster_figures.yaml").read_text()
     for old, new, message in (
@@ -286,7 +285,7 @@ def test_published_numbers_that_cannot_be_read(tmp_path: Path) -> None:
     ):
         assert old in text
         file.write_text(text.replace(old, new))
-        with pytest.raises(TableError, match=message):
+        with pytest.raises(EvidenceError, match=message):
             read_published_figures(file)
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sppbench.evidence.run_files import Run
-from sppbench.evidence.runs import Evidence, Recorded
+from sppbench.evidence.runs import Evidence, Run
 from sppbench.evidence.seed_gains import attribute_change, log_gains
 from sppbench.spp.history.history import BatchNormWriter
 from sppbench.study.figures.drawing import Drawing
@@ -34,8 +33,8 @@ def factors(model: str, seed: int) -> Factors:
     return of
 
 
-def record(path: Path, model: str, seed: int) -> Recorded:
-    return Recorded(path, "figures", Run(path, model, 0.001, seed, {}, "completed", None, None))
+def record(path: Path, model: str, seed: int) -> Run:
+    return Run(path, "figures", model, 0.001, seed, {}, "completed", None, None)
 
 
 def fabricate(directory: Path, seeds: Mapping[str, Sequence[int]], layers: Sequence[str] | None = None) -> Evidence:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sppbench.evidence.run_files import Run
-from sppbench.evidence.runs import Recorded
+from sppbench.evidence.runs import Run
 from sppbench.study.figures.distance import decades, fit, highest_peaks
 from sppbench.study.figures.drawing import Match
 from sppbench.study.figures.match import match_figure
@@ -41,7 +40,7 @@ def values(tmp_path: Path) -> Write:
         count += 1
         path = tmp_path / str(count)
         write_signals(path, statistics, epochs=epochs, **arguments)  # type: ignore[arg-type]
-        run = Recorded(path, "figures", Run(Path(), "net", 0.001, count, {}, "completed", None, None))
+        run = Run(path, "figures", "net", 0.001, count, {}, "completed", None, None)
         return Values(run, "all", "study", EPOCHS)
 
     return write

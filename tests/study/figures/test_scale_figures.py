@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from sppbench.evidence.run_files import Run
-from sppbench.evidence.runs import Evidence, EvidenceError, Recorded
+from sppbench.evidence.runs import Evidence, EvidenceError, Run
 from sppbench.evidence.seed_profiles import gradient_profile, log_profiles, paired_ratio
 from sppbench.study.figures.drawing import Drawing
 from sppbench.study.figures.scale_figures import draw_scale
@@ -63,7 +62,7 @@ def write(
     layers: Sequence[tuple[str, str]] | None = None,
     epochs: Sequence[int] = (0, 9, 19),
     scales: Sequence[float] | None = None,
-) -> Recorded:
+) -> Run:
     path = directory / model / "lr=0.001" / f"seed={seed}"
 
     def statistics(layer: str, depth: int, epoch: int, signal: str) -> tuple[float, float]:
@@ -71,7 +70,7 @@ def write(
         return 0.25 * moment, 0.75 * moment
 
     write_signals(path, statistics, layers, epochs, scales=scales)
-    return Recorded(path, "figures", Run(path, model, 0.001, seed, {}, "completed", None, None))
+    return Run(path, "figures", model, 0.001, seed, {}, "completed", None, None)
 
 
 def fabricate(directory: Path, nets: Mapping[str, Value], seeds: Mapping[str, Sequence[int]] | None = None) -> Evidence:

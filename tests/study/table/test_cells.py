@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from sppbench.evidence.run_files import TableError, read_runs
+from sppbench.errors import UserError
+from sppbench.evidence.runs import EvidenceError
 from sppbench.run.run_directory import RunDirectory, identity
 from sppbench.study.common.intervals import Summary
 from sppbench.study.common.published import read_published
-from sppbench.study.table.cells import Cell, Table, read_table
+from sppbench.study.table.cells import Cell, Table, read_sweep, read_table
 from sppbench.study.table.notes import notes
 from tests.fabricate.runs import MODELS, SEEDS, VERSIONS, configuration, write_cell, write_run
 
@@ -174,7 +175,7 @@ def test_mixed_configurations_are_refused(tmp_path: Path, overrides: list[str], 
     one = write_run(tmp_path, "efficientnet_bn", 0.001, 67, 33.0)
     write_run(tmp_path, "efficientnet_bn", 0.001, 868, 33.0)
     other = write_run(tmp_path, "efficientnet_bn", 0.01, 1, None, None, overrides=overrides)
-    with pytest.raises(TableError) as refusal:
+    with pytest.raises(EvidenceError) as refusal:
         read_table(tmp_path)
     text = str(refusal.value)
     assert text == f"{one} and {other} have different configurations, which a table never mixes: {message}"
@@ -183,17 +184,17 @@ def test_mixed_configurations_are_refused(tmp_path: Path, overrides: list[str], 
 def test_nets_may_differ_in_the_model_only(tmp_path: Path) -> None:
     write_run(tmp_path, "efficientnet_bn", 0.001, 868, 33.0)
     other = write_run(tmp_path, "ffnn", 0.01, 1, 20.0)
-    assert len(read_runs(tmp_path)) == 2
+    assert len(read_sweep(tmp_path)) == 2
     shutil.rmtree(other)
     write_run(tmp_path, "ffnn", 0.01, 1, 20.0, overrides=["optimizer.weight_decay=0.1"])
-    with pytest.raises(TableError, match=r"optimizer\.weight_decay \(0\.0 and 0\.1\)$"):
-        read_runs(tmp_path)
+    with pytest.raises(EvidenceError, match=r"optimizer\.weight_decay \(0\.0 and 0\.1\)$"):
+        read_sweep(tmp_path)
 
 
 def test_where_a_run_took_place_is_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path, "efficientnet_bn", 0.001, 868, 33.0)
     write_run(tmp_path, "efficientnet_bn", 0.001, 67, 33.0, overrides=["trainer=cpu", "data.root=/d", "spp=none"])
-    assert len(read_runs(tmp_path)) == 2
+    assert len(read_sweep(tmp_path)) == 2
 
 
 def test_a_configuration_is_read_as_a_run_wrote_it(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_configuration_is_read_as_a_run_wrote_it(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "a" / "lr=b" / "seed=c", config | {"new": [1e-08, "1e-8", "on", "0x1", "a: b", None]})
     run.path.mkdir(parents=True)
     run.begin()
-    [found] = read_runs(tmp_path)
+    [found] = read_sweep(tmp_path)
     assert (found.model, found.lr, found.seed, found.state) == ("sn_efficientnet_mp", 1e-05, 868, "unfinished")
     free = {"seed", "data.seed", "name", "optimizer.lr"}
     assert found.settings == {key: value for key, value in identity(run.config).items() if key not in free}
@@ -210,7 +211,7 @@ def test_a_configuration_is_read_as_a_run_wrote_it(tmp_path: Path) -> None:
 def test_a_run_without_a_configuration_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path, "efficientnet_bn", 0.001, 868, 33.0)
     (path / "config.yaml").unlink()
-    with pytest.raises(TableError, match=r"seed=868 has a result\.json but no config\.yaml"):
+    with pytest.raises(EvidenceError, match=r"seed=868 has a result\.json but no config\.yaml"):
         read_table(tmp_path)
 
 
@@ -218,7 +219,7 @@ def test_a_run_without_a_configuration_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_configuration_is_refused(tmp_path: Path, content: str) -> None:
     path = write_run(tmp_path, "efficientnet_bn", 0.001, 868, 33.0)
     (path / "config.yaml").write_text(content)
-    with pytest.raises(TableError, match=r"config\.yaml") as refusal:
+    with pytest.raises(EvidenceError, match=r"config\.yaml") as refusal:
         read_table(tmp_path)
     assert "\n" not in str(refusal.value)
 
@@ -227,7 +228,7 @@ def test_a_damaged_configuration_is_refused(tmp_path: Path, content: str) -> Non
 def test_a_configuration_that_no_run_has_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = write_run(tmp_path, "efficientnet_bn", 0.001, 868, 33.0)
     (path / "config.yaml").write_text(yaml.dump(configuration("efficientnet_bn", 0.001, 868) | change))
-    with pytest.raises(TableError, match=r"config\.yaml is not the configuration of a run"):
+    with pytest.raises(EvidenceError, match=r"config\.yaml is not the configuration of a run"):
         read_table(tmp_path)
 
 
@@ -240,7 +241,7 @@ def test_a_failed_run_may_say_what_it_likes_of_its_test(tmp_path: Path) -> None:
 def test_a_copied_run_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path, "efficientnet_bn", 0.001, 868, 33.0)
     shutil.copytree(path, path.with_name("seed=868 copy"))
-    with pytest.raises(TableError, match="are runs of the same net and seed"):
+    with pytest.raises(EvidenceError, match="are runs of the same net and seed"):
         read_table(tmp_path)
 
 
@@ -257,13 +258,13 @@ def test_files_that_are_no_runs_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "wandb" / "lr=1").mkdir(parents=True)
     (tmp_path / "wandb" / "lr=1" / "seed=1").touch()
     (tmp_path / "table.md").touch()
-    assert len(read_runs(tmp_path)) == 1
+    assert len(read_sweep(tmp_path)) == 1
 
 
 def test_a_directory_without_runs(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match=r"no runs in .*: looked for <model>/lr=<lr>/seed=<seed>"):
+    with pytest.raises(EvidenceError, match=r"no runs in .*: looked for <model>/lr=<lr>/seed=<seed>"):
         read_table(tmp_path)
-    with pytest.raises(TableError, match="is not a directory"):
+    with pytest.raises(EvidenceError, match="is not a directory"):
         read_table(tmp_path / "nowhere")
 
 
@@ -370,7 +371,7 @@ def test_another_published_table(tmp_path: Path) -> None:
 def test_a_damaged_published_table(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in PUBLISHED
     (tmp_path / "paper.yaml").write_text(PUBLISHED.replace(old, new))
-    with pytest.raises(TableError, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         read_published(tmp_path / "paper.yaml")
     assert str(tmp_path / "paper.yaml") in str(refusal.value)
     assert "\n" not in str(refusal.value)

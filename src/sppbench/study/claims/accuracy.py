@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from sppbench.evidence.runs import EvidenceError, Recorded
+from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.study.claims.chance import at_chance
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.groups import Criterion, accuracy_difference, compare
@@ -46,10 +46,10 @@ def _stable(record: Record, rule: Stable, cell: Cell) -> Part:
     )
 
 
-def _unstable(run: Recorded, accuracy: float, rule: Stable) -> str:
-    if run.run.state == "diverged":
+def _unstable(run: Run, accuracy: float, rule: Stable) -> str:
+    if run.state == "diverged":
         return "diverged"
-    if run.run.kind == "NaN":
+    if run.kind == "NaN":
         return "its logits are not finite"
     return f"{accuracy:.2f} %" if not accuracy > rule.accuracy_above else ""
 
@@ -89,15 +89,15 @@ def _losses(record: Record, cell: Cell, problems: list[str]) -> dict[int, float]
     return losses
 
 
-def _last_loss(run: Recorded) -> float:
+def _last_loss(run: Run) -> float:
     frame = run.metrics
-    if run.run.state != "completed":
-        raise EvidenceError(f"{run.path} {run.run.state}")
+    if run.state != "completed":
+        raise EvidenceError(f"{run.path} {run.state}")
     if not {"epoch", "train/loss"} <= set(frame):
         raise EvidenceError(f"{run.path / 'metrics.csv'} has no training loss")
     import pandas as pd
 
-    last = (run.run.result.epochs if run.run.result is not None else 0) - 1
+    last = (run.result.epochs if run.result is not None else 0) - 1
     losses = pd.to_numeric(frame.loc[frame["epoch"] == last, "train/loss"], errors="coerce").dropna()
     if len(losses) != 1 or not math.isfinite(losses.iloc[0]):
         raise EvidenceError(f"{run.path / 'metrics.csv'} has no finite training loss of epoch {last}")

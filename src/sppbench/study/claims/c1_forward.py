@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sppbench.evidence.run_files import is_number
-from sppbench.evidence.runs import EvidenceError, Recorded
+from sppbench.evidence.runs import EvidenceError, Run
+from sppbench.stored_files import is_number
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Cell, Record
 from sppbench.study.claims.thresholds import Forward
@@ -51,7 +51,7 @@ def _part(record: Record, rule: Forward, net: str) -> Part:
     )
 
 
-def _layers(run: Recorded) -> dict[str, dict[str, Any]]:
+def _layers(run: Run) -> dict[str, dict[str, Any]]:
     """The batch normalizations of an inspected run, by name.
 
     Raises:

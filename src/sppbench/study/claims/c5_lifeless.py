@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sppbench.evidence.run_files import is_number
-from sppbench.evidence.runs import EvidenceError, Recorded
+from sppbench.evidence.runs import EvidenceError, Run
+from sppbench.stored_files import is_number
 from sppbench.study.claims.chance import CONSTANT, at_chance
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Cell, Record
@@ -45,8 +45,8 @@ def _control(record: Record, rule: Lifeless) -> Part:
     )
 
 
-def _epochs(run: Recorded) -> int:
-    return run.run.result.epochs if run.run.result is not None else 0
+def _epochs(run: Run) -> int:
+    return run.result.epochs if run.result is not None else 0
 
 
 def _moved(record: Record, rule: Lifeless, cell: Cell) -> Part:
@@ -85,7 +85,7 @@ def _moved(record: Record, rule: Lifeless, cell: Cell) -> Part:
     )
 
 
-def _changes(run: Recorded) -> dict[str, float]:
+def _changes(run: Run) -> dict[str, float]:
     """By parameter: the root mean square of its change, relative to its initial value where that is not 0.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sppbench.evidence.runs import Recorded
+from sppbench.evidence.runs import Run
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Cell, Record
 from sppbench.study.common.intervals import Verdict
@@ -25,7 +25,7 @@ def at_chance(record: Record, cell: Cell, seeds: int, kinds: Sequence[str] | Non
     runs = record.runs(cell)
     accuracies = record.accuracies(cell)
     failing = [seed for seed, run in runs.items() if _fails(run, accuracies[seed], record, kinds)]
-    unknown = [str(run.path) for run in runs.values() if kinds is not None and run.run.kind is None]
+    unknown = [str(run.path) for run in runs.values() if kinds is not None and run.kind is None]
     verdict: Verdict = "holds"
     missing = ""
     if failing:
@@ -48,8 +48,8 @@ def at_chance(record: Record, cell: Cell, seeds: int, kinds: Sequence[str] | Non
     )
 
 
-def _fails(run: Recorded, accuracy: float, record: Record, kinds: Sequence[str] | None) -> bool:
-    kind = run.run.kind
+def _fails(run: Run, accuracy: float, record: Record, kinds: Sequence[str] | None) -> bool:
+    kind = run.kind
     return _learned(accuracy, record) or (kinds is not None and kind is not None and kind not in kinds)
 
 
@@ -58,11 +58,11 @@ def _learned(accuracy: float, record: Record) -> bool:
     return abs(accuracy - record.rules.chance) > record.rules.chance_tolerance + 1e-9
 
 
-def _kind(run: Recorded, accuracy: float, record: Record) -> str:
+def _kind(run: Run, accuracy: float, record: Record) -> str:
     """What became of a run, in words, such as "1.00 %, constant prediction, logits spread by 1e-15"."""
-    kind = run.run.kind or "predictions not recorded"
+    kind = run.kind or "predictions not recorded"
     how = "learning, " if _learned(accuracy, record) and kind not in ("NaN", CONSTANT) else ""
-    test = (run.run.result.test if run.run.result is not None else None) or {}
+    test = (run.result.test if run.result is not None else None) or {}
     spread = test.get("logit_std")
     spreading = f", standard deviation of the logits {spread:.2g}" if isinstance(spread, int | float) else ""
     return f"{accuracy:.2f} %, {how}{kind}{spreading}"

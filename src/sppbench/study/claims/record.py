@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 
-from sppbench.evidence.runs import Evidence, Recorded
+from sppbench.evidence.runs import Evidence, Run
 from sppbench.study.claims.thresholds import Rules
 
 
@@ -39,13 +39,13 @@ class Record:
     def of(cls, evidence: Evidence, rules: Rules) -> Record:
         return cls(evidence, evidence.only({}, rules.protocol), rules)
 
-    def runs(self, cell: Cell) -> dict[int, Recorded]:
+    def runs(self, cell: Cell) -> dict[int, Run]:
         """By seed; each is chosen once, and came to its end."""
         return {run.seed: run for run in self.evidence.select(cell.net, cell.lr)}
 
     def accuracies(self, cell: Cell) -> dict[int, float]:
         """Test accuracy in percent by seed."""
-        found = {seed: run.run.accuracy for seed, run in self.runs(cell).items()}
+        found = {seed: run.accuracy for seed, run in self.runs(cell).items()}
         return {seed: accuracy for seed, accuracy in found.items() if accuracy is not None}
 
     def unused(self, seeds: Collection[int], number: int) -> list[int]:
@@ -93,10 +93,10 @@ class Record:
         for run in self.everything.runs:
             if (run.model, run.lr) != (cell.net, cell.lr) or run.seed not in seeds:
                 continue
-            found = run.run.settings
+            found = run.settings
             departures = [f"{key} is {found.get(key)!r}" for key in wanted if found.get(key) != wanted[key]]
             if not departures and not run.counts:
-                reasons.append(f"{run.path} is {run.run.state}")
+                reasons.append(f"{run.path} is {run.state}")
             elif 1 <= len(departures) <= 2:
                 reasons.append(f"{run.path} does not count: {', '.join(departures)}")
         return reasons

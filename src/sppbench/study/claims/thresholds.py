@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from sppbench.errors import UserError
-from sppbench.evidence.run_files import TableError, is_number, read_yaml
 from sppbench.files import config_directory
+from sppbench.stored_files import is_number, read_yaml
 from sppbench.study.common.published import read_published
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ def read_rules(file: Path | None = None) -> Rules:
             content["protocol"] = _protocols(content["protocol"], nets)
         rules = _read(Rules, content, "")
         _check(rules)
-    except (TableError, _DamageError) as error:
+    except (UserError, _DamageError) as error:
         text = str(error)
         raise RulesError(text if text.startswith("cannot read") else f"cannot read {file}: {text}") from error
     return rules

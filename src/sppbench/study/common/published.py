@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sppbench.evidence.run_files import TableError, is_number, read_yaml
+from sppbench.evidence.runs import EvidenceError
 from sppbench.files import config_directory
+from sppbench.stored_files import is_number, read_yaml
 from sppbench.study.common.intervals import Summary
 
 
@@ -46,7 +47,7 @@ def read_published(file: Path | None = None) -> Published:
     """Reads a published table, by default the study's.
 
     Raises:
-        TableError: It cannot be read, or lacks something.
+        UserError: It cannot be read, or lacks something.
     """
     file = file or config_directory() / "published" / "poster_table1.yaml"
     content = read_yaml(file)
@@ -63,9 +64,9 @@ def read_published(file: Path | None = None) -> Published:
         titles = {str(model): str(column["title"]) for model, column in models.items()}
         return Published(dict(content["source"]), n, str(content["note"]), protocols, titles, values)
     except KeyError as error:
-        raise TableError(f"cannot read {file}: it has no key {error}") from error
+        raise EvidenceError(f"cannot read {file}: it has no key {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise TableError(f"cannot read {file}: {error}") from error
+        raise EvidenceError(f"cannot read {file}: {error}") from error
 
 
 def _summary(value: Any, n: int, cell: str) -> Summary:

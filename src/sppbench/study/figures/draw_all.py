@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sppbench.evidence.runs import Evidence, EvidenceError, Recorded
+from sppbench.evidence.runs import Evidence, EvidenceError, Run
 from sppbench.study.figures.conventions import try_readings
 from sppbench.study.figures.drawing import Drawing
 from sppbench.study.figures.match import match_figure
@@ -21,7 +21,7 @@ def draw_figures(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
         not finite or have other layers, and which are missing, with the command for them.
 
     Raises:
-        TableError: The published numbers cannot be read.
+        UserError: The published numbers cannot be read.
     """
     from sppbench.study.figures.scale_figures import draw_scale
 
@@ -40,7 +40,7 @@ def draw_figures(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
     return [*drawings, *draw_scale(followed)], list(dict.fromkeys(notes))
 
 
-def used_runs(evidence: Evidence) -> list[Recorded]:
+def used_runs(evidence: Evidence) -> list[Run]:
     """The runs that `draw_figures` makes its figures of: all of its nets that follow the protocol and have signals."""
     published = read_published_figures()
     followed = follow_protocol(evidence, published)

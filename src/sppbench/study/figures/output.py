@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from sppbench.evidence.keep import write_compact
-from sppbench.evidence.runs import EvidenceError, Recorded
+from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.files import replacing, write_text
 from sppbench.study.common.output import OutputError, log_run
 from sppbench.study.common.output import write_figures as write_images
@@ -27,7 +27,7 @@ def all_curves(drawings: Sequence[Drawing]) -> pd.DataFrame:
 
 
 def write_figures(
-    drawings: Sequence[Drawing], notes: Sequence[str], runs: Sequence[Recorded], directory: Path
+    drawings: Sequence[Drawing], notes: Sequence[str], runs: Sequence[Run], directory: Path
 ) -> tuple[list[Path], list[str]]:
     """Writes each figure as PNG and PDF, curves.parquet, matches.json and matches.md, and the runs in compact form.
 
@@ -65,7 +65,7 @@ def write_figures(
     return paths, _write_runs(runs, directory)
 
 
-def _write_runs(runs: Sequence[Recorded], directory: Path) -> list[str]:
+def _write_runs(runs: Sequence[Run], directory: Path) -> list[str]:
     problems = []
     for run in runs:
         try:

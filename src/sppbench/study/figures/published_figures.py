@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sppbench.evidence.run_files import TableError, read_yaml
+from sppbench.evidence.runs import EvidenceError
 from sppbench.files import config_directory
 from sppbench.spp.names import PANEL_SIGNALS, Signal
+from sppbench.stored_files import read_yaml
 from sppbench.study.common.published import read_published
 
 Statistic = Literal["acsm", "acv"]
@@ -121,7 +122,7 @@ def read_published_figures(file: Path | None = None) -> PublishedFigures:
     """Reads the published numbers, by default the study's.
 
     Raises:
-        TableError: The file cannot be read, or lacks something.
+        UserError: The file cannot be read, or lacks something.
     """
     file = file or config_directory() / "published" / "poster_figures.yaml"
     table = read_published()
@@ -139,9 +140,9 @@ def read_published_figures(file: Path | None = None) -> PublishedFigures:
             figures=tuple(_figure(str(name), figure) for name, figure in content["figures"].items()),
         )
     except KeyError as error:
-        raise TableError(f"cannot read {file}: it has no key {error}") from error
+        raise EvidenceError(f"cannot read {file}: it has no key {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise TableError(f"cannot read {file}: {error}") from error
+        raise EvidenceError(f"cannot read {file}: {error}") from error
 
 
 def _figure(name: str, content: Mapping[str, Any]) -> PublishedFigure:

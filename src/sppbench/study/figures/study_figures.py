@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sppbench.evidence.runs import Recorded
+from sppbench.evidence.runs import Run
 from sppbench.spp.names import PANEL_SIGNALS, Signal
 from sppbench.spp.plots.axes import DEPTH_LABEL
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Convention, formula
@@ -38,7 +38,7 @@ def draw_study(
     name: str,
     figure: PublishedFigure,
     label: str,
-    run: Recorded,
+    run: Run,
     convention: Convention,
     published: PublishedFigures,
     matches: tuple[Match, ...] = (),
@@ -81,7 +81,7 @@ def draw_study(
     return Drawing(name, title, ". ".join(caption) + ".", panels, curves, paper, matches, readings)
 
 
-def _say_run(run: Recorded) -> str:
+def _say_run(run: Run) -> str:
     return f"{run.model}, learning rate {run.lr:g}, seed {run.seed}"
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sppbench.evidence.runs import Evidence, EvidenceError, Recorded
+from sppbench.evidence.runs import Evidence, EvidenceError, Run
 from sppbench.spp.plots.curves import Convention, select_curves
 from sppbench.study.figures.published_figures import PublishedFigures
 
@@ -31,11 +31,11 @@ class Net:
     """
 
     model: str
-    runs: tuple[Recorded, ...]
+    runs: tuple[Run, ...]
     notes: tuple[str, ...]
     _values: dict[tuple[int, Batches, Convention], Values] = field(default_factory=dict, repr=False, compare=False)
 
-    def values(self, run: Recorded, batches: Batches, convention: Convention, epochs: tuple[int, ...]) -> Values:
+    def values(self, run: Run, batches: Batches, convention: Convention, epochs: tuple[int, ...]) -> Values:
         """What a figure of one of its runs draws, see `Values`; computed once."""
         key = (run.seed, batches, convention)
         if key not in self._values:
@@ -49,14 +49,14 @@ def follow_protocol(evidence: Evidence, published: PublishedFigures) -> Evidence
     Those on other data are left out without a word, those that depart otherwise with one.
     """
     data = published.protocol[DATA]
-    wanted = tuple(run for run in evidence.runs if run.lr == published.lr and run.run.settings.get(DATA) == data)
+    wanted = tuple(run for run in evidence.runs if run.lr == published.lr and run.settings.get(DATA) == data)
     return dataclasses.replace(evidence, runs=wanted).only(published.protocol, published.nets)
 
 
 def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net:
     """The usable runs of a net, from evidence that follows the protocol."""
     notes: list[str] = []
-    whole: dict[int, Recorded] = {}
+    whole: dict[int, Run] = {}
     layers: dict[int, tuple[str, ...]] = {}
     for run in evidence.select(model, published.lr, signals=True):
         try:
@@ -82,7 +82,7 @@ def _usual(layers: list[tuple[str, ...]]) -> tuple[str, ...]:
     return Counter(layers).most_common(1)[0][0] if layers else ()
 
 
-def _say_nonfinite(run: Recorded, frame: pd.DataFrame) -> str:
+def _say_nonfinite(run: Run, frame: pd.DataFrame) -> str:
     bad = frame[~(np.isfinite(frame["acsm"]) & np.isfinite(frame["acv"]))]
     if bad.empty:
         return ""
@@ -124,7 +124,7 @@ class Values:
         ValueError: They lack columns.
     """
 
-    def __init__(self, run: Recorded, batches: Batches, convention: Convention, epochs: tuple[int, ...]) -> None:
+    def __init__(self, run: Run, batches: Batches, convention: Convention, epochs: tuple[int, ...]) -> None:
         frame = epoch_means(run, batches, epochs)
         curves = select_curves(frame, epochs, convention, None, merges=False, full_batches_only=False)
         self.table, self.layers, self.averaging = curves.table, curves.layers, curves.averaging
@@ -148,7 +148,7 @@ class Values:
         return layer in self._swish
 
 
-def epoch_means(run: Recorded, batches: Batches, epochs: tuple[int, ...]) -> pd.DataFrame:
+def epoch_means(run: Run, batches: Batches, epochs: tuple[int, ...]) -> pd.DataFrame:
     """A run's epoch means of these epochs, with words on what was averaged, as `plot_spp` takes them.
 
     Raises:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sppbench.evidence.run_files import TableError
-from sppbench.evidence.runs import Evidence, EvidenceError, Recorded, read_evidence
+from sppbench.evidence.runs import Evidence, EvidenceError, Run, read_evidence
 from sppbench.study.claims.claim import Claim
 from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
@@ -53,7 +52,7 @@ def gather(directory: str | Path) -> Content:
     Raises:
         EvidenceError: It is not a directory.
         RulesError: The rules of the claims cannot be read.
-        TableError: The published table cannot be read.
+        UserError: The published table cannot be read.
     """
     evidence = read_evidence(directory)
     table, table_problem = _read_table(evidence.directory / TABLE)
@@ -75,7 +74,7 @@ def _read_table(directory: Path) -> tuple[Table | None, str]:
         return None, f"There is no {directory}."
     try:
         return read_table(directory), ""
-    except TableError as error:
+    except EvidenceError as error:
         return None, f"It cannot be made: {error}"
 
 
@@ -91,7 +90,7 @@ def odd_runs(evidence: Evidence) -> Iterator[str]:
                 yield str(error)
                 continue
             names = tuple(dict.fromkeys(frame.sort_values("depth", kind="stable")["layer"]))
-            net = {key: value for key, value in run.run.settings.items() if key.startswith("model.")}
+            net = {key: value for key, value in run.settings.items() if key.startswith("model.")}
             layers.setdefault(f"{run.model} {net}", {})[run.path] = names
     for of_net in layers.values():
         usual, _ = Counter(of_net.values()).most_common(1)[0]
@@ -102,7 +101,7 @@ def odd_runs(evidence: Evidence) -> Iterator[str]:
                 yield f"{path} recorded layers of other names than other runs of the same net did"
 
 
-def _not_finite(run: Recorded) -> Iterator[str]:
+def _not_finite(run: Run) -> Iterator[str]:
     frame = run.signals()
     bad = frame[~np.isfinite(frame["second_moment"])]
     if len(bad):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from sppbench.evidence.runs import EvidenceError, Recorded
+from sppbench.evidence.runs import EvidenceError, Run
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Row:
     note: str
 
 
-def rows(runs: Iterable[Recorded], directory: Path, page: Path) -> list[Row]:
+def rows(runs: Iterable[Run], directory: Path, page: Path) -> list[Row]:
     """All runs, also those that do not count.
 
     Args:
@@ -53,10 +53,10 @@ def rows(runs: Iterable[Recorded], directory: Path, page: Path) -> list[Row]:
     return [_row(run, directory, page) for run in runs]
 
 
-def _row(run: Recorded, directory: Path, page: Path) -> Row:
-    result = run.run.result
+def _row(run: Run, directory: Path, page: Path) -> Row:
+    result = run.result
     test = (result.test if result is not None else None) or {}
-    dead = run.run.kind if run.run.kind in ("NaN", "constant prediction") else None
+    dead = run.kind if run.kind in ("NaN", "constant prediction") else None
     git = (result.git if result is not None else None) or {}
     return Row(
         link=quote(Path(os.path.relpath(run.path.resolve(), page.resolve().parent)).as_posix()) + "/",
@@ -64,19 +64,19 @@ def _row(run: Recorded, directory: Path, page: Path) -> Row:
         model=run.model,
         lr=run.lr,
         seed=run.seed,
-        status=run.run.state,
-        accuracy=run.run.accuracy,
+        status=run.state,
+        accuracy=run.accuracy,
         test_loss=test.get("loss"),
         train_loss=last_train_loss(run),
         epochs=result.epochs if result is not None else None,
         steps=result.steps if result is not None else None,
         device=result.device if result is not None else "",
         commit=f"{git.get('commit', '')[:7]}{'*' if git.get('dirty') else ''}",
-        note="; ".join(filter(None, [dead, run.run.problem])),
+        note="; ".join(filter(None, [dead, run.problem])),
     )
 
 
-def last_train_loss(run: Recorded) -> float | None:
+def last_train_loss(run: Run) -> float | None:
     """Training loss of the last epoch in metrics.csv; None if it tells none."""
     try:
         losses = run.metrics["train/loss"].dropna()
@@ -97,23 +97,23 @@ class Setting:
         return len(self.values) > 1
 
 
-def settings(runs: Sequence[Recorded]) -> list[Setting]:
+def settings(runs: Sequence[Run]) -> list[Setting]:
     """Data, optimizer and trainer of all runs; not what belongs to a net."""
     return _settled(
-        (run, {key: value for key, value in run.run.settings.items() if key.split(".")[0] != "model"}) for run in runs
+        (run, {key: value for key, value in run.settings.items() if key.split(".")[0] != "model"}) for run in runs
     )
 
 
-def nets(runs: Sequence[Recorded]) -> dict[str, list[Setting]]:
+def nets(runs: Sequence[Run]) -> dict[str, list[Setting]]:
     """By model: the arguments of the net."""
-    arguments: dict[str, list[tuple[Recorded, dict[str, Any]]]] = {}
+    arguments: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
     for run in runs:
-        of_net = {key[6:]: value for key, value in run.run.settings.items() if key.startswith("model.")}
+        of_net = {key[6:]: value for key, value in run.settings.items() if key.startswith("model.")}
         arguments.setdefault(run.model, []).append((run, of_net))
     return {model: _settled(found) for model, found in arguments.items()}
 
 
-def departures(runs: Sequence[Recorded], protocols: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def departures(runs: Sequence[Run], protocols: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Runs that do not follow the protocol of their net: by what departs in words, their paths.
 
     Args:
@@ -122,19 +122,19 @@ def departures(runs: Sequence[Recorded], protocols: Mapping[str, Mapping[str, An
     """
     found: dict[str, list[str]] = {}
     for run in runs:
-        wanted, has = protocols.get(run.model, {}), run.run.settings
+        wanted, has = protocols.get(run.model, {}), run.settings
         if words := [f"{key} is {_text(has.get(key))}" for key in wanted if has.get(key) != wanted[key]]:
             found.setdefault(", ".join(words), []).append(str(run.path))
     return found
 
 
-def machines(runs: Sequence[Recorded]) -> list[Setting]:
+def machines(runs: Sequence[Run]) -> list[Setting]:
     """Devices, threads, commits and versions of packages of all runs with a result."""
     return _settled((run, dict(_machine(run))) for run in runs)
 
 
-def _machine(run: Recorded) -> Iterator[tuple[str, Any]]:
-    if (result := run.run.result) is None:
+def _machine(run: Run) -> Iterator[tuple[str, Any]]:
+    if (result := run.result) is None:
         return
     yield "device", result.device
     yield "threads", result.threads
@@ -143,8 +143,8 @@ def _machine(run: Recorded) -> Iterator[tuple[str, Any]]:
     yield from result.versions.items()
 
 
-def _settled(found: Iterable[tuple[Recorded, dict[str, Any]]]) -> list[Setting]:
-    values: dict[str, dict[str, list[Recorded]]] = {}
+def _settled(found: Iterable[tuple[Run, dict[str, Any]]]) -> list[Setting]:
+    values: dict[str, dict[str, list[Run]]] = {}
     for run, of_run in found:
         for key, value in of_run.items():
             values.setdefault(key, {}).setdefault(_text(value), []).append(run)
@@ -160,7 +160,7 @@ def _settled(found: Iterable[tuple[Recorded, dict[str, Any]]]) -> list[Setting]:
     ]
 
 
-def _whose(runs: Sequence[Recorded]) -> str:
+def _whose(runs: Sequence[Run]) -> str:
     return ", ".join(f"{place} ({n})" for place, n in Counter(f"{run.sweep}/{run.model}" for run in runs).items())
 
 

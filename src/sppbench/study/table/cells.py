@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from sppbench.evidence.run_files import COUNTED, Run, State, read_runs
+from sppbench.evidence.runs import COUNTED, EvidenceError, Run, State, is_run, read_run
 from sppbench.study.common.intervals import Summary, summarize
 from sppbench.study.common.published import Published, read_published
 from sppbench.study.table.verdict import MARGIN, Comparison, Verdict, compare, decide, is_chance
@@ -115,11 +116,11 @@ def read_table(directory: str | Path, published: str | Path | None = None, margi
         nets was run by its protocol), also its cells of which there is nothing yet.
 
     Raises:
-        TableError: There are no runs, or runs of different configurations, or a file cannot be read.
+        EvidenceError: There are no runs, or runs of different configurations, or a file cannot be read.
     """
     directory = Path(directory)
     known = read_published(Path(published) if published is not None else None)
-    runs = read_runs(directory)
+    runs = read_sweep(directory)
     models, departures = _comparable(known, runs)
     values = {place: value for place, value in known.values.items() if place[0] in models}
     places = {(run.model, lr) for run in runs for lr in {other.lr for other in runs}} | values.keys()
@@ -172,3 +173,38 @@ def _cell(
             verdict = decide(accuracies, comparison, published, chance, margin)
     at_chance = published is not None and is_chance(published, chance)
     return Cell(*place, tuple(runs), expected, missing, ours, published, comparison, verdict, at_chance)
+
+
+def read_sweep(directory: Path) -> list[Run]:
+    """Reads the runs at ``directory/<model>/lr=<lr>/seed=<seed>/``, sorted by model, learning rate and seed.
+
+    Raises:
+        EvidenceError: There are none; a configuration is missing or damaged; two runs are the same; or configurations
+            differ in more than model, learning rate and seed.
+    """
+    if not directory.is_dir():
+        raise EvidenceError(f"{directory} is not a directory")
+    runs = [read_run(path) for path in sorted(directory.glob("*/lr=*/seed=*")) if is_run(path)]
+    if not runs:
+        raise EvidenceError(f"no runs in {directory}: looked for <model>/lr=<lr>/seed=<seed>/result.json")
+    runs.sort(key=lambda run: (run.model, run.lr, run.seed))
+    for one, other in pairwise(runs):
+        if (one.model, one.lr, one.seed) == (other.model, other.lr, other.seed):
+            raise EvidenceError(f"{one.path} and {other.path} are runs of the same net and seed")
+    _refuse_mixture(runs)
+    return runs
+
+
+def _refuse_mixture(runs: list[Run]) -> None:
+    first_of_model: dict[str, Run] = {}
+    for run in runs:
+        # Across models the settings of the nets differ, as they should.
+        for other, nets_too in ((runs[0], False), (first_of_model.setdefault(run.model, run), True)):
+            keys = sorted(run.settings.keys() | other.settings.keys())
+            keys = [key for key in keys if nets_too or key.split(".")[0] != "model"]
+            values = {key: (other.settings.get(key), run.settings.get(key)) for key in keys}
+            if differing := [f"{key} ({a!r} and {b!r})" for key, (a, b) in values.items() if a != b]:
+                raise EvidenceError(
+                    f"{other.path} and {run.path} have different configurations, which a table never mixes: "
+                    f"{', '.join(differing)}"
+                )

@@ -7,7 +7,7 @@ import io
 import json
 from typing import Any
 
-from sppbench.evidence.run_files import Run
+from sppbench.evidence.runs import Run
 from sppbench.study.table.cells import Cell, Table
 from sppbench.study.table.notes import describe_test, devices_used, notes, versions_used
 from sppbench.study.table.verdict import CONFIDENCE, PREDICTION
@@ -85,7 +85,7 @@ def to_json(table: Table) -> str:
 def _run(run: Run) -> dict[str, Any]:
     result = run.result
     return {
-        "path": run.path.as_posix(),
+        "path": run.place.as_posix(),
         "seed": run.seed,
         "status": run.state,
         "accuracy": run.accuracy,

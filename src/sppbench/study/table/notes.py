@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from sppbench.evidence.run_files import Run, State
+from sppbench.evidence.runs import Run, State
 from sppbench.study.table.cells import Cell, Table
 from sppbench.study.table.verdict import can_be_reproduced
 
@@ -41,7 +41,7 @@ def notes(table: Table) -> list[str]:
 def _uncounted(table: Table) -> Iterable[str]:
     for run in table.runs:
         if run.state == "failed":
-            yield f"Failed: {table.directory / run.path / 'traceback.txt'} ({run.problem})"
+            yield f"Failed: {run.path / 'traceback.txt'} ({run.problem})"
         if run.state == "damaged":
             yield f"Damaged, and not counted: {run.problem}"
     words: dict[State, str] = {"interrupted": "interrupted", "unfinished": "under way or killed"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sppbench.evidence.run_files import TableError
+from sppbench.evidence.runs import EvidenceError
 from sppbench.files import write_text
 from sppbench.study.common.output import OutputError, log_run, write_figures
 from sppbench.study.table.cells import Table
@@ -29,7 +29,7 @@ def write_table(table: Table, figures: dict[str, Figure], directory: Path) -> li
         The files.
 
     Raises:
-        TableError: The directory cannot be written to.
+        EvidenceError: The directory cannot be written to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def write_table(table: Table, figures: dict[str, Figure], directory: Path) -> li
             write_text(paths[-1], FORMATS[name](table) + "\n")
         return paths + write_figures(figures, directory)
     except OSError as error:
-        raise TableError(f"cannot write to {directory}: {error.strerror or error}") from error
+        raise EvidenceError(f"cannot write to {directory}: {error.strerror or error}") from error
 
 
 def log_table(table: Table, figures: dict[str, Figure]) -> None:
@@ -48,9 +48,9 @@ def log_table(table: Table, figures: dict[str, Figure]) -> None:
     Its files are in ``wandb/`` of the table's directory. It is in the group of the sweep's name, and tagged with it.
 
     Raises:
-        TableError: W&B refuses it, or cannot be reached.
+        EvidenceError: W&B refuses it, or cannot be reached.
     """
     try:
         log_run(table.directory, "table", table.name, {"table": tidy(table)}, figures)
     except OutputError as error:
-        raise TableError(str(error)) from error
+        raise EvidenceError(str(error)) from error

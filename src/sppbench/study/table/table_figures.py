@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from sppbench.evidence.run_files import Run
+from sppbench.evidence.runs import Run
 from sppbench.spp.plots.axes import FONT, GRID_COLOR, MARK_COLOR, fixed_settings, new_figure
 from sppbench.spp.plots.lines import Style
 from sppbench.study.common.intervals import Summary
@@ -50,7 +50,7 @@ def plot_curves(table: Table) -> Figure:
     rows = math.ceil(len(table.lrs) / columns)
     figure = new_figure(1.2 + 2.3 * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    curves = {(cell.model, cell.lr): _read_curves(table, cell) for cell in table.cells}
+    curves = {(cell.model, cell.lr): _read_curves(cell) for cell in table.cells}
     looks = {model: _curve_look(number, len(table.titles)) for number, model in enumerate(table.titles)}
     everything = [curve for of_cell in curves.values() for _, curve in of_cell]
     last = max((epoch for curve in everything for epoch in curve), default=0)
@@ -112,10 +112,10 @@ def _curve_look(number: int, count: int) -> dict[str, Any]:
     }
 
 
-def _read_curves(table: Table, cell: Cell) -> list[tuple[Run, Curve]]:
+def _read_curves(cell: Cell) -> list[tuple[Run, Curve]]:
     """Of the runs that count."""
     counted = [run for run in cell.runs if run.accuracy is not None]
-    return [(run, _read_curve(table.directory / run.path / "metrics.csv")) for run in counted]
+    return [(run, _read_curve(run.path / "metrics.csv")) for run in counted]
 
 
 def _read_curve(file: Path) -> Curve:
