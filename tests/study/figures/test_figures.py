@@ -16,7 +16,7 @@ from sppbench.evidence.run_files import TableError
 from sppbench.evidence.runs import read_evidence
 from sppbench.study.figures.draw_all import draw_figures, used_runs
 from sppbench.study.figures.drawing import Drawing
-from sppbench.study.figures.output import all_curves
+from sppbench.study.figures.figure_output import all_curves
 from sppbench.study.figures.published_figures import read_published_figures
 from tests.fabricate.figures import FIGURE1, figure1, gradient, write_ffnn
 from tests.fabricate.histories import ffnn_layers, write_signals
@@ -27,7 +27,7 @@ OFF_100, OFF_500, ON_500 = "ffnn_bn_noaffine_h100", "ffnn_bn_noaffine", "ffnn_bn
 @pytest.fixture(autouse=True)
 def _no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of claim C2 have tests of their own."""
-    monkeypatch.setattr("sppbench.study.figures.scale_figures.draw_scale", lambda evidence: [])
+    monkeypatch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def draw(path: Path) -> tuple[dict[str, Drawing], list[str]]:
 @pytest.fixture(scope="module")
 def drawn(whole: Path) -> tuple[dict[str, Drawing], list[str]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sppbench.study.figures.scale_figures.draw_scale", lambda evidence: [])
+        patch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])
         return draw(whole)
 
 
@@ -293,7 +293,7 @@ def test_published_numbers_that_cannot_be_read(tmp_path: Path) -> None:
 def test_published_figures_are_those_of_the_reference() -> None:
     figures = {figure.name: figure for figure in read_published_figures().figures}
     assert list(figures) == [f"figure{number}" for number in range(1, 6)]
-    assert [figure.criterion for figure in figures.values()] == [0.1, 0.1, 0.1, 0.3, 0.3]
+    assert [figure.criterion for figure in figures.drawn_runs()] == [0.1, 0.1, 0.1, 0.3, 0.3]
     first = {(one.layer, one.epoch): one.low for one in figures["figure1"].anchors}
     for place, layer in enumerate(("block0.activation", "block4.activation", "block8.activation")):
         assert [first[layer, epoch] for epoch in (0, 9, 19)] == [FIGURE1[epoch][place] for epoch in (0, 9, 19)]
