@@ -37,10 +37,10 @@ ROOMS: dict[str, set[str]] = {
     "study.figures": {"errors", "files", "stored_files", "evidence", "study.common", "spp.names", "spp.plots"},
     "study.claims": {"errors", "files", "stored_files", "evidence", "study.common", "spp.names"},
     "study.report": {
-        *("errors", "files", "evidence", "spp.plots"),
+        *("errors", "files", "evidence", "spp.names", "spp.plots"),
         *("study.common", "study.table", "study.figures", "study.claims"),
     },
-    "dashboard": {"errors"},
+    "dashboard": {"errors", "spp.names"},
     "train": {"errors", "files", "run"},
     "__main__": {"errors", "train", "evidence", "study.common", *(f"study.{room}" for room in ("table", "figures"))}
     | {"study.claims", "study.report", "dashboard"},

@@ -12,8 +12,7 @@ from sppbench.evidence.runs import Evidence
 from sppbench.evidence.seed_gains import attribute_change, log_gains
 from sppbench.spp.names import FACTOR_SYMBOLS
 from sppbench.study.figures.bands import say_problems, say_runs
-from sppbench.study.figures.draw_panels import Look, draw_panels
-from sppbench.study.figures.drawing import COLUMNS, Drawing, Panel
+from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_panels
 
 MEASURED = "measured gain G"
 LOOKS = {
@@ -119,4 +118,4 @@ def _drawing(
 
     curves = pd.concat(frames, ignore_index=True)
     figure = draw_panels(panels, curves, looks, title, height, finish)
-    return Drawing(name, title, caption, tuple(panels), curves, figure)
+    return Drawing(name, title, caption, tuple(panels), curves, looks, figure)
