@@ -14,7 +14,7 @@ import pandas as pd
 from sppbench.errors import UserError
 from sppbench.evidence import epochs
 from sppbench.evidence.run_files import COUNTED, Run, TableError, read_run
-from sppbench.spp.history.history import HistoryError
+from sppbench.spp.history.schema import HistoryError
 
 
 class EvidenceError(UserError):

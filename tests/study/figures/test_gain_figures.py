@@ -13,7 +13,7 @@ import pytest
 from sppbench.evidence.run_files import Run
 from sppbench.evidence.runs import Evidence, Recorded
 from sppbench.evidence.seed_gains import attribute_change, log_gains
-from sppbench.spp.history.history import BatchNormWriter
+from sppbench.spp.history.writer import BatchNormWriter
 from sppbench.study.figures.drawing import Drawing
 from sppbench.study.figures.gain_figures import MEASURED, draw_gains
 from tests.fabricate.histories import Factors, write_gains

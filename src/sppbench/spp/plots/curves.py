@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sppbench.spp.history.history import COLUMNS, epoch_mean
+from sppbench.spp.history.epoch_means import epoch_mean
+from sppbench.spp.history.schema import COLUMNS
 from sppbench.spp.plots.overlay import overlay
 from sppbench.spp.theory.chain import Init
 
