@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from sppbench.files import config_directory
 from sppbench.run.results import read_result
-from sppbench.spp.history.history import read_history
+from sppbench.spp.history.reader import read_history
 from tests.conftest import FFNN, SMALL
 from tests.test_train import at_step, crash, metrics, send
 

@@ -480,7 +480,7 @@ def forked(tmp_path: Path, code: str, *arguments: str) -> None:
 
 
 def test_a_sweep_that_is_killed_ten_times_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    from sppbench.spp.history.history import read_history
+    from sppbench.spp.history.reader import read_history
 
     code = """
 began = time.monotonic()

@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 
 from sppbench.files import replacing
-from sppbench.spp.history.history import HistoryError, batchnorm_epoch_mean, epoch_mean, read_batchnorm, read_history
+from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
+from sppbench.spp.history.reader import read_batchnorm, read_history
+from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS
 
 SPP_FILE, BATCHNORM_FILE = "spp_epochs.parquet", "batchnorm_epochs.parquet"

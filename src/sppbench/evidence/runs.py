@@ -16,7 +16,7 @@ from sppbench.errors import UserError
 from sppbench.evidence import epochs
 from sppbench.run.results import Result, ResultError, read_result
 from sppbench.run.run_directory import identity
-from sppbench.spp.history.history import HistoryError
+from sppbench.spp.history.schema import HistoryError
 from sppbench.stored_files import is_number, read_yaml
 
 # "unfinished": there is a configuration but no result, because the run is under way or was killed.

@@ -15,15 +15,10 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import nn
 
-from sppbench.spp.history.history import (
-    BatchNormWriter,
-    HistoryWriter,
-    batchnorm_epoch_mean,
-    epoch_mean,
-    read_batchnorm,
-    read_history,
-)
-from sppbench.spp.history.summary import Watch, summarize, summarize_batchnorm
+from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
+from sppbench.spp.history.health import Watch, summarize, summarize_batchnorm
+from sppbench.spp.history.reader import read_batchnorm, read_history
+from sppbench.spp.history.writer import BatchNormWriter, HistoryWriter
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH
 from sppbench.spp.plots.heatmap import plot_heatmap
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
@@ -49,7 +44,7 @@ class SPPCallback(Callback):
     ``spp_heatmap_gradient.png``. The same figures go to W&B (as images) and to TensorBoard under ``spp/panels``,
     ``spp/gradients``, ``spp/heatmap_activation`` and ``spp/heatmap_gradient``.
 
-    Logged once an epoch, through all loggers, of the epoch's means (``sppbench.spp.history.summary.summarize``):
+    Logged once an epoch, through all loggers, of the epoch's means (``sppbench.spp.history.health.summarize``):
     ``spp/activation_gain``, ``spp/gradient_gain``, ``spp/activation_max``, ``spp/activation_max_depth``,
     ``spp/activation_min``, ``spp/activation_min_depth``, the same four of ``gradient``, ``spp/dead_layers`` and
     ``spp/nonfinite_layers``; of a net with batch normalization (``summarize_batchnorm``) also ``batchnorm/gain``, its

@@ -22,7 +22,7 @@ FACTOR_SYMBOLS: Final = {"gamma_squared": "γ²", "inverse_variance": "1/(v + ε
 FACTORS: Final = tuple(FACTOR_SYMBOLS)
 GAIN_AND_FACTORS: Final = ("gain", *FACTORS)
 
-#: The columns of a history, in order, with their NumPy types; `sppbench.spp.history.history` says what they mean.
+#: The columns of a history, in order, with their NumPy types; `sppbench.spp.history.schema` says what they mean.
 COLUMNS: Final = {
     "step": "int64",
     "epoch": "int64",

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from sppbench.models import FFNN, EfficientNet
-from sppbench.spp.history.history import epoch_mean
+from sppbench.spp.history.epoch_means import epoch_mean
 from sppbench.spp.plots.axes import name_blocks, short_number
 from sppbench.spp.plots.curves import Convention
 from sppbench.spp.plots.heatmap import NOT_FINITE_COLOR, ZERO_COLOR, plot_heatmap

@@ -21,7 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from sppbench.models.efficientnet import EfficientNet
 from sppbench.models.ffnn import FFNN
-from sppbench.spp.history.history import BATCHNORM_COLUMNS, BatchNormWriter, HistoryError, read_batchnorm
+from sppbench.spp.history.reader import read_batchnorm
+from sppbench.spp.history.schema import HistoryError
+from sppbench.spp.history.writer import BatchNormWriter
+from sppbench.spp.names import BATCHNORM_COLUMNS
 from sppbench.spp.probe.batchnorm import BatchNormProbe
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.sums.batchnorm_sums import CALLS

@@ -12,7 +12,7 @@ import pytest
 
 from sppbench.evidence.runs import Evidence, Run
 from sppbench.evidence.seed_gains import attribute_change, log_gains
-from sppbench.spp.history.history import BatchNormWriter
+from sppbench.spp.history.writer import BatchNormWriter
 from sppbench.study.figures.c2_gain_figures import MEASURED, draw_gains
 from sppbench.study.figures.drawing import Drawing
 from tests.fabricate.histories import Factors, write_gains

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sppbench.checks import check_choice
-from sppbench.spp.history.history import epoch_mean
+from sppbench.spp.history.epoch_means import epoch_mean
 from sppbench.spp.names import COLUMNS, OF_WEIGHTS, Signal
 from sppbench.spp.plots.overlay import overlay
 from sppbench.spp.theory.chain import Init
