@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "aliases": set(),
     "files": set(),
     "models": set(),
-    "data": {"files"},
+    "data": {"errors", "files"},
     "spp.sums": set(),
     "spp.probe": {"spp.sums"},
     "spp.theory": {"spp.probe"},
