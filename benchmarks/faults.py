@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -104,7 +106,7 @@ def numbers(run: Path) -> Numbers:
 
 def train(run: Path, model: str, *, epochs: int = 1, seed: int = 868) -> tuple[str, ...]:
     """The command that makes a run; it is the same each time."""
-    return ("train", f"model={model}", *RUN, f"trainer.max_epochs={epochs}", f"seed={seed}", f"output_dir={run}")
+    return ("train", f"model={model}", *RUN, f"trainer.max_epochs={epochs}", f"seed={seed}", f"output_dir='{run}'")
 
 
 def wrong(outcome: Outcome, names: Sequence[str] = ()) -> tuple[str, str] | None:
@@ -192,37 +194,59 @@ def product(name: str, outcome: Outcome, directory: Path, run: Path | None) -> s
     return re.sub(r" \(\d+\.\d MB\)", "", text)
 
 
+# What a run and a kept run store, each with the pattern of its files. Only a run at work has an .owner.
+STORED = {
+    "figures": {
+        **{name: name for name in ("config.yaml", "result.json", "metrics.csv", "inspection.json", "last.ckpt")},
+        **{name: f"{name}/*.parquet" for name in ("spp.parquet", "batchnorm.parquet")},
+        **{name: name for name in (".run_id", ".owner", "train.log")},
+        "figures": "*.png",
+    },
+    "kept": {
+        **{name: name for name in ("config.yaml", "result.json", "metrics.csv", "inspection.json")},
+        **{name: name for name in ("spp_epochs.parquet", "batchnorm_epochs.parquet")},
+    },
+}
+CASES = [(sweep, stored, kind) for sweep, names in STORED.items() for stored in names for kind in KINDS]
+
+
 def harm(attempt: Try, place: Path, sources: dict[str, dict[str, str]]) -> tuple[tuple[str, str], list[Fault]]:
     """Damages one file of a finished run, or of a kept one, and runs all commands. Returns which file, and how."""
     random = attempt.random
-    sweep = random.choice(["figures", "figures", "kept"])
+    cases = Random(attempt.seed).sample(CASES, len(CASES))  # all in turn, in an order of this seed's own
+    sweep, stored, kind = cases[attempt.number % len(cases)]
     directory = place / f"damage-{attempt.number}"
     shutil.copytree(place / sweep, directory / "tree" / sweep)
-    runs = sorted(file.parent for file in (directory / "tree").rglob("result.json"))
-    run = random.choice(runs)
-    by_name: dict[str, list[Path]] = {}  # each kind of file as often as another, however many parts a history has
-    for file in run.rglob("*"):
-        if file.is_file() and file.name != ".lock":
-            by_name.setdefault(file.relative_to(run).parts[0], []).append(file)
-    stored = random.choice(sorted(by_name))
-    file = random.choice(sorted(by_name[stored]))
-    kind = KINDS[attempt.number % len(KINDS)]
-    if kind == "wrong types" and file.suffix in (".png", ".log"):
-        kind = "junk"
-    damage(file, kind, random)
+    files = sorted((directory / "tree" / sweep).glob(f"*/*/*/{STORED[sweep][stored]}"))
+    if stored == ".owner":
+        files = [_owner(directory / "tree" / sweep / MODELS[0] / "lr=0.001" / "seed=868")]
+    file = random.choice(files)
+    damage(file, "junk" if kind == "wrong types" and file.suffix in (".png", ".log") else kind, random)
+    run = Path("tree", *file.relative_to(directory / "tree").parts[:4])
+    of_run = run if sweep == "figures" else None
+    names = [file.name, stored, *([str(run.relative_to(f"tree/{sweep}"))] if kind == "deleted" else [])]
     faults = []
-    of_run = run.relative_to(directory) if sweep == "figures" else None
-    names = [file.name, stored, *([str(run.relative_to(directory / "tree" / sweep))] if kind == "deleted" else [])]
     for name, arguments in commands(sweep, of_run).items():
         outcome = command(*arguments, directory=directory)
         found = wrong(outcome, names)
         text, expected = product(name, outcome, directory, of_run), sources[sweep][name]
-        if found is None and text != expected and not _says(outcome.err + text, expected, names):
+        if name == "train":
+            expected = str(numbers(place / run.relative_to("tree")).result)
+        # Without result.json a run has not come to its end: the others count.
+        changed = text != expected and not (kind == "deleted" and stored == "result.json" and name != "train")
+        if found is None and changed and not _says(outcome.err + text, expected, names):
             found = SILENT, _first_difference(text, expected)
         if found is not None:
-            faults.append(Fault(f"{sweep}: {file.relative_to(run)} {kind}", name, *found))
+            faults.append(Fault(f"{sweep}: {stored} {kind}", name, *found))
     shutil.rmtree(directory)
     return (stored, kind), faults
+
+
+def _owner(run: Path) -> Path:
+    """The file of a run whose process is gone."""
+    owner = run / ".owner"
+    owner.write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1, "started": 1.7e9}))
+    return owner
 
 
 def _says(text: str, expected: str, names: Sequence[str]) -> bool:
