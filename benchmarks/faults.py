@@ -91,17 +91,23 @@ class Numbers:
 
 def numbers(run: Path) -> Numbers:
     """Reads a run that came to its end."""
-    from sppbench.run.results import read_result
     from sppbench.spp import read_batchnorm, read_history
 
-    result = read_result(run / "result.json")
     batchnorm = run / "batchnorm.parquet"
     return Numbers(
-        {name: getattr(result, name) for name in ("status", "epochs", "steps", "test", "val", "diverged_at")},
+        result_of(run),
         (run / "metrics.csv").read_text(encoding="utf-8"),
         read_history(run / "spp.parquet"),
         read_batchnorm(batchnorm) if batchnorm.exists() else None,
     )
+
+
+def result_of(run: Path) -> dict[str, object]:
+    """What result.json says about what was computed, not about where and when."""
+    from sppbench.run.results import read_result
+
+    result = read_result(run / "result.json")
+    return {name: getattr(result, name) for name in ("status", "epochs", "steps", "test", "val", "diverged_at")}
 
 
 def train(run: Path, model: str, *, epochs: int = 1, seed: int = 868) -> tuple[str, ...]:
@@ -182,7 +188,7 @@ def product(name: str, outcome: Outcome, directory: Path, run: Path | None) -> s
     if name == "train":
         assert run is not None
         try:
-            return str(numbers(directory / run).result)
+            return str(result_of(directory / run))
         except Exception as error:
             return f"{type(error).__name__}: {error}"
     text = outcome.out.replace(str(directory), "")
@@ -231,7 +237,7 @@ def harm(attempt: Try, place: Path, sources: dict[str, dict[str, str]]) -> tuple
         found = wrong(outcome, names)
         text, expected = product(name, outcome, directory, of_run), sources[sweep][name]
         if name == "train":
-            expected = str(numbers(place / run.relative_to("tree")).result)
+            expected = str(result_of(place / run.relative_to("tree")))
         # Without result.json a run has not come to its end: the others count.
         changed = text != expected and not (kind == "deleted" and stored == "result.json" and name != "train")
         if found is None and changed and not _says(outcome.err + text, expected, names):
