@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "checks": set(),
     "stored_files": {"errors"},
     "models": {"checks"},
-    "data": {"files"},
+    "data": {"errors", "files"},
     "spp.names": set(),
     "spp.sums": set(),
     "spp.probe": {"spp.names", "spp.sums"},

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+import time
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +32,7 @@ from sppbench.run.run_directory import RunDirectory, RunDirectoryError
 from sppbench.spp import read_batchnorm, read_history
 from sppbench.train import UsageError, train
 from tests.conftest import EFFICIENTNET, FFNN
+from tests.spp.test_callback import read_wandb, records
 
 Make = Callable[..., DictConfig]
 STEPS = 3 * 3  # epochs x batches: 40 training images in batches of 16
@@ -411,6 +413,64 @@ def test_wandb_gets_the_run_offline(config: Make, tmp_path: Path) -> None:
     files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1
     assert (tmp_path / "run" / ".run_id").read_text() in files[0].name
+
+
+def test_a_resumed_offline_run_is_two_wandb_runs_of_one_group(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``wandb sync`` sends each folder from its first line on: with one id the second would replace the first."""
+    cfg = config("logger=[csv,wandb]")
+    at_step(monkeypatch, 4, crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(cfg)
+    train(cfg)
+    found = [_wandb_run(folder) for folder in (tmp_path / "run" / "wandb").glob("offline-run-*")]
+    (first, early), (second, late) = sorted(found, key=lambda part: part[0].start_time.ToNanoseconds())
+    assert first.run_id == (tmp_path / "run" / ".run_id").read_text()
+    assert second.run_id.startswith(f"{first.run_id}-")
+    assert (second.display_name, second.run_group) == (first.display_name, first.run_group)
+    assert first.run_group == "ffnn/lr=0.001"
+    assert list(second.tags) == list(first.tags) == ["runs"]
+    shown = [
+        {item.key: item.value_json for item in run.config.update if item.key != "_wandb"} for run in (first, second)
+    ]
+    assert shown[0] == shown[1]
+    assert "model" in shown[0]
+    steps = [[row["trainer/global_step"] for row in rows if "val/loss" in row] for rows in (early, late)]
+    assert steps == [[2], [5, 8]], "each epoch once, in one of the two"
+    assert [row for row in late if "test/accuracy" in row]
+
+
+def test_a_resumed_online_run_goes_on_in_the_same_wandb_run(config: Make, tmp_path: Path) -> None:
+    cfg = config("logger=wandb", "logger.wandb.mode=online")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".run_id").write_text("abcd1234")
+
+    def wandb_id() -> str:
+        logger = assembly._make_logger("wandb", cfg.logger.wandb, RunDirectory(folder, resolve(cfg)))
+        assert logger._wandb_init["resume"] == "allow"
+        return str(logger._wandb_init["id"])
+
+    assert wandb_id() == "abcd1234"
+    (folder / "last.ckpt").touch()
+    assert wandb_id() == "abcd1234"
+    (folder / "wandb" / "offline-run-20260101_000000-abcd1234").mkdir(parents=True)
+    assert wandb_id().startswith("abcd1234-"), "the server may not know yet what an offline part has logged"
+
+
+def _wandb_run(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """The run's record and the rows in an offline folder."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    [file] = folder.glob("run-*.wandb")
+    deadline = time.monotonic() + 30
+    while True:  # W&B's own process writes the file, sometimes after wandb.finish() has returned
+        found = [Record.FromString(content) for content in records(file.read_bytes())]
+        if any(record.HasField("exit") for record in found):
+            return next(record.run for record in found if record.HasField("run")), read_wandb(file)
+        assert time.monotonic() < deadline, "W&B has not written the end of its run"
+        time.sleep(0.05)
 
 
 def test_tensorboard_gets_the_run(config: Make, tmp_path: Path) -> None:

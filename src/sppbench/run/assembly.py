@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -194,11 +195,14 @@ def _check_fit(net: Any, data: Any) -> None:
 def _make_logger(name: str, node: DictConfig, run: RunDirectory) -> Any:
     from hydra.utils import instantiate
 
-    # The same W&B run for all parts of an interrupted one; it shows the whole configuration.
     make = instantiate(node, _partial_=True)
     if name != "wandb":
         return make()
-    logger = make(id=run.run_id, config=run.config)
+    # Online, W&B adds what a resumed run logs to the run of the same id. Offline it cannot know how far that run is:
+    # `wandb sync` would send the new part over the old one, from its first line on.
+    parts = Path(str(node.get("save_dir") or ".")) / "wandb"
+    own_run = run.resumable and (node.mode == "offline" or any(parts.glob(f"offline-run-*-{run.run_id}")))
+    logger = make(id=f"{run.run_id}-{uuid.uuid4().hex[:6]}" if own_run else run.run_id, config=run.config)
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it always
     return logger
 
