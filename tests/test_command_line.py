@@ -146,8 +146,8 @@ def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
     assert (site / "sppbench" / "conf" / "model" / "ffnn.yaml").exists()
     assert (site / "sppbench" / "conf" / "published" / "poster_table1.yaml").exists()
     assert (site / "sppbench" / "conf" / "claims.yaml").exists()
-    assert (site / "sppbench" / "report" / "templates" / "report.html.j2").exists()
-    assert (site / "sppbench" / "spp" / "kernel.c").exists()
+    assert (site / "sppbench" / "study" / "report" / "templates" / "report.html.j2").exists()
+    assert (site / "sppbench" / "spp" / "sums" / "kernel.c").exists()
     assert (site / "hydra_plugins" / "sppbench_sweeper.py").exists()
     shown = subprocess.run(
         [sys.executable, "-m", "sppbench.train", "model=ffnn", "data=digits", "trainer.max_epochs=1", "logger=csv"],

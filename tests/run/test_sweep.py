@@ -430,8 +430,8 @@ def test_cells_are_looked_at_without_changing_them(tmp_path: Path) -> None:
 STABLE = """
 import os, random, signal, sys, time
 import torch, lightning, pandas, pyarrow, matplotlib.pyplot
-import sppbench.assembly, sppbench.callbacks, sppbench.classifier, sppbench.data, sppbench.models, sppbench.train
-import sppbench.spp.callback, sppbench.spp.plots
+import sppbench.run.assembly, sppbench.run.callbacks, sppbench.run.classifier, sppbench.data, sppbench.models
+import sppbench.spp.callback, sppbench.spp.plots.panels, sppbench.train
 
 torch.set_num_threads(1)
 run = sppbench.train._run
