@@ -30,7 +30,7 @@ def one_line(error: BaseException) -> str:
     """
     error = _cause(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, UserError | OmegaConfBaseException) or (place := users_place(error)) is None:
+    if (place := users_place(error)) is None:
         return lines[0] if lines else type(error).__name__
     return f"{' '.join(lines)} ({type(error).__name__} in {place})".lstrip()
 
@@ -41,7 +41,12 @@ def explained(error: BaseException) -> str:
 
 
 def users_place(error: BaseException) -> str | None:
-    """``<file>:<line>`` of the last frame of an exception that is in the user's own code; None if there is none."""
+    """``<file>:<line>`` of the last frame of an exception that is in the user's own code.
+
+    None if there is none, or the message says all: it is meant for the user, or about a value of the configuration.
+    """
+    if isinstance(error, UserError | OmegaConfBaseException):
+        return None
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
