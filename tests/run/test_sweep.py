@@ -91,7 +91,8 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(
         assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 1
     assert statuses(seeds(1, 2, 3)) == ["completed", "failed", "completed"]
     shown = capfd.readouterr()
-    assert f"ffnn lr=0.001 seed=2 failed: power cut; see {CELLS}/seed=2/traceback.txt" in shown.out
+    assert "ffnn lr=0.001 seed=2 failed: power cut (RuntimeError in " in shown.out
+    assert f"; see {CELLS}/seed=2/traceback.txt" in shown.out
     assert "3 cells: 2 completed, 1 failed" in shown.out
     assert "Traceback" not in shown.out + shown.err
     assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 0
@@ -261,6 +262,20 @@ def test_overwriting_a_sweep_counts_only_what_is_new(
     assert "seed=1 failed: data.batch_size must be" in capfd.readouterr().out
 
 
+def test_the_file_server_s_clock_may_differ(command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 0
+    before = (seeds(1)[0] / "result.json").stat().st_mtime_ns
+    now = time.time
+    for ahead in (3600, -3600):
+        monkeypatch.setattr(time, "time", lambda ahead=ahead: now() + ahead)
+        assert command("-m", "seed=1", "trainer.max_epochs=1", "overwrite=true") == 0
+        assert "1 cells: 1 completed" in capfd.readouterr().out
+        after = (seeds(1)[0] / "result.json").stat().st_mtime_ns
+        assert before < after
+        before = after
+    assert sorted(path.name for path in CELLS.iterdir()) == ["seed=1"], "the clock's file is gone"
+
+
 def test_a_job_that_leaves_nothing_where_it_should_is_a_failure(
     command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,7 +391,7 @@ def test_a_full_disk_is_told_and_harms_nothing(
         full.setattr(Checkpointing, "_save", no_space)
         full.setattr(sppbench.run.results, "write_text", no_space)
         assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 1
-    assert "seed=2 failed: [Errno 28] No space left on device" in capfd.readouterr().out
+    assert f"seed=2 failed: the disk is full: {CELLS}/seed=2 cannot be written to" in capfd.readouterr().out
     assert (CELLS / "seed=1" / "result.json").read_bytes() == before
     assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 0
 
@@ -430,8 +445,8 @@ def test_cells_are_looked_at_without_changing_them(tmp_path: Path) -> None:
 STABLE = """
 import os, random, signal, sys, time
 import torch, lightning, pandas, pyarrow, matplotlib.pyplot
-import sppbench.assembly, sppbench.callbacks, sppbench.classifier, sppbench.data, sppbench.models, sppbench.train
-import sppbench.spp.callback, sppbench.spp.plots
+import sppbench.run.assembly, sppbench.run.callbacks, sppbench.run.classifier, sppbench.data, sppbench.models
+import sppbench.spp.callback, sppbench.spp.plots.panels, sppbench.train
 
 torch.set_num_threads(1)
 run = sppbench.train._run

@@ -90,7 +90,7 @@ class Classifier(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         # Only in the steps whose values Lightning hands to the loggers: `log` is most of what it adds to a step.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.global_step % every == 0 or self.trainer.should_stop:
+        if (every and self.trainer.global_step % every == 0) or self.trainer.should_stop:
             self.log_dict({f"train/{name}_step": value.detach() for name, value in outputs.items()})
         if self.trainer.is_last_batch or self.trainer.should_stop:
             self._report({"train/loss": self.train_loss, "train/accuracy": self.train_accuracy})

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from sppbench.errors import UserError
 from sppbench.files import write_text
 
-Status = Literal["completed", "diverged", "failed", "interrupted"]
+Status = Literal["completed", "diverged", "stopped_early", "failed", "interrupted"]
+FINAL: tuple[Status, ...] = ("completed", "diverged", "stopped_early")  # such a run is not run again
 
 
 class ResultError(UserError):
@@ -27,6 +28,8 @@ class Result:
 
     Attributes:
         status: ``completed``; ``diverged`` (ended early on a loss that is not finite, and was tested as it was);
+            ``stopped_early`` (it was tested, too, but ended before ``max_epochs`` or ``max_steps``: by
+            ``trainer.max_time``, ``trainer.fast_dev_run`` or a user's callback; such a run never counts);
             ``failed`` (an exception: see ``error`` and the run's traceback.txt); ``interrupted`` (can be resumed).
         model: Name of the net: the choice in the group ``model``, or what ``name=`` gave.
         data, optimizer: Class names.
