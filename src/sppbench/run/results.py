@@ -38,6 +38,8 @@ class Result:
         test: ``accuracy``, ``top5``, ``loss``, ``per_class``, ``classes_predicted``, ``logit_std``, ``logits_finite``
             of the last weights; None where there was no test.
         val: ``accuracy``, ``top5``, ``loss`` after the last epoch.
+        train: ``accuracy``, ``loss``, ``images`` of the last weights on the first 10,000 training images, without
+            augmentation and in evaluation mode; None where there was no test, and in results of older versions.
         diverged_at: The step, counted from 1, whose loss was the first that was not finite.
         images_per_second: Training images over the time spent in training epochs, without validation.
         wall_seconds: From the start of the run to its end, the parts of an interrupted run added up.
@@ -65,6 +67,7 @@ class Result:
     versions: dict[str, str]
     git: dict[str, Any] | None
     config_hash: str
+    train: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
         """Writes the file atomically."""
