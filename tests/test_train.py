@@ -24,10 +24,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
-from sppbench.evidence.run_files import read_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sppbench.evidence.runs import read_run
 from sppbench.run import assembly
 from sppbench.run.assembly import build, make_data_and_net, resolve
 from sppbench.run.checks import check_cuda_graphs, how_to_compile
@@ -494,7 +494,7 @@ def test_a_run_that_is_cut_short_is_final_and_counts_nowhere(
         assert train(config(*overrides)) == accuracy
     assert "is stopped_early already" in caplog.text
     assert file.stat().st_mtime_ns == before
-    read = read_run(tmp_path / "run", tmp_path)
+    read = read_run(tmp_path / "run")
     assert (read.state, read.accuracy) == ("stopped_early", None)
 
 

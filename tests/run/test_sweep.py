@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -548,3 +549,24 @@ assert_([wait(pid) for pid in pids] == [0, 0])
     assert Counter(line[1] for line in begun) == {str(cell): 1 for cell in seeds(1, 2, 3, 4, 5, 6)}
     assert len({line[0] for line in begun}) == 2, "one of them did all"
     assert statuses([tmp_path / cell for cell in seeds(1, 2, 3, 4, 5, 6)]) == ["completed"] * 6
+
+
+def test_what_is_kept_for_good_counts_as_done(command: Command, capfd: Output, tmp_path: Path) -> None:
+    arguments = ("-m", "seed=1,2", "trainer.max_epochs=1", "sweeps.kept=kept")
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 0
+    shutil.move("outputs", "kept/all")  # as in results/: without outputs/, and no weights
+    shutil.move("kept/all/runs", "kept/runs")
+    kept = Path("kept", *(CELLS / "seed=1").parts[1:])
+    (kept / "last.ckpt").unlink()
+    before = (kept / "result.json").read_bytes()
+    assert command(*arguments) == 0
+    assert "runs: 2 cells: 2 completed" in capfd.readouterr().out
+    assert [path.name for path in CELLS.iterdir()] == ["seed=2"], "the kept one was not run again"
+    assert (kept / "result.json").read_bytes() == before
+
+
+def test_a_kept_run_of_another_configuration_does_not_count(command: Command, tmp_path: Path) -> None:
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 0
+    shutil.move("outputs", "kept")
+    assert command("-m", "seed=1", "trainer.max_epochs=2", "sweeps.kept=kept") == 0
+    assert read_result(CELLS / "seed=1" / "result.json").epochs == 2

@@ -47,6 +47,14 @@ class Cell:
         return RunDirectory(self.config["output_dir"], {**self.config, "overwrite": False})
 
     @property
+    def kept(self) -> RunDirectory | None:
+        """Where the same run may have been kept for good: ``<sweeps.kept>/<sweep>/<model>/lr=<lr>/seed=<seed>``."""
+        folder = self.config["sweeps"].get("kept")
+        if folder is None:
+            return None
+        return RunDirectory(Path(folder, *self.run.path.parts[-4:]), {**self.config, "overwrite": False})
+
+    @property
     def model(self) -> str:
         return str(self.config["name"])
 
@@ -80,6 +88,8 @@ def look_at(cell: Cell) -> Look:
 
 
 def _look_at(cell: Cell) -> Look:
+    if (kept := _kept_result(cell)) is not None:
+        return Look(cell, kept.status, kept)
     run = cell.run
     # An owner may have died on another host, or have left its number to another process: only the lock is safe.
     running = run.owner is not None and not run.is_free()
@@ -97,6 +107,14 @@ def _look_at(cell: Cell) -> Look:
         return Look(cell, "interrupted")
     result = read_result(run.result_file)
     return Look(cell, "failed" if result.status == "failed" else "interrupted", result, result.error)
+
+
+def _kept_result(cell: Cell) -> Result | None:
+    """The result that is kept for good, unless it is damaged or of another configuration."""
+    try:
+        return cell.kept.completed() if cell.kept is not None else None
+    except (RunDirectoryError, ResultError):
+        return None
 
 
 def begin(cells: Sequence[Cell]) -> list[Cell]:
