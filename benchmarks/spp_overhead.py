@@ -35,8 +35,8 @@ from rounds import in_turns, markdown, ratio, spread, timed
 from sppbench.files import config_directory
 from sppbench.run.memory import keep_freed_memory
 from sppbench.spp.probe.batchnorm import BatchNormProbe
-from sppbench.spp.probe.frame import to_frame
 from sppbench.spp.probe.probe import Readings, SignalProbe
+from sppbench.spp.probe.readings import to_frame
 
 FLUSH = 50
 

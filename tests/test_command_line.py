@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from sppbench.files import config_directory
 from sppbench.run.results import read_result
-from sppbench.spp.history.history import read_history
+from sppbench.spp.history.reader import read_history
 from tests.conftest import FFNN, SMALL
 from tests.test_train import at_step, crash, metrics, send
 
@@ -44,7 +44,7 @@ def test_a_run_and_its_repetition(command: Any, tmp_path: Path, capfd: pytest.Ca
         (["output_dir=/dev/null/run"], "cannot write to output_dir=/dev/null/run"),
     ],
 )
-def test_what_the_user_must_mend_is_one_line_and_status_2(
+def test_what_the_user_must_fix_is_one_line_and_status_2(
     arguments: list[str], message: str, command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert command(*arguments) == 2
@@ -62,6 +62,93 @@ def test_unknown_choices_are_hydra_s_errors(command: Any, capfd: pytest.CaptureF
     assert "sn_efficientnet_mp" in error, "the choices are listed"
 
 
+def test_ctrl_c_while_hydra_composes(
+    command: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", interrupted)
+    for flags in ([], ["-m"]):
+        assert command(*flags) == 130
+        assert capfd.readouterr().err == "sppbench: interrupted\n"
+
+
+BROKEN = """
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(self, where, **unused):
+        super().__init__(192, 10)
+        self.where = where
+        if where == "init":
+            raise ValueError("no such\\ndepth")
+
+    def forward(self, x):
+        if self.where == "forward" or (self.where == "training" and self.training):
+            return x.nothing
+        return super().forward(x.flatten(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "line", "problem"),
+    [
+        ("init", 9, "no such depth (ValueError"),
+        ("forward", 13, "'Tensor' object has no attribute 'nothing' (AttributeError"),
+    ],
+)
+def test_an_error_in_a_user_s_net_names_its_line(
+    where: str,
+    line: int,
+    problem: str,
+    command: Any,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / f"net_{where}.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = (f"model._target_=net_{where}.Net", f"+model.where={where}", "output_dir=run")
+    assert command(*arguments) == 2
+    error = capfd.readouterr().err
+    assert (
+        error == f"sppbench: {problem} in {tmp_path}/net_{where}.py:{line}); HYDRA_FULL_ERROR=1 shows the traceback\n"
+    )
+    assert not Path("run").exists()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert command(*arguments) == 2
+    error = capfd.readouterr().err
+    assert "Traceback (most recent call last)" in error
+    assert error.splitlines()[-1].startswith(f"sppbench: {problem}")
+
+
+def test_an_error_of_a_user_s_net_in_training_is_in_the_run_directory(
+    command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net_training.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert command("model._target_=net_training.Net", "+model.where=training", "output_dir=run") == 1
+    place = f"(AttributeError in {tmp_path}/net_training.py:13)"
+    assert place in capfd.readouterr().err
+    assert place in str(read_result(Path("run/result.json")).error)
+    assert 'net_training.py", line 13' in Path("run/traceback.txt").read_text()
+
+
+def test_home_is_expanded(
+    command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert command("output_dir='~/run'", "trainer.max_epochs=1", "spp=every_step") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    found = {path.name for path in (tmp_path / "home" / "run").iterdir()}
+    assert {"result.json", "metrics.csv", "last.ckpt", "spp.parquet", "config.yaml"} <= found
+    assert command("data=cifar100", "data.root='~/images'", "data.download=false", "output_dir=x") == 2
+    assert str(tmp_path / "home" / "images") in capfd.readouterr().err
+
+
 def test_a_failure_is_status_1_and_names_the_traceback(
     command: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +160,7 @@ def test_a_failure_is_status_1_and_names_the_traceback(
     assert "traceback.txt" in captured.out
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_is_its_status(signum: int, status: int, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     at_step(monkeypatch, 4, send(signum))
     assert command("output_dir=run") == status
@@ -146,8 +233,8 @@ def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
     assert (site / "sppbench" / "conf" / "model" / "ffnn.yaml").exists()
     assert (site / "sppbench" / "conf" / "published" / "poster_table1.yaml").exists()
     assert (site / "sppbench" / "conf" / "claims.yaml").exists()
-    assert (site / "sppbench" / "report" / "templates" / "report.html.j2").exists()
-    assert (site / "sppbench" / "spp" / "kernel.c").exists()
+    assert (site / "sppbench" / "study" / "report" / "templates" / "report.html.j2").exists()
+    assert (site / "sppbench" / "spp" / "sums" / "kernel.c").exists()
     assert (site / "hydra_plugins" / "sppbench_sweeper.py").exists()
     shown = subprocess.run(
         [sys.executable, "-m", "sppbench.train", "model=ffnn", "data=digits", "trainer.max_epochs=1", "logger=csv"],

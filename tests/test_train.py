@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import math
 import os
 import shutil
 import signal
+import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -19,18 +22,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch import Callback
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sppbench.evidence.runs import read_run
 from sppbench.run import assembly
 from sppbench.run.assembly import build, make_data_and_net, resolve
+from sppbench.run.checks import check_cuda_graphs, how_to_compile
 from sppbench.run.classifier import Classifier
 from sppbench.run.results import read_result
 from sppbench.run.run_directory import RunDirectory, RunDirectoryError
 from sppbench.spp import read_batchnorm, read_history
 from sppbench.train import UsageError, train
 from tests.conftest import EFFICIENTNET, FFNN
+from tests.spp.test_callback import read_wandb, records
 
 Make = Callable[..., DictConfig]
 STEPS = 3 * 3  # epochs x batches: 40 training images in batches of 16
@@ -160,12 +167,12 @@ def test_a_compiled_run_is_the_same_and_takes_one_graph(
 def test_cuda_graphs_do_not_accumulate_gradients() -> None:
     """Without a GPU there are none, and PyTorch leaves them out."""
     for value in ("reduce-overhead", {"triton.cudagraphs": True}):
-        how = assembly._how_to_compile(value)
+        how = how_to_compile(value)
         with pytest.raises(UsageError, match="accumulate_grad_batches"):
-            assembly._check_cuda_graphs(how, 2, "cuda")
-        assembly._check_cuda_graphs(how, 1, "cuda")
-        assembly._check_cuda_graphs(how, 2, "cpu")
-    assembly._check_cuda_graphs(assembly._how_to_compile(True), 2, "cuda")
+            check_cuda_graphs(how, 2, "cuda")
+        check_cuda_graphs(how, 1, "cuda")
+        check_cuda_graphs(how, 2, "cpu")
+    check_cuda_graphs(how_to_compile(True), 2, "cuda")
 
 
 def test_every_run_of_a_long_sweep_is_compiled() -> None:
@@ -245,6 +252,7 @@ STOPS = {
     "crash in the test": (crash, "test", 0, 9, 3),
     "SIGTERM in epoch 0": (send(signal.SIGTERM), "training", 0, 1, 0),
     "SIGTERM in the middle of epoch 1": (send(signal.SIGTERM), "training", 4, 5, 1),
+    "SIGUSR1 in the middle of epoch 2": (send(signal.SIGUSR1), "training", 7, 8, 2),
     "SIGINT in the last step of epoch 1": (send(signal.SIGINT), "training", 5, 6, 2),
     "SIGTERM in the validation of epoch 1": (send(signal.SIGTERM), "validation", 2, 6, 2),
     "SIGINT in the last step": (send(signal.SIGINT), "training", 8, 9, 3),
@@ -259,7 +267,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
-    stop: str, config: Make, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+    stop: str,
+    config: Make,
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     act, stage, step, kept, epochs = STOPS[stop]
     for figure in ("_draw", "_draw_heatmaps"):  # their time would be most of this test's
@@ -275,17 +288,20 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     left = read_result(run / "result.json")
     assert left.epochs == epochs
     if act is crash:
-        assert (left.status, left.error) == ("failed", "power cut")
+        assert left.status == "failed"
+        assert str(left.error).startswith("power cut (RuntimeError in ")
         assert "power cut" in (run / "traceback.txt").read_text()
         assert (run / "last.ckpt").exists() == (kept is not None)
     else:
         assert left.status == "interrupted"
         assert isinstance(ended.value, SystemExit)
-        assert ended.value.code == (143 if "SIGTERM" in stop else 130)
+        assert ended.value.code == 128 + getattr(signal, stop.split()[0])
     if kept is not None:
         assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == kept
 
+    caplog.clear()
     train(config(net=EFFICIENTNET, spp="every_step"))
+    assert "is gone" not in caplog.text, "metrics.csv has no row before the end of the first epoch"
     result, expected = read_result(run / "result.json"), read_result(undisturbed / "result.json")
     assert same_weights(weights(run), weights(undisturbed))
     assert metrics(run) == metrics(undisturbed)
@@ -361,7 +377,195 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_restarted(
     assert read_result(tmp_path / "run" / "result.json").status == "completed"
 
 
+def test_nothing_is_resumed_without_a_configuration(config: Make, tmp_path: Path) -> None:
+    train(config("trainer.max_epochs=1"))
+    run = tmp_path / "run"
+    (run / "config.yaml").unlink()
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    for overrides in (["seed=1", "optimizer.lr=0.1"], [], ["overwrite=true"]):
+        with pytest.raises(RunDirectoryError, match=r"but no run, which has a config\.yaml"):
+            train(config("trainer.max_epochs=1", *overrides))
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+def interrupt(config: Make, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, send(signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            train(config(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [(["seed=1"], r"another run's, which has another configuration"), ([], r"another run's, which is run \w{8}, and")],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    overrides: list[str], message: str, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(config, monkeypatch)
+    interrupt(config, monkeypatch, f"output_dir={tmp_path}/other", *overrides)
+    shutil.copy(tmp_path / "other" / "last.ckpt", tmp_path / "run" / "last.ckpt")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    with pytest.raises(UsageError, match=message):
+        train(config())
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+    train(config("overwrite=true"))
+
+
+@pytest.mark.parametrize("lost", ["mark", "id"])
+def test_a_checkpoint_that_cannot_be_told_apart_is_this_run_s(
+    lost: str, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That of an older version, and where the run's id is gone; the configuration is this one's."""
+    interrupt(config, monkeypatch)
+    checkpoint = tmp_path / "run" / "last.ckpt"
+    if lost == "mark":
+        content = torch.load(checkpoint, weights_only=True)
+        assert content.pop("sppbench")["run_id"] == (tmp_path / "run" / ".run_id").read_text()
+        torch.save(content, checkpoint)
+    else:
+        (tmp_path / "run" / ".run_id").unlink()
+    train(config())
+    assert ("does not say which run it is of" in caplog.text) == (lost == "mark")
+    train(config(f"output_dir={tmp_path}/whole"))
+    assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_in_a_job_of_slurm_only_our_own_checkpoint_counts(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning writes hpc_ckpt_<n>.ckpt there, and loads it wherever it is given none."""
+    expected = train(config(f"output_dir={tmp_path}/outside"))
+    train(config("seed=3", "trainer.max_epochs=2"))
+    planted = tmp_path / "run" / "hpc_ckpt_1.ckpt"
+    shutil.copy(tmp_path / "run" / "last.ckpt", planted)
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "a"}.items():
+        monkeypatch.setenv(name, value)
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, send(signal.SIGUSR1))
+        with pytest.raises(SystemExit) as ended:
+            train(config("overwrite=true"))
+    assert ended.value.code == 128 + signal.SIGUSR1
+    assert read_result(tmp_path / "run" / "result.json").status == "interrupted"
+    assert train(config()) == expected
+    assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "outside"))
+    assert [file.name for file in (tmp_path / "run").glob("*.ckpt")].count("hpc_ckpt_1.ckpt") == 1
+    assert not list((tmp_path / "run").glob("hpc_ckpt_2*"))
+    cfg = config("output_dir=elsewhere")
+    parts = build(cfg, RunDirectory("elsewhere", resolve(cfg)))
+    environment: Any = parts.trainer._accelerator_connector.cluster_environment
+    assert not environment.auto_requeue
+
+
+class StopAfter(Callback):
+    """A user's callback, which ends training in a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+STOP_AFTER = "+trainer.callbacks=[{_target_:tests.test_train.StopAfter,step:%d}]"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+trainer.max_time=00:00:00:00"],
+        ["+trainer.fast_dev_run=true", "trainer.max_epochs=1"],
+        [STOP_AFTER % 4],
+        ["trainer.max_epochs=-1", "+trainer.max_steps=7", STOP_AFTER % 4],
+    ],
+)
+def test_a_run_that_is_cut_short_is_final_and_counts_nowhere(
+    overrides: list[str], config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    accuracy = train(config(*overrides))
+    file = tmp_path / "run" / "result.json"
+    result = read_result(file)
+    assert result.status == "stopped_early"
+    assert result.test is not None
+    assert result.test["accuracy"] == accuracy
+    assert "no table counts this run" in caplog.text
+    before = file.stat().st_mtime_ns
+    with caplog.at_level(logging.INFO):
+        assert train(config(*overrides)) == accuracy
+    assert "is stopped_early already" in caplog.text
+    assert file.stat().st_mtime_ns == before
+    read = read_run(tmp_path / "run")
+    assert (read.state, read.accuracy) == ("stopped_early", None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        (["trainer.max_epochs=-1", "+trainer.max_steps=4"], 4),
+        (["+trainer.max_steps=4"], 4),
+        (["trainer.max_epochs=2", "trainer.limit_train_batches=2"], 4),
+        (["trainer.max_epochs=2", STOP_AFTER % 6], 6),
+    ],
+)
+def test_a_run_that_reaches_its_limit_is_complete(
+    overrides: list[str], steps: int, config: Make, tmp_path: Path
+) -> None:
+    train(config(*overrides))
+    result = read_result(tmp_path / "run" / "result.json")
+    assert (result.status, result.steps) == ("completed", steps)
+
+
+def test_a_full_disk_is_named_and_nothing_of_ours_stays_on_it(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    write = Path.write_bytes
+
+    def full(self: Path, content: Any) -> int:
+        if self.name == ".last.ckpt.tmp":
+            write(self, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RuntimeError, match=f"the disk is full: {tmp_path}/run cannot be written to"):
+        train(config())
+    result = read_result(tmp_path / "run" / "result.json")
+    assert (result.status, result.steps) == ("failed", 3)
+    assert f"the disk is full: {tmp_path}/run" in str(result.error)
+    assert "No space left on device" in (tmp_path / "run" / "traceback.txt").read_text()
+    assert not list(tmp_path.rglob("*ckpt*"))
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 BAD = {
+    "seed=true": "seed must be an integer from 0",
+    "name=..": "name must be the name of a folder, got",
+    "name=a/../b": "name must be the name of a folder, got",
+    f"name={'x' * 300}": "name must have at most 255 bytes",
+    "optimizer.lr=inf": r"optimizer\.lr must be a positive number, got inf",
+    "optimizer.lr=0": r"optimizer\.lr must be a positive number, got 0",
+    "trainer.accumulate_grad_batches=0": "accumulate_grad_batches must be an integer of at least 1, got 0",
+    "trainer.accumulate_grad_batches=1.5": "accumulate_grad_batches must be an integer of at least 1, got 1.5",
+    "trainer.limit_train_batches=0": "leaves nothing to train on",
+    "trainer.limit_train_batches=0.001": r"limit_train_batches=0\.001 leaves none of 3 batches",
+    "trainer.limit_val_batches=0.001": r"limit_val_batches=0\.001 leaves none of 2 batches",
+    "trainer.limit_test_batches=0.001": r"limit_test_batches=0\.001 leaves none of 2 batches",
+    "model.normalization=batch_norm data.batch_size=13": r"data\.batch_size=13 leaves a single image of 40",
+    "spp=every_step spp.every_n_steps=0": "every_n_steps",
+    "spp=every_step spp.every_n_steps=abc": "every_n_steps|'<'",
+    "spp=every_step spp.layers=nothing": "nothing",
+    "spp=every_step spp.signals=[weights]": "weights",
+    "spp=every_step spp.module=nothing": "nothing",
+    "+trainer.logger=true": r"trainer\.logger cannot be chosen, .* choose loggers by logger=",
+    "+trainer.default_root_dir=x": r"trainer\.default_root_dir cannot be chosen",
+    "+trainer.num_sanity_val_steps=2": r"trainer\.num_sanity_val_steps cannot be chosen",
+    "+trainer.enable_progress_bar=true": r"trainer\.enable_progress_bar cannot be chosen",
+    "+trainer.enable_model_summary=true": r"trainer\.enable_model_summary cannot be chosen",
+    "+trainer.enable_checkpointing=false": r"trainer\.enable_checkpointing cannot be chosen",
+    "+trainer.callbacks=[1]": r"trainer\.callbacks must be a list of Lightning callbacks",
+    "+trainer.callbacks=[{_target_:nowhere.Callback}]": "No module named 'nowhere'",
     "optimizer.lr=-1": "learning rate",
     "data.batch_size=0": r"data\.batch_size must be at least 1, got 0",
     "seed=-1": "seed must be an integer from 0",
@@ -411,6 +615,64 @@ def test_wandb_gets_the_run_offline(config: Make, tmp_path: Path) -> None:
     files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1
     assert (tmp_path / "run" / ".run_id").read_text() in files[0].name
+
+
+def test_a_resumed_offline_run_is_two_wandb_runs_of_one_group(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``wandb sync`` sends each folder from its first line on: with one id the second would replace the first."""
+    cfg = config("logger=[csv,wandb]")
+    at_step(monkeypatch, 4, crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(cfg)
+    train(cfg)
+    found = [_wandb_run(folder) for folder in (tmp_path / "run" / "wandb").glob("offline-run-*")]
+    (first, early), (second, late) = sorted(found, key=lambda part: part[0].start_time.ToNanoseconds())
+    assert first.run_id == (tmp_path / "run" / ".run_id").read_text()
+    assert second.run_id.startswith(f"{first.run_id}-")
+    assert (second.display_name, second.run_group) == (first.display_name, first.run_group)
+    assert first.run_group == "ffnn/lr=0.001"
+    assert list(second.tags) == list(first.tags) == ["runs"]
+    shown = [
+        {item.key: item.value_json for item in run.config.update if item.key != "_wandb"} for run in (first, second)
+    ]
+    assert shown[0] == shown[1]
+    assert "model" in shown[0]
+    steps = [[row["trainer/global_step"] for row in rows if "val/loss" in row] for rows in (early, late)]
+    assert steps == [[2], [5, 8]], "each epoch once, in one of the two"
+    assert [row for row in late if "test/accuracy" in row]
+
+
+def test_a_resumed_online_run_goes_on_in_the_same_wandb_run(config: Make, tmp_path: Path) -> None:
+    cfg = config("logger=wandb", "logger.wandb.mode=online")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".run_id").write_text("abcd1234")
+
+    def wandb_id() -> str:
+        logger = assembly._make_logger("wandb", cfg.logger.wandb, RunDirectory(folder, resolve(cfg)))
+        assert logger._wandb_init["resume"] == "allow"
+        return str(logger._wandb_init["id"])
+
+    assert wandb_id() == "abcd1234"
+    (folder / "last.ckpt").touch()
+    assert wandb_id() == "abcd1234"
+    (folder / "wandb" / "offline-run-20260101_000000-abcd1234").mkdir(parents=True)
+    assert wandb_id().startswith("abcd1234-"), "the server may not know yet what an offline part has logged"
+
+
+def _wandb_run(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """The run's record and the rows in an offline folder."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    [file] = folder.glob("run-*.wandb")
+    deadline = time.monotonic() + 30
+    while True:  # W&B's own process writes the file, sometimes after wandb.finish() has returned
+        found = [Record.FromString(content) for content in records(file.read_bytes())]
+        if any(record.HasField("exit") for record in found):
+            return next(record.run for record in found if record.HasField("run")), read_wandb(file)
+        assert time.monotonic() < deadline, "W&B has not written the end of its run"
+        time.sleep(0.05)
 
 
 def test_tensorboard_gets_the_run(config: Make, tmp_path: Path) -> None:

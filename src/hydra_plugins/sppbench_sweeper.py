@@ -47,15 +47,14 @@ class SppbenchSweeper(Sweeper):
         self.config, self.hydra_context = config, hydra_context  # as Hydra's own sweepers
         self._config, self._loader = config, hydra_context.config_loader
         self._values: Any = OmegaConf.to_container(config)
-        self._begun = time.time()
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Runs what is left; exits with 1 if a cell failed, and with 2 if the sweep cannot be run as asked."""
-        from sppbench.run.assembly import UsageError
-        from sppbench.run.sweep import SweepError, distinct, dry_run, look_at
+        from sppbench.run.checks import UsageError
+        from sppbench.run.sweep import SweepError, begin, distinct, dry_run, look_at
 
         try:
             cells = distinct([self._cell(overrides) for overrides in self._combinations(arguments)])
@@ -65,7 +64,7 @@ class SppbenchSweeper(Sweeper):
         if self._config.sweeps.dry_run:
             print(dry_run(self._config.sweeps.name, [look_at(cell) for cell in cells]))
             return []
-        return self._run(cells)
+        return self._run(begin(cells))
 
     def _combinations(self, arguments: list[str]) -> Iterator[list[str]]:
         """The overrides of each cell."""
@@ -109,7 +108,7 @@ class SppbenchSweeper(Sweeper):
         before = instance.cfg
         try:
             instance.set_config(whole)  # which choice a name stands for
-            return Cell(tuple(overrides), resolve(config), self._begun)
+            return Cell(tuple(overrides), resolve(config))
         finally:
             instance.cfg = before
 
@@ -132,7 +131,8 @@ class SppbenchSweeper(Sweeper):
         return plain and not isinstance(node, dict | list) and not told_by_hydra
 
     def _run(self, cells: Sequence[Cell]) -> list[JobReturn]:
-        from sppbench.run.sweep import FINAL, look_at, showing_progress, summary
+        from sppbench.run.results import FINAL
+        from sppbench.run.sweep import look_at, showing_progress, summary
 
         name = self._config.sweeps.name
         failures: dict[Cell, str] = {}
@@ -155,8 +155,9 @@ class SppbenchSweeper(Sweeper):
 
     def _launch(self, cells: Sequence[Cell], first: int, failures: dict[Cell, str]) -> Sequence[JobReturn]:
         """Runs cells by the launcher, and notes which have failed and why."""
-        from sppbench.run.assembly import one_line
-        from sppbench.run.sweep import FINAL, look_at
+        from sppbench.run.error_text import one_line
+        from sppbench.run.results import FINAL
+        from sppbench.run.sweep import look_at
 
         try:
             found = self._launcher.launch([[*cell.overrides, _QUIET] for cell in cells], initial_job_idx=first)
@@ -178,7 +179,8 @@ def _as_argument(value: Any) -> str:
 
 def _free_again(cells: Sequence[Cell], failures: dict[Cell, str]) -> list[Cell]:
     """Waits for cells that other processes are at work on; returns those that were left unfinished, if any."""
-    from sppbench.run.sweep import FINAL, look_at
+    from sppbench.run.results import FINAL
+    from sppbench.run.sweep import look_at
 
     waiting = [cell for cell in cells if cell not in failures]
     while waiting := [cell for cell in waiting if look_at(cell).state not in (*FINAL, "refused")]:

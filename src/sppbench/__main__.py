@@ -143,8 +143,7 @@ def _figures_arguments(parser: argparse.ArgumentParser) -> None:
 def _figures(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.runs import EvidenceError, read_evidence
     from sppbench.study.figures.draw_all import draw_figures, used_runs
-    from sppbench.study.figures.output import log_figures, write_figures
-    from sppbench.study.figures.text import terminal
+    from sppbench.study.figures.figure_output import log_figures, terminal, write_figures
 
     evidence = read_evidence(arguments.directory)
     if not evidence.runs and not evidence.problems:
@@ -206,7 +205,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     from sppbench.study.report.content import gather
-    from sppbench.study.report.output import check_writable, log_report, write_report
+    from sppbench.study.report.page import check_writable, log_report, write_report
 
     check_writable(arguments.output)
     content = gather(arguments.directory)

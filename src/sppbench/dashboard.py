@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from sppbench.errors import UserError
+from sppbench.spp.names import OF_BATCH
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, MediaBrowser
@@ -74,7 +75,7 @@ def _training() -> Section:
 def _signals() -> Section:
     """What ``sppbench.spp.SPPCallback`` logs: scalars of the epoch's means, and figures."""
     curves = [_curve("Gain from layer to layer", "spp/activation_gain", "spp/gradient_gain", log=True)]
-    for signal in ("activation", "gradient"):
+    for signal in OF_BATCH:
         ends = (f"spp/{signal}_max", f"spp/{signal}_min")
         curves += [
             _curve(f"Largest and smallest {signal}", *ends, unit="second moment", log=True),

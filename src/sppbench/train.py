@@ -14,27 +14,42 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sppbench.files import config_directory
-from sppbench.run.assembly import Parts, UsageError, build, one_line, resolve
-from sppbench.run.results import Result, ResultError, Status, git_state, package_versions
-from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, RunDirectoryError, config_hash
+from sppbench.errors import UserError
+from sppbench.files import config_directory, write_text
+from sppbench.run.assembly import Parts, build, resolve
+from sppbench.run.checks import UsageError
+from sppbench.run.error_text import is_full_disk, one_line
+from sppbench.run.results import FINAL, Result, Status, git_state, package_versions
+from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, config_hash
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
 
 
-@hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")
-def main(cfg: DictConfig) -> float | None:
-    """Runs :func:`train`; returns the test accuracy in percent.
+def main() -> None:
+    """Runs the command line: :func:`train` for the configuration that Hydra composes, or many of them.
 
-    Exit status: 0 also for a diverged run, 1 for a failed one, 2 for what the user must mend, 130 after Ctrl-C, 143
-    after SIGTERM. Many runs (-m): 0 if all came to their end, 1 if one failed, 2 if they cannot be run as asked.
+    Exit status: 0 also for a diverged run and one that was stopped early, 1 for a failed one, 2 for what the user must
+    fix, 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1. Many runs (-m): 0 if all came to their end, 1 if one
+    failed, 2 if they cannot be run as asked. With HYDRA_FULL_ERROR=1 the traceback of an error is shown, too.
+
+    Example:
+        $ python -m sppbench.train model=ffnn data=digits trainer=cpu
     """
+    try:
+        _hydra_main()
+    except KeyboardInterrupt:  # while Hydra composes the configuration
+        _interrupted()
+
+
+@hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")
+def _hydra_main(cfg: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
         return _job(cfg)
@@ -42,24 +57,36 @@ def main(cfg: DictConfig) -> float | None:
         if hydra_config.sweeper.get("grids") or cfg.get("sweeps", {}).get("dry_run"):
             raise UsageError("sweeps= is for many runs: python -m sppbench.train -m sweeps=...")
         return train(cfg)
-    except (UsageError, RunDirectoryError, ResultError) as error:
+    except UserError as error:
+        _show_traceback()
         print(f"sppbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("sppbench: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
     except Exception as error:
+        _show_traceback()
         print(f"sppbench: failed: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
 
 
+def _interrupted() -> NoReturn:
+    print("sppbench: interrupted", file=sys.stderr)
+    sys.exit(130)
+
+
+def _show_traceback() -> None:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exc()
+
+
 def _job(cfg: DictConfig) -> float | None:
-    """One run of many; raises what went wrong for the sweeper to tell, in a form that other processes can send it."""
+    """One run of many; raises what went wrong for the sweeper to say, in a form that other processes can send it."""
     try:
         return train(cfg)
     except RunDirectoryBusy:  # of a sweep that shares the work; the sweeper comes back to it
         return None
     except Exception as error:
+        _show_traceback()
         raise RuntimeError(one_line(error)) from None
 
 
@@ -70,9 +97,14 @@ def train(cfg: DictConfig) -> float | None:
         The test accuracy in percent.
 
     Raises:
-        UsageError: A bad configuration, missing data, or a damaged checkpoint.
+        UsageError: A bad configuration, missing data, or a checkpoint that is damaged or another run's.
         RunDirectoryError: The directory is not for this run.
         SystemExit: After a signal, with 128 plus its number; the run can be resumed.
+
+    Example:
+        >>> with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
+        ...     cfg = hydra.compose("train", ["model=ffnn", "name=ffnn", "data=digits", "output_dir=outputs/try"])
+        >>> accuracy = train(cfg)
     """
     config = resolve(cfg)
     run = RunDirectory(config["output_dir"], config)
@@ -111,7 +143,7 @@ def _follow(cfg: DictConfig, run: RunDirectory) -> None:
 
 
 def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
-    """Trains and tests in a claimed directory; whatever happens, result.json says it."""
+    """Trains and tests in a claimed directory; whatever happens, result.json says it, if it can be written."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from sppbench.run.callbacks import Interrupted
@@ -122,24 +154,50 @@ def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
             log.info(f"resuming from {run.checkpoint}")
         with checkpointing.listening():
             _fit_and_test(parts, run, resume)
-        result = _result(parts, "completed" if parts.divergence.step is None else "diverged")
+        result = _result(parts, _status(parts))
         result.write(run.result_file)
     except (Interrupted, SIGTERMException, KeyboardInterrupt) as stop:
-        _result(parts, "interrupted").write(run.result_file)
+        _keep(run, _result(parts, "interrupted"))
         saved = f"step {checkpointing.saved_step}" if checkpointing.saved_step is not None else "where it began"
         log.info(f"interrupted; the same command resumes it from {saved}")
         default = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
         sys.exit(128 + getattr(stop, "signum", default))
     except Exception as error:
-        run.traceback_file.write_text(traceback.format_exc(), encoding="utf-8")
-        _result(parts, "failed", error=one_line(error)).write(run.result_file)
-        log.error(f"failed; see {run.traceback_file}")
+        full = f"the disk is full: {run.path} cannot be written to ({one_line(error)})" if is_full_disk(error) else None
+        _keep(run, _result(parts, "failed", error=full or one_line(error)), traceback.format_exc())
+        if full is not None:
+            raise RuntimeError(full) from error
         raise
+    if result.status == "stopped_early":
+        limit = f"epoch {parts.trainer.max_epochs}" if parts.trainer.max_steps == -1 else "its last step"
+        log.warning(f"stopped in step {result.steps}, before the end of {limit}: no table counts this run")
     scores = result.test or {}
     if result.diverged_at is not None:
         log.info(f"diverged: the loss of step {result.diverged_at} is not finite")
     log.info(f"test accuracy {scores['accuracy']:.2f} %, top-5 {scores['top5']:.2f} % | {run.result_file}")
     return float(scores["accuracy"])
+
+
+def _keep(run: RunDirectory, result: Result, traceback: str | None = None) -> None:
+    """Writes how a run ended that did not come to its end. A disk that is full must not hide why."""
+    try:
+        result.write(run.result_file)
+        if traceback is not None:
+            write_text(run.traceback_file, traceback)
+            log.error(f"failed; see {run.traceback_file}")
+    except OSError as error:
+        log.error(f"cannot write to {run.path}: {error.strerror or error}")
+
+
+def _status(parts: Parts) -> Status:
+    """How a run ended that was trained and tested."""
+    trainer = parts.trainer
+    if parts.divergence.step is not None:
+        return "diverged"
+    last_step = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    last_epoch = trainer.max_epochs not in (None, -1) and parts.stopwatch.epochs >= trainer.max_epochs
+    # Of a trial run each limit is 1: it reaches them, but they are not those of the configuration.
+    return "completed" if (last_step or last_epoch) and not getattr(trainer, "fast_dev_run", 0) else "stopped_early"
 
 
 def _fit_and_test(parts: Parts, run: RunDirectory, resume: bool) -> None:
@@ -151,11 +209,11 @@ def _fit_and_test(parts: Parts, run: RunDirectory, resume: bool) -> None:
 def _result(parts: Parts, status: Status, error: str | None = None) -> Result:
     import torch
 
-    config, trainer, finished = parts.config, parts.trainer, status in ("completed", "diverged")
+    config, trainer, finished = parts.config, parts.trainer, status in FINAL
     device = parts.classifier.device
     return Result(
         status=status,
-        model=config["name"],
+        model=str(config["name"]),
         data=config["data"]["_target_"].rpartition(".")[2],
         optimizer=config["optimizer"]["_target_"].rpartition(".")[2],
         lr=config["optimizer"]["lr"],
@@ -164,6 +222,7 @@ def _result(parts: Parts, status: Status, error: str | None = None) -> Result:
         steps=trainer.global_step,
         test=parts.classifier.test_scores if finished else None,
         val=parts.classifier.val_scores,
+        train=parts.classifier.training_scores if finished else None,
         diverged_at=parts.divergence.step,
         error=error,
         images_per_second=parts.stopwatch.images_per_second,

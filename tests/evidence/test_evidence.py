@@ -13,7 +13,7 @@ import pytest
 from sppbench.__main__ import main
 from sppbench.evidence.keep import write_compact
 from sppbench.evidence.runs import EvidenceError, read_evidence
-from sppbench.spp.history.history import BatchNormWriter
+from sppbench.spp.history.writer import BatchNormWriter
 from tests.fabricate.histories import ffnn_layers, write_gains, write_signals
 from tests.fabricate.runs import write_run
 

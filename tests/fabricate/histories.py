@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sppbench.spp.history.history import BatchNormWriter, HistoryWriter
+from sppbench.spp.history.writer import BatchNormWriter, HistoryWriter
 
 # (layer, depth, epoch, signal) -> (acsm, acv)
 Statistics = Callable[[str, int, int, str], tuple[float, float]]

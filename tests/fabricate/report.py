@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from sppbench.spp.plots.axes import new_figure
 from sppbench.study.claims.claim import Claim, Part
-from sppbench.study.figures.drawing import Drawing, Match, Panel
+from sppbench.study.figures.drawing import Drawing, Look, Match, Panel
 
 EPOCHS = ("epoch 0", "epoch 9", "epoch 19")
+# Of curves; all others have the same color.
 COLORS = {"epoch 0": "#e69f00", "epoch 9": "#0072b2", "epoch 19": "#000000", "γ²": "#cc79a7", "p": "#009e73"}
 
 
@@ -23,19 +21,16 @@ def make_drawing(
     panels: Sequence[Panel],
     curves: pd.DataFrame,
     over: Sequence[str] = (),
+    dashed: Sequence[str] = (),
     caption: str = "What is drawn.",
     matches: tuple[Match, ...] = (),
 ) -> Drawing:
-    """A drawing whose figure on paper has the legend alone: patches in stacks, but for the curves in `over`."""
-    figure = new_figure(2.0)
-    stacked = any(panel.kind == "stack" for panel in panels)
-    handles: list[Artist] = []
-    for curve in dict.fromkeys(curves["curve"]):
-        color = COLORS.get(curve, "#56b4e9")
-        part = stacked and curve not in over
-        handles.append(Patch(color=color, label=curve) if part else Line2D([], [], color=color, label=curve))
-    figure.legend(handles=handles)
-    return Drawing(name, f"Title of {name}", caption, tuple(panels), curves, figure, matches)
+    """A drawing whose figure on paper is empty."""
+    looks = {
+        curve: Look(COLORS.get(curve, "#56b4e9"), "--" if curve in dashed else "-", over=curve in over)
+        for curve in dict.fromkeys(curves["curve"])
+    }
+    return Drawing(name, f"Title of {name}", caption, tuple(panels), curves, looks, new_figure(2.0), matches)
 
 
 def make_curve(

@@ -20,7 +20,7 @@ def test_a_resumed_logger_continues_after_the_checkpoint(tmp_path: Path) -> None
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,step,train/loss\n0,1,2.5\n1,3,1.5\n2,5,1.25\n")  # stopped before the checkpoint of epoch 2
     logger = CSVLogger(path)
-    logger.resume(4)
+    logger.resume(4, epochs=2)
     logger.log_metrics({"epoch": 2, "train/loss": 1.0}, step=5)
     assert path.read_text() == "epoch,step,train/loss\n0,1,2.5\n1,3,1.5\n2,5,1.0\n"
 
@@ -37,9 +37,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(content + "\nx,y")
     with pytest.raises(ValueError, match=r"metrics\.csv is damaged"):
-        CSVLogger(path).resume(4)
+        CSVLogger(path).resume(4, epochs=2)
 
 
 def test_a_missing_file_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    CSVLogger(tmp_path / "metrics.csv").resume(4)
+    CSVLogger(tmp_path / "metrics.csv").resume(4, epochs=2)
     assert "is gone" in caplog.text

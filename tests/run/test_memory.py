@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from sppbench.run import memory as allocator
+from sppbench.run import memory
 
 # Page faults of writing 64 MiB for the second time, after the first 64 MiB were freed.
 FAULTS = """
 import resource, sys
-from sppbench.allocator import keep_freed_memory
+from sppbench.run.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     print(keep_freed_memory())
 b"x" * (64 << 20)
@@ -38,12 +38,12 @@ def test_freed_memory_is_written_again_without_asking_the_system() -> None:
 
 @pytest.mark.parametrize("library", [object(), type("Refuses", (), {"mallopt": staticmethod(lambda *_: 0)})])
 def test_where_it_cannot_be_set_nothing_happens(library: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.sys, "platform", "linux")
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: library)
-    assert not allocator.keep_freed_memory()
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
+    assert not memory.keep_freed_memory()
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
-    monkeypatch.setattr(allocator.ctypes, "CDLL", None)
-    assert not allocator.keep_freed_memory()
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    monkeypatch.setattr(memory.ctypes, "CDLL", None)
+    assert not memory.keep_freed_memory()

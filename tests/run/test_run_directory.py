@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sppbench.run.run_directory import RunDirectory, RunDirectoryError, config_hash, flatten, identity
+from sppbench.run import run_directory
+from sppbench.run.results import FINAL
+from sppbench.run.run_directory import Owner, RunDirectory, RunDirectoryError, config_hash, flatten, identity
 from tests.run.test_results import RESULT
 
 CONFIG: dict[str, Any] = {
+    "name": "ffnn",
     "seed": 1,
     "overwrite": False,
     "output_dir": "x",
@@ -17,6 +23,7 @@ CONFIG: dict[str, Any] = {
     "data": {"root": "a", "batch_size": 512},
     "optimizer": {"lr": 0.1},
     "trainer": {"accelerator": "auto", "max_epochs": 20},
+    "spp": {"every_n_steps": 1},
     "logger": {"csv": {"path": "x/metrics.csv"}},
 }
 
@@ -35,7 +42,7 @@ def finished(path: Path, config: dict[str, Any], status: str = "completed") -> N
     run = RunDirectory(path, config)
     with run.locked():
         run.begin()
-        dataclasses.replace(RESULT, status=status).write(run.result_file)
+        dataclasses.replace(RESULT, status=status, config_hash=config_hash(config)).write(run.result_file)
 
 
 def test_flatten_gives_the_keys_of_the_command_line() -> None:
@@ -47,6 +54,7 @@ def test_the_hash_ignores_where_and_by_which_kernels_a_run_takes_place_and_nothi
     same["optimizer"]["fused"] = True
     assert config_hash(same) == config_hash(CONFIG)
     assert identity(CONFIG).keys() == {
+        "name",
         "seed",
         "model.depth",
         "model.affine",
@@ -58,7 +66,7 @@ def test_the_hash_ignores_where_and_by_which_kernels_a_run_takes_place_and_nothi
         assert config_hash(other) != config_hash(CONFIG)
 
 
-@pytest.mark.parametrize("status", ["completed", "diverged"])
+@pytest.mark.parametrize("status", FINAL)
 def test_a_complete_run_is_recognised(tmp_path: Path, status: str) -> None:
     finished(tmp_path / "run", CONFIG, status)
     found = RunDirectory(tmp_path / "run", changed(output_dir="elsewhere")).completed()
@@ -110,14 +118,113 @@ def test_foreign_files_are_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "train.parquet", "figure.png", "wandb", "last.ckpt", "result.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_without_a_configuration_nothing_is_a_run_s(name: str, overwrite: bool, tmp_path: Path) -> None:
+    """Not even by its name: it may be a user's, or a data set, or weights of another configuration."""
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunDirectoryError, match=rf"holds '{name}', but no run, which has a config\.yaml"):
+        RunDirectory(tmp_path, changed(overwrite=overwrite)).completed()
+    assert (tmp_path / name).read_text() == "mine"
+
+
+FOREIGN = ("notes.txt", "data.parquet", "photo.png", "spp_epoch=1.png.txt", "spp_epoch=best.png", ".notes.tmp")
+OURS = (
+    *("metrics.csv", "last.ckpt", "train.log", "traceback.txt", "inspection.json", ".run_id", ".last.ckpt.tmp"),
+    *("spp_epoch=9.png", "spp_gradient_epoch=19.png", "spp_heatmap_activation.png", "spp_epochs.parquet"),
+)
+
+
+def fill(run: Path) -> None:
+    """What a run leaves, and what a user puts beside it."""
+    for name in (*OURS, *FOREIGN):
+        (run / name).write_text(name)
+    for name in ("spp.parquet", "batchnorm.parquet", "wandb", "tensorboard"):
+        (run / name).mkdir()
+        (run / name / "file").touch()
+
+
 def test_overwrite_deletes_only_what_runs_leave(tmp_path: Path) -> None:
-    finished(tmp_path / "run", CONFIG)
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-    run = RunDirectory(tmp_path / "run", changed(overwrite=True))
+    path = tmp_path / "run"
+    finished(path, CONFIG)
+    fill(path)
+    run = RunDirectory(path, changed(overwrite=True))
     with run.locked():
         run.begin()
-    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
-    assert not run.result_file.exists()
+        assert {item.name for item in path.iterdir()} == {*FOREIGN, ".lock", ".owner", ".run_id", "config.yaml"}
+
+
+def test_a_run_that_is_killed_while_it_clears_never_passes_for_more_than_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each deletion: no result and no checkpoint, and a configuration as long as there is anything."""
+
+    class Killed(BaseException):
+        pass
+
+    deletions = 0
+    delete = run_directory._delete
+
+    def dying(item: Path) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        delete(item)
+
+    monkeypatch.setattr(run_directory, "_delete", dying)
+    while True:
+        path, left = tmp_path / str(deletions), deletions
+        finished(path, CONFIG)
+        fill(path)
+        run = RunDirectory(path, changed(overwrite=True))
+        try:
+            with run.locked():
+                run.begin()
+            break
+        except Killed:
+            pass
+        names = {item.name for item in path.iterdir()} - {*FOREIGN, ".lock", ".owner"}
+        assert not names or "config.yaml" in names
+        if deletions >= 1:
+            again = RunDirectory(path, CONFIG)
+            assert again.completed() is None
+            assert not again.resumable or deletions == 1
+            left = -1
+            with again.locked():
+                again.begin()
+            if deletions >= 2:
+                products = {"metrics.csv", "spp.parquet", "spp_epoch=9.png", "inspection.json", "last.ckpt"}
+                assert not products & {item.name for item in path.iterdir()}, "they would pass for the new run's"
+        deletions += 1
+    assert deletions == len(OURS) + 4 + 2  # folders; result.json and config.yaml
+
+
+def test_a_result_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path / "run", CONFIG)
+    finished(tmp_path / "other", changed(model__depth=9))
+    (tmp_path / "run" / "result.json").write_bytes((tmp_path / "other" / "result.json").read_bytes())
+    with pytest.raises(RunDirectoryError, match=r"result\.json is of another configuration"):
+        RunDirectory(tmp_path / "run", CONFIG).completed()
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    finished(tmp_path / "run", CONFIG, "failed")
+    (tmp_path / "mine").write_text("mine")
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    for file in (run.log_file, run.traceback_file, run.result_file, run.path / ".run_id"):
+        file.unlink(missing_ok=True)
+        file.symlink_to(tmp_path / "mine")
+    with run.locked():
+        run.begin()
+        assert not run.log_file.is_symlink()
+        assert not run.traceback_file.exists()
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"cannot use output_dir=.*File name too long"):
+        RunDirectory(tmp_path / ("x" * 300), CONFIG).completed()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -184,3 +291,40 @@ def test_a_checkpoint_is_offered_and_the_run_keeps_its_id(tmp_path: Path) -> Non
     with again.locked():
         assert again.begin()
     assert again.run_id == run.run_id
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"host": "here", "pid": "x", "started": 0}',
+        f'{{"host": "here", "pid": {2**70}, "started": 0}}',
+        '{"host": "here", "pid": 1, "started": "x"}',
+        '{"host": "here", "pid": 1, "started": 1e300}',
+        '{"host": "here", "pid": 1, "started": NaN}',
+        '{"host": 1, "pid": 1, "started": 0}',
+        '{"host": "here", "pid": true, "started": 0}',
+        "[1]",
+        "1",
+        "\ufeff{}",
+        "",
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_owner_is_none(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_directory.socket, "gethostname", lambda: "here")
+    finished(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / ".owner").write_text(content)
+    assert RunDirectory(tmp_path / "run", CONFIG).owner is None
+
+
+def test_whether_an_owner_lives_is_asked_without_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``os.kill(pid, 0)`` interrupts the process on Windows."""
+    asked: list[int] = []
+    exists = run_directory.psutil.pid_exists
+    monkeypatch.setattr(run_directory.psutil, "pid_exists", lambda pid: asked.append(pid) or exists(pid))
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    assert Owner(socket.gethostname(), gone.pid, 0.0).is_gone
+    assert not Owner(socket.gethostname(), os.getpid(), 0.0).is_gone
+    assert not Owner("elsewhere", gone.pid, 0.0).is_gone
+    assert asked == [gone.pid, os.getpid()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -91,7 +92,8 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(
         assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 1
     assert statuses(seeds(1, 2, 3)) == ["completed", "failed", "completed"]
     shown = capfd.readouterr()
-    assert f"ffnn lr=0.001 seed=2 failed: power cut; see {CELLS}/seed=2/traceback.txt" in shown.out
+    assert "ffnn lr=0.001 seed=2 failed: power cut (RuntimeError in " in shown.out
+    assert f"; see {CELLS}/seed=2/traceback.txt" in shown.out
     assert "3 cells: 2 completed, 1 failed" in shown.out
     assert "Traceback" not in shown.out + shown.err
     assert command("-m", "seed=1,2,3", "trainer.max_epochs=1") == 0
@@ -261,6 +263,20 @@ def test_overwriting_a_sweep_counts_only_what_is_new(
     assert "seed=1 failed: data.batch_size must be" in capfd.readouterr().out
 
 
+def test_the_file_server_s_clock_may_differ(command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 0
+    before = (seeds(1)[0] / "result.json").stat().st_mtime_ns
+    now = time.time
+    for ahead in (3600, -3600):
+        monkeypatch.setattr(time, "time", lambda ahead=ahead: now() + ahead)
+        assert command("-m", "seed=1", "trainer.max_epochs=1", "overwrite=true") == 0
+        assert "1 cells: 1 completed" in capfd.readouterr().out
+        after = (seeds(1)[0] / "result.json").stat().st_mtime_ns
+        assert before < after
+        before = after
+    assert sorted(path.name for path in CELLS.iterdir()) == ["seed=1"], "the clock's file is gone"
+
+
 def test_a_job_that_leaves_nothing_where_it_should_is_a_failure(
     command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,7 +392,7 @@ def test_a_full_disk_is_told_and_harms_nothing(
         full.setattr(Checkpointing, "_save", no_space)
         full.setattr(sppbench.run.results, "write_text", no_space)
         assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 1
-    assert "seed=2 failed: [Errno 28] No space left on device" in capfd.readouterr().out
+    assert f"seed=2 failed: the disk is full: {CELLS}/seed=2 cannot be written to" in capfd.readouterr().out
     assert (CELLS / "seed=1" / "result.json").read_bytes() == before
     assert command("-m", "seed=1,2", "trainer.max_epochs=1") == 0
 
@@ -430,8 +446,8 @@ def test_cells_are_looked_at_without_changing_them(tmp_path: Path) -> None:
 STABLE = """
 import os, random, signal, sys, time
 import torch, lightning, pandas, pyarrow, matplotlib.pyplot
-import sppbench.assembly, sppbench.callbacks, sppbench.classifier, sppbench.data, sppbench.models, sppbench.train
-import sppbench.spp.callback, sppbench.spp.plots
+import sppbench.run.assembly, sppbench.run.callbacks, sppbench.run.classifier, sppbench.data, sppbench.models
+import sppbench.spp.callback, sppbench.spp.plots.panels, sppbench.train
 
 torch.set_num_threads(1)
 run = sppbench.train._run
@@ -480,7 +496,7 @@ def forked(tmp_path: Path, code: str, *arguments: str) -> None:
 
 
 def test_a_sweep_that_is_killed_ten_times_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    from sppbench.spp.history.history import read_history
+    from sppbench.spp.history.reader import read_history
 
     code = """
 began = time.monotonic()
@@ -533,3 +549,24 @@ assert_([wait(pid) for pid in pids] == [0, 0])
     assert Counter(line[1] for line in begun) == {str(cell): 1 for cell in seeds(1, 2, 3, 4, 5, 6)}
     assert len({line[0] for line in begun}) == 2, "one of them did all"
     assert statuses([tmp_path / cell for cell in seeds(1, 2, 3, 4, 5, 6)]) == ["completed"] * 6
+
+
+def test_what_is_kept_for_good_counts_as_done(command: Command, capfd: Output, tmp_path: Path) -> None:
+    arguments = ("-m", "seed=1,2", "trainer.max_epochs=1", "sweeps.kept=kept")
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 0
+    shutil.move("outputs", "kept/all")  # as in results/: without outputs/, and no weights
+    shutil.move("kept/all/runs", "kept/runs")
+    kept = Path("kept", *(CELLS / "seed=1").parts[1:])
+    (kept / "last.ckpt").unlink()
+    before = (kept / "result.json").read_bytes()
+    assert command(*arguments) == 0
+    assert "runs: 2 cells: 2 completed" in capfd.readouterr().out
+    assert [path.name for path in CELLS.iterdir()] == ["seed=2"], "the kept one was not run again"
+    assert (kept / "result.json").read_bytes() == before
+
+
+def test_a_kept_run_of_another_configuration_does_not_count(command: Command, tmp_path: Path) -> None:
+    assert command("-m", "seed=1", "trainer.max_epochs=1") == 0
+    shutil.move("outputs", "kept")
+    assert command("-m", "seed=1", "trainer.max_epochs=2", "sweeps.kept=kept") == 0
+    assert read_result(CELLS / "seed=1" / "result.json").epochs == 2

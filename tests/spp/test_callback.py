@@ -27,8 +27,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sppbench.spp import callback as callback_module
 from sppbench.spp.callback import SPPCallback
-from sppbench.spp.history.history import batchnorm_epoch_mean, epoch_mean, read_batchnorm, read_history
-from sppbench.spp.history.summary import summarize, summarize_batchnorm
+from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
+from sppbench.spp.history.health import summarize, summarize_batchnorm
+from sppbench.spp.history.reader import read_batchnorm, read_history
 
 FIGURES = ("spp/panels", "spp/gradients", "spp/heatmap_activation", "spp/heatmap_gradient")
 SCALARS = {
@@ -414,7 +415,7 @@ def test_two_processes_record_what_one_does_with_their_batches(tmp_path: Path) -
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.name == "sppbench.spp.history.summary"]
+    return [record.message for record in caplog.records if record.name == "sppbench.spp.history.health"]
 
 
 @empty_figures

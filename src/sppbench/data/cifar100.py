@@ -14,7 +14,7 @@ from torchvision.datasets.utils import check_integrity, download_url, extract_ar
 from sppbench.data import cache
 from sppbench.data.datamodule import ImageDataModule, Images
 from sppbench.data.errors import DataError
-from sppbench.data.hub import find_shards, read_shards
+from sppbench.data.hub import find_shards, is_foreign, read_shards
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +25,13 @@ STD = (0.2673343, 0.2564385, 0.2761505)
 class CIFAR100(ImageDataModule):
     """CIFAR-100 (Krizhevsky, 2009): 50,000 training and 10,000 test images of 100 classes, 32x32 RGB.
 
-    Read from what ``root`` holds: Parquet files in Hub layout (``train-*.parquet``, ``test-*.parquet``), else
-    torchvision's ``cifar-100-python.tar.gz`` or the folder unpacked from it. The images are decoded once and kept in a
-    file in ``root``, or in the user's cache directory where ``root`` is read-only.
+    Read from what ``root`` or a folder directly below it holds: Parquet files as the Hugging Face Hub names them
+    (``train-00000-of-00001.parquet``, ``train.parquet`` or ``train/0000.parquet``), else torchvision's
+    ``cifar-100-python.tar.gz`` or the folder unpacked from it. The images are decoded once and kept in a file in
+    ``root``, or in the user's cache directory where ``root`` is read-only.
 
     Args:
-        root: the folder with the data.
+        root: the folder with the data; ``~`` is the user's home.
         download: whether to fetch the archive into ``root`` where it holds none of these.
         options: the other arguments of :class:`ImageDataModule`.
 
@@ -60,7 +61,7 @@ class CIFAR100(ImageDataModule):
             val_size=val_size,
             **options,
         )
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.download = download
 
     def load(self) -> Images:
@@ -88,15 +89,37 @@ class _Source(NamedTuple):
 
 
 def _find(root: Path) -> _Source | None:
+    """The first source in ``root``, else in the one folder directly below it that has one.
+
+    ``huggingface-cli download`` and ``git clone`` keep the folders of a Hub repository, such as ``cifar100/``.
+
+    Raises:
+        DataError: a source is incomplete, or several folders have one.
+    """
     if root.exists() and not root.is_dir():
         raise DataError(f"data.root must be a folder, but {root} is a file")
-    if shards := find_shards(root):
+    if not root.exists():
+        return None
+    if source := _find_in(root):
+        return source
+    folders = sorted(item for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
+    found = {folder: source for folder in folders if (source := _find_in(folder, below=True))}
+    if len(found) > 1:
+        raise DataError(f"CIFAR-100 is in more than one folder: say by data.root which of {', '.join(map(str, found))}")
+    return next(iter(found.values()), None)
+
+
+def _find_in(folder: Path, below: bool = False) -> _Source | None:
+    """The source in a folder itself; ``below`` the root, Parquet files of other data sets are passed over."""
+    if below and is_foreign(folder):
+        return None
+    if shards := find_shards(folder):
         return _Source([file for files in shards.values() for file in files], lambda: read_shards(shards))
-    archive, folder = root / datasets.CIFAR100.filename, root / datasets.CIFAR100.base_folder
+    archive, unpacked = folder / datasets.CIFAR100.filename, folder / datasets.CIFAR100.base_folder
     if archive.is_file():
         return _Source([archive], lambda: _read_archive(archive))
-    if folder.is_dir():
-        return _Source(sorted(folder.iterdir()), lambda: _read_folder(folder))
+    if unpacked.is_dir():
+        return _Source(sorted(unpacked.iterdir()), lambda: _read_folder(unpacked))
     return None
 
 

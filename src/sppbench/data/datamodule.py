@@ -135,6 +135,17 @@ class ImageDataModule(LightningDataModule):
         """Return test batches."""
         return self._loader("test")
 
+    def training_evaluation_dataloader(self, images: int = 10_000) -> TensorLoader:
+        """Batches of the first training images, in a fixed order, without augmentation.
+
+        Not a share of them, as of the other loaders: each process of a distributed run gets all.
+
+        Args:
+            images: How many; fewer where the training set is smaller.
+        """
+        pixels, labels = self._parts["train"]
+        return TensorLoader(pixels[:images], labels[:images], self.batch_size, self.mean, self.std)
+
     def _loader(self, part: str, shuffle: bool = False, augmentation: CropFlip | None = None) -> TensorLoader:
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return TensorLoader(

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,30 +19,73 @@ from sppbench.data.errors import DataError
 
 SIZE = 32
 NUM_CLASSES = 100
-_NAME = re.compile(r"(?:train|test)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?\.parquet")
+_SHARD = re.compile(r"(?:train|test)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?\.parquet")
+_COLUMNS = ("img", "fine_label")
 
 
-def find_shards(root: Path) -> dict[str, list[Path]]:
-    """Return the Parquet files of "train" and "test", each in order; nothing if there are none at all.
+def find_shards(folder: Path) -> dict[str, list[Path]]:
+    """Return the Parquet files of "train" and "test" in a folder, each in order; nothing if there are none at all.
+
+    The Hub and its tools name the files of a part in three ways: ``train-00000-of-00001.parquet`` (a shard),
+    ``train.parquet``, and ``train/0000.parquet`` or a shard in ``train/``. Subfolders of other names are not searched.
 
     Raises:
-        DataError: only some of the files are there, or one is not named like them.
+        DataError: only some of the files are there, there is more than one set of them, or one is not named like them.
     """
-    shards = {part: sorted(root.glob(f"{part}-*.parquet")) for part in ("train", "test")}
+    shards = {part: _files_of(part, folder) for part in ("train", "test")}
     if not any(shards.values()):
         return {}
     for part, files in shards.items():
         if not files:
-            raise DataError(f"no {part}-*.parquet in {root}, though there are other Parquet files of CIFAR-100")
-        _check_complete(part, files)
+            raise DataError(f"no {part}-*.parquet in {folder}, though there are other Parquet files of CIFAR-100")
     return shards
 
 
-def _check_complete(part: str, files: list[Path]) -> None:
+def is_foreign(folder: Path) -> bool:
+    """Whether the Parquet files in a folder are of another data set: the first of them lacks CIFAR-100's columns.
+
+    A damaged file passes, and is reported when it is read.
+    """
+    for part in ("train", "test"):
+        for pattern in _patterns(part):
+            for file in sorted(folder.glob(pattern)):
+                try:
+                    return not set(_COLUMNS) <= set(pq.read_schema(file).names)
+                except (pa.ArrowException, OSError):
+                    return False
+    return False
+
+
+def _patterns(part: str) -> tuple[str, str, str]:
+    return f"{part}-*.parquet", f"{part}.parquet", f"{part}/*.parquet"
+
+
+def _files_of(part: str, folder: Path) -> list[Path]:
+    """Return the files of a part in order, checked to be one complete set; an empty list if there are none."""
+    found = {pattern: files for pattern in _patterns(part) if (files := sorted(folder.glob(pattern)))}
+    if len(found) > 1:
+        raise DataError(f"the files of the {part} set in {folder} are of more than one set: {' and '.join(found)}")
+    for pattern, files in found.items():
+        if pattern.startswith(f"{part}/") and all(file.stem.isdigit() for file in files):
+            _check_numbers(files)
+        elif pattern != f"{part}.parquet":
+            _check_shards(part, files)
+        return files
+    return []
+
+
+def _check_numbers(files: list[Path]) -> None:
+    """Check that ``0000.parquet`` and so on has no gap. Their names do not say how many there should be."""
+    for number, file in enumerate(files):
+        if int(file.stem) != number:
+            raise DataError(f"{number:0{len(file.stem)}d}.parquet missing in {file.parent}, which has {file.name}")
+
+
+def _check_shards(part: str, files: list[Path]) -> None:
     numbers, totals = [], set()
     for file in files:
-        match = _NAME.fullmatch(file.name)
-        if match is None:
+        match = _SHARD.fullmatch(file.name)
+        if match is None or not file.name.startswith(f"{part}-"):
             raise DataError(f"{file} is not named like a shard, {part}-00000-of-00001.parquet")
         numbers.append(int(match[1]))
         totals.add(int(match[2]))
@@ -76,9 +120,9 @@ def _read_table(file: Path) -> pa.Table:
     try:
         parquet = pq.ParquetFile(file)
         names = parquet.schema_arrow.names
-        if missing := [name for name in ("img", "fine_label") if name not in names]:
+        if missing := [name for name in _COLUMNS if name not in names]:
             raise DataError(f"{file} has no column {' and no column '.join(missing)}, only {', '.join(names)}")
-        table = parquet.read(columns=["img", "fine_label"])
+        table = parquet.read(columns=list(_COLUMNS))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} is not a readable Parquet file, fetch it again: {_first_line(error)}") from error
     kind = table.schema.field("img").type
@@ -105,17 +149,27 @@ def _images(file: Path, table: pa.Table, advance: Callable[[], object]) -> Tenso
     """Decode the images of a file to uint8 ``(N, H, W, C)``, calling ``advance`` after each."""
     images = np.empty((len(table), SIZE, SIZE, 3), dtype=np.uint8)
     for row, img in enumerate(table["img"].to_pylist()):
-        try:
-            image = Image.open(io.BytesIO(img["bytes"]), formats=["PNG"])
-            image.load()
-        except Exception as error:  # Pillow raises many kinds, SyntaxError among them
-            raise DataError(f"{file}: row {row} is not a readable PNG: {_first_line(error)}") from error
-        if image.mode != "RGB" or image.size != (SIZE, SIZE):
-            found = f"{image.mode} {image.width}x{image.height}"
-            raise DataError(f"{file}: row {row} must be an RGB image of {SIZE}x{SIZE} pixels, got {found}")
-        images[row] = np.asarray(image)
+        images[row] = _pixels(f"{file}: row {row}", img)
         advance()
     return torch.from_numpy(images)
+
+
+def _pixels(place: str, img: dict[str, Any] | None) -> np.ndarray:
+    """Decode a row's image to uint8 ``(H, W, C)``; what its header says is checked before its pixels are decoded."""
+    if img is None or img["bytes"] is None:
+        where = f", only the path {img['path']!r}" if img and img.get("path") else ""
+        raise DataError(f"{place} holds no image{where}: CIFAR-100's images must be in the Parquet file, in img.bytes")
+    try:
+        image = Image.open(io.BytesIO(img["bytes"]), formats=["PNG"])  # reads the header alone
+        if image.mode != "RGB" or image.size != (SIZE, SIZE):
+            found = f"{image.mode} {image.width}x{image.height}"
+            raise DataError(f"{place} must be an RGB image of {SIZE}x{SIZE} pixels, got {found}")
+        image.load()
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises many kinds, SyntaxError among them
+        raise DataError(f"{place} is not a readable PNG: {_first_line(error)}") from error
+    return np.asarray(image)
 
 
 def _first_line(error: Exception) -> str:

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 
 from sppbench.files import replacing
-from sppbench.spp.history.history import HistoryError, batchnorm_epoch_mean, epoch_mean, read_batchnorm, read_history
+from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
+from sppbench.spp.history.reader import read_batchnorm, read_history
+from sppbench.spp.history.schema import HistoryError
+from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS
 
 SPP_FILE, BATCHNORM_FILE = "spp_epochs.parquet", "batchnorm_epochs.parquet"
-FACTORS = ("gamma_squared", "inverse_variance", "projection")
-_SIGNALS = ("activation", "gradient", "parameter")
 
 
 def spp_epochs(run: Path) -> pd.DataFrame:
@@ -35,7 +36,7 @@ def spp_epochs(run: Path) -> pd.DataFrame:
     full = run / "spp.parquet"
     if not full.exists():
         return _read(run / SPP_FILE)
-    history = read_history(full, signals=_SIGNALS)
+    history = read_history(full, signals=DEFAULT_SIGNALS)
     means = [epoch_mean(history, full_batches_only=only).assign(batches=name) for name, only in _BATCHES.items()]
     return _derive(_rounded(pd.concat(means, ignore_index=True)))
 
@@ -88,7 +89,7 @@ def _read(file: Path) -> pd.DataFrame:
     except Exception as error:  # pyarrow has many kinds
         raise HistoryError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
     needed = {"epoch", "depth", "layer", "steps"}
-    needed |= {"batches", "signal", "acsm", "acv"} if file.name == SPP_FILE else {"gain", *FACTORS, "closure"}
+    needed |= {"batches", "signal", "acsm", "acv"} if file.name == SPP_FILE else {*GAIN_AND_FACTORS, "closure"}
     if missing := sorted(needed - set(frame)):
         raise HistoryError(f"{file} lacks the columns {', '.join(missing)}")
     floats = frame.select_dtypes("float32").columns

@@ -70,7 +70,7 @@ def inspect_run(run: Path, data_root: Path | None = None) -> str:
     try:
         return _inspect_if_needed(run, data_root)
     except Exception as error:  # damage can surface as nearly anything
-        from sppbench.run.assembly import one_line
+        from sppbench.run.error_text import one_line
 
         # Of data that is missing a list follows that does not fit here: --data-root is the way out.
         raise InspectionError(one_line(error).removesuffix(" Ways out:")) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from sppbench.evidence.epochs import write_epochs
 from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.files import write_bytes
-from sppbench.spp.history.history import HistoryError
+from sppbench.spp.history.schema import HistoryError
 
 _FILES = ("config.yaml", "metrics.csv", "inspection.json", "result.json")
 

@@ -14,13 +14,13 @@ import pandas as pd
 
 from sppbench.errors import UserError
 from sppbench.evidence import epochs
-from sppbench.run.results import Result, ResultError, read_result
+from sppbench.run.results import Result, ResultError, Status, read_result
 from sppbench.run.run_directory import identity
-from sppbench.spp.history.history import HistoryError
+from sppbench.spp.history.schema import HistoryError
 from sppbench.stored_files import is_number, read_yaml
 
 # "unfinished": there is a configuration but no result, because the run is under way or was killed.
-State = Literal["completed", "diverged", "failed", "interrupted", "unfinished", "damaged"]
+State = Status | Literal["unfinished", "damaged"]
 COUNTED: tuple[State, ...] = ("completed", "diverged")
 
 # They name a run, and are not among its settings.
@@ -211,7 +211,7 @@ def _check(result: Result, run: tuple[str, float, int], file: Path) -> None:
         raise ResultError(f"cannot read {file}: it is of another run than config.yaml beside it")
     if not isinstance(result.device, str) or not isinstance(result.versions, dict):
         raise ResultError(f"cannot read {file}: device {result.device!r}, versions {result.versions!r}")
-    if result.status in ("failed", "interrupted"):
+    if result.status in ("failed", "interrupted", "stopped_early"):
         return
     accuracy = result.test.get("accuracy") if isinstance(result.test, dict) else None
     if result.status not in COUNTED or not is_number(accuracy) or not 0 <= accuracy <= 100:

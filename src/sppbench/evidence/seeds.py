@@ -14,13 +14,13 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from sppbench.evidence.epochs import FACTORS
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
+from sppbench.spp.names import FACTORS, GAIN_AND_FACTORS
 
 Key = TypeVar("Key")
 Kind = TypeVar("Kind", bound=Hashable)
 
-_GAINS = ["gain", *FACTORS]
+_GAINS = list(GAIN_AND_FACTORS)
 
 
 @dataclass(frozen=True)

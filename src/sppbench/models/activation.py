@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from sppbench.models.checks import check_choice
+from sppbench.checks import check_choice
 
 Activation: TypeAlias = str | Callable[[], nn.Module]
 """Name of a `torch.nn` class (one of `ACTIVATIONS`), or a callable without arguments that returns a module."""

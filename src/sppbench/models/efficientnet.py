@@ -12,8 +12,8 @@ from torchvision import ops
 from torchvision.models import efficientnet as torchvision_efficientnet
 from torchvision.models.efficientnet import MBConvConfig
 
+from sppbench.checks import check_choice, check_integer, check_number
 from sppbench.models.activation import Activation, make_activation
-from sppbench.models.checks import check_choice, check_integer, check_number
 from sppbench.models.convolution import Conv2d
 from sppbench.models.initialization import INITS, initialize, initialize_classifier
 from sppbench.models.merges import MPScale, MPSum, Scale, Sum

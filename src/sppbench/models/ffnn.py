@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from sppbench.checks import check_choice, check_integer
 from sppbench.models.activation import Activation, make_activation
-from sppbench.models.checks import check_choice, check_integer
 from sppbench.models.initialization import initialize
 
 NORMALIZATIONS = (None, "batch_norm")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import SqueezeExcitation
 
-from sppbench.models.checks import check_choice
+from sppbench.checks import check_choice
 
 # (mode, nonlinearity) of `torch.nn.init.kaiming_normal_`. Its standard deviation is gain / sqrt(fan): the mode chooses
 # the fan, and the gain is √2 for "relu" and 1 for "linear".

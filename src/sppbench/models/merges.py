@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sppbench.models.checks import check_number
+from sppbench.checks import check_number
 
 
 def mp_sum(main: Tensor, skip: Tensor, weight: float = 0.5) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -18,19 +19,26 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sppbench.errors import UserError
+from sppbench.run.checkpoint import check_checkpoint, mark_of
+from sppbench.run.checks import (
+    UsageError,
+    check_batches,
+    check_cuda_graphs,
+    check_fit,
+    check_learning_rate,
+    check_values,
+    how_to_compile,
+)
+from sppbench.run.error_text import explained, one_line
 from sppbench.run.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, Trainer
+    from lightning.pytorch import Callback
+    from torch import nn
 
     from sppbench.run.callbacks import Checkpointing, StopOnNonFiniteLoss, Stopwatch
     from sppbench.run.classifier import Classifier
-
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
-
-class UsageError(UserError):
-    """Something that the user must mend; the message says what, in a line."""
 
 
 @dataclass
@@ -49,48 +57,55 @@ class Parts:
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, with what no part looks at checked.
 
+    A ``~`` at the beginning of ``output_dir`` or ``data.root`` becomes the home directory, also in ``cfg``.
+
     Raises:
         UsageError: A value is missing or bad.
     """
     try:
+        _expand_home(cfg, "output_dir")
+        _expand_home(cfg, "data.root")
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
         raise UsageError(one_line(error)) from error
     assert isinstance(config, dict)
     values = {str(key): value for key, value in config.items()}
-    _check(values)
+    check_values(values)
     if cfg.get("logger"):  # unresolved: loggers' files follow output_dir where the saved configuration is run again
         values["logger"] = OmegaConf.to_container(cfg.logger)
     return values
 
 
-def _check(config: dict[str, Any]) -> None:
-    seed, overwrite, mode = config["seed"], config["overwrite"], config["compile"]
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UsageError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
-    if not isinstance(overwrite, bool):
-        raise UsageError(f"overwrite must be true or false, got {overwrite!r}")
-    if not isinstance(mode, bool | dict) and mode not in COMPILE_MODES:
-        modes = ", ".join(COMPILE_MODES)
-        raise UsageError(f"compile must be true, false, one of {modes}, or a mapping of options, got {mode!r}")
-    if config["trainer"].get("limit_test_batches") == 0:
-        raise UsageError("trainer.limit_test_batches=0 leaves nothing to test")
-    if not isinstance(config.get("logger") or {}, dict):
-        raise UsageError(f"logger must be a group of loggers, got {config['logger']!r}")
+def _expand_home(cfg: DictConfig, key: str) -> None:
+    value = OmegaConf.select(cfg, key)
+    if isinstance(value, str) and value.startswith("~"):
+        OmegaConf.update(cfg, key, str(Path(value).expanduser()))
 
 
 def build(cfg: DictConfig, run: RunDirectory) -> Parts:
     """Makes the parts and gets the data ready, and writes nothing to the run directory.
 
     Raises:
-        UsageError: A part refuses its configuration, or the data cannot be had.
+        UsageError: A part refuses its configuration, the data cannot be had, or the checkpoint is damaged or another
+            run's.
     """
+    from sppbench.data import DataError
+
+    try:
+        return _build(cfg, run)
+    except UserError:
+        raise
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    except Exception as error:
+        raise UsageError(explained(error)) from error
+
+
+def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     if "wandb" in (cfg.get("logger") or {}):
         _prepare_wandb(cfg.logger.wandb)
     import torch
-    from hydra.utils import instantiate
 
-    from sppbench.data import DataError
     from sppbench.run.callbacks import Checkpointing, Progress, StopOnNonFiniteLoss, Stopwatch
     from sppbench.run.classifier import Classifier
     from sppbench.run.csv_logger import CSVLogger
@@ -100,68 +115,37 @@ def build(cfg: DictConfig, run: RunDirectory) -> Parts:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # between Lightning and torch
     torch.set_float32_matmul_precision("highest")
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
-    try:
-        data, net = make_data_and_net(cfg)
-        make_optimizer = instantiate(cfg.optimizer)
-        if str(cfg.trainer.get("precision")).startswith("16") and cfg.optimizer.get("fused"):
-            # Fused, they take the scale of the loss out themselves, where neither clipping nor the probe sees it.
-            make_optimizer = partial(make_optimizer, fused=False)
-        make_optimizer(net.parameters())  # so that a bad value is refused now
-        loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
-        stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()
-        probes = [instantiate(cfg.spp, directory=str(run.path))] if cfg.spp._target_ else []
-        checkpointing = Checkpointing(run.checkpoint)
-        alone = not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN
-        trainer = instantiate(
-            cfg.trainer,
-            logger=loggers or False,
-            callbacks=[stopwatch, divergence, *probes, Progress(stopwatch, bar=alone), checkpointing],
-            default_root_dir=str(run.path),
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # the data module gives each process its share
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=True,
-        )
-        if trainer.strategy.root_device.type == "cpu":
-            keep_freed_memory()
-        data.prepare_data()
-        _check_fit(net, data)
-        classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
-        if run.config["compile"]:
-            how = _how_to_compile(run.config["compile"])
-            _check_cuda_graphs(how, trainer.accumulate_grad_batches, trainer.strategy.root_device.type)
-            classifier.compile_training(**how)
-        if run.resumable:
-            step = _check_checkpoint(run.checkpoint)
-            for logger in loggers:
-                if isinstance(logger, CSVLogger):
-                    logger.resume(step)
-    except (UsageError, DataError) as error:
-        raise UsageError(str(error)) from error
-    except Exception as error:
-        raise UsageError(one_line(error)) from error
+
+    data, net = make_data_and_net(cfg)
+    make_optimizer = _make_optimizer(cfg, net)
+    check_learning_rate(run.config)
+    classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
+    loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
+    stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()
+    checkpointing = Checkpointing(run.checkpoint, mark_of(run))
+    probes = _make_probes(cfg, run)
+    alone = not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN
+    progress = Progress(stopwatch, bar=alone)
+    callbacks = [stopwatch, divergence, *probes, progress, *_users_callbacks(cfg), checkpointing]
+    trainer = _make_trainer(cfg, run, loggers, callbacks)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    data.prepare_data()
+    check_fit(net, data)
+    check_batches(trainer, net, data)
+    for probe in probes:  # only when they are attached do they see which layers there are
+        probe.on_fit_start(trainer, classifier)
+        probe.teardown(trainer, classifier, "fit")
+    if run.config["compile"]:
+        how = how_to_compile(run.config["compile"])
+        check_cuda_graphs(how, trainer.accumulate_grad_batches, trainer.strategy.root_device.type)
+        classifier.compile_training(**how)
+    if run.resumable:
+        saved = check_checkpoint(run)
+        for logger in loggers:
+            if isinstance(logger, CSVLogger):
+                logger.resume(saved.step, saved.epochs)
     return Parts(run.config, classifier, data, trainer, stopwatch, divergence, checkpointing)
-
-
-def _how_to_compile(value: Any) -> dict[str, Any]:
-    """Arguments of ``torch.compile`` from true, a mode or a mapping of options."""
-    if not isinstance(value, dict):
-        return {} if value is True else {"mode": value}
-    import torch._inductor
-
-    if unknown := set(value) - set(torch._inductor.list_options()):
-        raise UsageError(f"compile: torch.compile has no option {unknown.pop()}")
-    return {"options": value}
-
-
-def _check_cuda_graphs(how: dict[str, Any], accumulated: int, device: str) -> None:
-    import torch._inductor
-
-    options = how.get("options") or torch._inductor.list_mode_options().get(how.get("mode", ""), {})
-    if device == "cuda" and accumulated > 1 and options.get("triton.cudagraphs"):
-        # The memory of the first part's gradients is that of the second part's (PyTorch's issue 169545).
-        raise UsageError("compile: CUDA graphs cannot accumulate gradients; trainer.accumulate_grad_batches must be 1")
 
 
 def make_data_and_net(cfg: DictConfig) -> tuple[Any, Any]:
@@ -175,30 +159,78 @@ def make_data_and_net(cfg: DictConfig) -> tuple[Any, Any]:
     return data, instantiate(cfg.model).to(memory_format=torch.channels_last)
 
 
-def _check_fit(net: Any, data: Any) -> None:
-    """Lets two images through, without gradients or any other trace, to see that net and data fit."""
-    import torch
+def _make_optimizer(cfg: DictConfig, net: nn.Module) -> Any:
+    from hydra.utils import instantiate
 
-    shape = (2, data.in_channels, data.image_size, data.image_size)
-    with torch.no_grad():
-        try:
-            logits = net.eval()(torch.zeros(shape))
-        except RuntimeError as error:
-            raise UsageError(f"model and data do not fit: images {shape} give: {one_line(error)}") from error
-        finally:
-            net.train()
-    if logits.shape != (2, data.num_classes):
-        raise UsageError(f"model and data do not fit: logits {tuple(logits.shape)} for {data.num_classes} classes")
+    make_optimizer = instantiate(cfg.optimizer)
+    if str(cfg.trainer.get("precision")).startswith("16") and cfg.optimizer.get("fused"):
+        # Fused, they take the scale of the loss out themselves, where neither clipping nor the probe sees it.
+        make_optimizer = partial(make_optimizer, fused=False)
+    make_optimizer(net.parameters())  # so that a bad value is refused now
+    return make_optimizer
+
+
+def _make_probes(cfg: DictConfig, run: RunDirectory) -> list[Callback]:
+    """What records the run, if anything does. ``run.run_id`` names the run."""
+    from hydra.utils import instantiate
+
+    return [instantiate(cfg.spp, directory=str(run.path))] if cfg.spp._target_ else []
+
+
+def _users_callbacks(cfg: DictConfig) -> list[Callback]:
+    """The callbacks in ``trainer.callbacks``: one, or a list."""
+    from hydra.utils import instantiate
+    from lightning.pytorch import Callback
+
+    found = instantiate(cfg.trainer.get("callbacks") or [])
+    callbacks = [found] if isinstance(found, Callback) else list(found)
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise UsageError(f"trainer.callbacks must be a list of Lightning callbacks, got {callback!r}")
+    return callbacks
+
+
+def _make_trainer(cfg: DictConfig, run: RunDirectory, loggers: list[Any], callbacks: list[Callback]) -> Trainer:
+    """The keys that are set here are `sppbench.run.checks.OWN_TRAINER_KEYS`, and the callbacks."""
+    from hydra.utils import instantiate
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    trainer: Trainer = instantiate(
+        cfg.trainer,
+        logger=loggers or False,
+        callbacks=callbacks,
+        default_root_dir=str(run.path),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module gives each process its share
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+    )
+    # In a job of Slurm, Lightning would write a checkpoint of its own on SIGUSR1, have the job run again, and load that
+    # checkpoint wherever it is given none, for a test and in a run begun anew, too. Ours is the only one.
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False
+    trainer._checkpoint_connector._parse_ckpt_path = _given_checkpoint  # type: ignore[method-assign]
+    return trainer
+
+
+def _given_checkpoint(state_fn: Any, ckpt_path: Any, model_provided: bool, model_connected: bool) -> Any:
+    """The checkpoint that Lightning is given, or none; it looks for none by itself."""
+    return ckpt_path
 
 
 def _make_logger(name: str, node: DictConfig, run: RunDirectory) -> Any:
     from hydra.utils import instantiate
 
-    # The same W&B run for all parts of an interrupted one; it shows the whole configuration.
     make = instantiate(node, _partial_=True)
     if name != "wandb":
         return make()
-    logger = make(id=run.run_id, config=run.config)
+    # Online, W&B adds what a resumed run logs to the run of the same id. Offline it cannot know how far that run is:
+    # `wandb sync` would send the new part over the old one, from its first line on.
+    parts = Path(str(node.get("save_dir") or ".")) / "wandb"
+    own_run = run.resumable and (node.mode == "offline" or any(parts.glob(f"offline-run-*-{run.run_id}")))
+    logger = make(id=f"{run.run_id}-{uuid.uuid4().hex[:6]}" if own_run else run.run_id, config=run.config)
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it always
     return logger
 
@@ -217,37 +249,3 @@ def _prepare_wandb(node: DictConfig) -> None:
             known = False
         if not known:
             raise UsageError("W&B cannot go online: no API key is known (wandb login), or WANDB_MODE forbids it")
-
-
-def _check_checkpoint(path: Path) -> int:
-    """Reads a checkpoint through and returns its step, so that a damaged one is found before anything is changed.
-
-    Raises:
-        UsageError: It is damaged.
-    """
-    import zipfile
-
-    import torch
-
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load itself does not compare the checksums
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"checksum of {damaged} does not match")
-        step: int = torch.load(path, map_location="cpu", weights_only=True)["global_step"]
-    except Exception as error:
-        raise UsageError(
-            f"checkpoint {path} is damaged ({one_line(error)}): "
-            "put a whole one in its place, or begin anew with overwrite=true"
-        ) from error
-    return step
-
-
-def one_line(error: BaseException) -> str:
-    """The message that names the cause, without the lines that Hydra puts around it."""
-    from hydra.errors import InstantiationException
-
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return one_line(error.__cause__)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from sppbench.run.evaluation import evaluate
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -49,6 +51,8 @@ class Classifier(LightningModule):
         # also per_class and what LogitSummary tells.
         self.val_scores: dict[str, Any] | None = None
         self.test_scores: dict[str, Any] | None = None
+        # Of the tested weights on training images without augmentation, see `evaluate`.
+        self.training_scores: dict[str, Any] | None = None
         self.scores: dict[str, float] = {}  # what was logged of the current epoch, under the logged names
         self._random_state: dict[str, Any] | None = None
 
@@ -90,7 +94,7 @@ class Classifier(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         # Only in the steps whose values Lightning hands to the loggers: `log` is most of what it adds to a step.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.global_step % every == 0 or self.trainer.should_stop:
+        if (every and self.trainer.global_step % every == 0) or self.trainer.should_stop:
             self.log_dict({f"train/{name}_step": value.detach() for name, value in outputs.items()})
         if self.trainer.is_last_batch or self.trainer.should_stop:
             self._report({"train/loss": self.train_loss, "train/accuracy": self.train_accuracy})
@@ -124,6 +128,12 @@ class Classifier(LightningModule):
         for metric in (self.test_accuracy, self.test_top5, self.test_per_class):
             metric.update(logits, labels)
         self.test_logits.update(logits)
+
+    def on_test_start(self) -> None:
+        # All processes would compute the same. In this hook the net is where the data is, and in evaluation mode.
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and hasattr(data, "training_evaluation_dataloader"):
+            self.training_scores = evaluate(self.net, data.training_evaluation_dataloader())
 
     def on_test_epoch_end(self) -> None:
         # Here, where all processes of a distributed run pass: computing a metric adds up over them.

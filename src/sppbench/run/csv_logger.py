@@ -41,14 +41,18 @@ class CSVLogger(Logger):
         return ""
 
     @rank_zero_only
-    def resume(self, step: int) -> None:
-        """Takes over the rows that an earlier part of this run wrote before its checkpoint at ``step``.
+    def resume(self, step: int, epochs: int) -> None:
+        """Takes over the rows that an earlier part of this run wrote before its checkpoint.
+
+        Args:
+            step: Optimizer steps that the checkpoint has behind it.
+            epochs: How many epochs were trained to their end by then; a missing file must be a lost one if there are.
 
         Raises:
             ValueError: The file is damaged.
         """
         if not self._path.exists():
-            if step > 0:
+            if epochs > 0:
                 log.warning(f"{self._path} is gone: it will lack the epochs before step {step}")
             return
         try:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from sppbench.errors import UserError
 from sppbench.files import write_text
 
-Status = Literal["completed", "diverged", "failed", "interrupted"]
+Status = Literal["completed", "diverged", "stopped_early", "failed", "interrupted"]
+FINAL: tuple[Status, ...] = ("completed", "diverged", "stopped_early")  # such a run is not run again
 
 
 class ResultError(UserError):
@@ -27,6 +28,8 @@ class Result:
 
     Attributes:
         status: ``completed``; ``diverged`` (ended early on a loss that is not finite, and was tested as it was);
+            ``stopped_early`` (it was tested, too, but ended before ``max_epochs`` or ``max_steps``: by
+            ``trainer.max_time``, ``trainer.fast_dev_run`` or a user's callback; such a run never counts);
             ``failed`` (an exception: see ``error`` and the run's traceback.txt); ``interrupted`` (can be resumed).
         model: Name of the net: the choice in the group ``model``, or what ``name=`` gave.
         data, optimizer: Class names.
@@ -35,6 +38,8 @@ class Result:
         test: ``accuracy``, ``top5``, ``loss``, ``per_class``, ``classes_predicted``, ``logit_std``, ``logits_finite``
             of the last weights; None where there was no test.
         val: ``accuracy``, ``top5``, ``loss`` after the last epoch.
+        train: ``accuracy``, ``loss``, ``images`` of the last weights on the first 10,000 training images, without
+            augmentation and in evaluation mode; None where there was no test, and in results of older versions.
         diverged_at: The step, counted from 1, whose loss was the first that was not finite.
         images_per_second: Training images over the time spent in training epochs, without validation.
         wall_seconds: From the start of the run to its end, the parts of an interrupted run added up.
@@ -62,6 +67,7 @@ class Result:
     versions: dict[str, str]
     git: dict[str, Any] | None
     config_hash: str
+    train: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
         """Writes the file atomically."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
+import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -17,14 +18,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from sppbench.errors import UserError
-from sppbench.files import write_text
-from sppbench.run.results import Result, read_result
-
-log = logging.getLogger(__name__)
+from sppbench.files import sync_directory, write_text
+from sppbench.run.results import FINAL, Result, read_result
 
 # Where a run takes place and what it tells about itself: not what it computes, but for rounding.
 NEUTRAL_KEYS = frozenset(
@@ -37,13 +37,22 @@ _REPEATABLE = {
     "hydra": {"run": {"dir": "."}, "output_subdir": None},
 }
 
-
 # A configuration with these keys is a run's.
-_RUN_KEYS = frozenset({"seed", "model", "data", "optimizer", "trainer"})
-_OUR_FILES = (
-    *("config.yaml", "result.json", "inspection.json", "metrics.csv", "last.ckpt", "train.log", "traceback.txt"),
-    *("*.parquet", "*.png", "wandb", "tensorboard", ".run_id", ".lock", ".owner", ".*.tmp"),
+_RUN_KEYS = frozenset(
+    {"name", "seed", "output_dir", "overwrite", "model", "data", "optimizer", "trainer", "spp"},
 )
+# What runs leave, and what is made of them, in the order in which it is deleted: a run that lacks its result is not
+# complete, and one without a checkpoint is not resumed. So what is left never passes for more than it is.
+_PRODUCTS = (
+    *("result.json", "last.ckpt", "inspection.json", "metrics.csv", "traceback.txt"),
+    *("spp.parquet", "batchnorm.parquet", "spp_epochs.parquet", "batchnorm_epochs.parquet"),
+    *("spp_heatmap_activation.png", "spp_heatmap_gradient.png"),
+)
+_FIGURE = re.compile(r"spp(_gradient)?_epoch=\d+\.png")
+# What tells of all attempts at a run.
+_RECORDS = ("train.log", "wandb", "tensorboard", ".run_id")
+# There may be these where no run has begun yet: what a crash left just before that, and the lock.
+_HARMLESS = frozenset({".lock", ".owner", ".run_id", ".config.yaml.tmp", ".owner.tmp", ".run_id.tmp"})
 
 
 class RunDirectoryError(UserError):
@@ -68,7 +77,7 @@ class Owner:
     @property
     def is_gone(self) -> bool:
         """Whether it surely no longer lives; of other hosts' processes nothing is known here."""
-        return self.host == socket.gethostname() and not _is_alive(self.pid)
+        return self.host == socket.gethostname() and not psutil.pid_exists(self.pid)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -114,23 +123,33 @@ class RunDirectory:
         """The result of a run with this configuration that came to its end, if one is here.
 
         Raises:
-            RunDirectoryError: The place is taken: by a run with another configuration (the message names the keys), or
-                by files that are not a run's.
+            RunDirectoryError: The place cannot be used, or is taken: by a run with another configuration (the message
+                names the keys), by a result of another one, or by files without the configuration of a run.
             ResultError: result.json is damaged.
         """
-        if not self.path.exists():
-            return None
-        if not self.path.is_dir():
-            raise RunDirectoryError(f"output_dir={self.path} is a file")
+        try:
+            if not self.path.exists():
+                return None
+            if not self.path.is_dir():
+                raise RunDirectoryError(f"output_dir={self.path} is a file")
+            if not self.config_file.exists():
+                self._refuse_what_is_there()
+                return None
+        except OSError as error:
+            raise RunDirectoryError(f"cannot use output_dir={self.path}: {error.strerror or error}") from error
+        saved = self._saved_config()
+        if not saved.keys() >= _RUN_KEYS:
+            raise self._no_run(self.config_file.name)
         if self.config["overwrite"]:
-            self._refuse_foreign_files()
             return None
-        if not self.config_file.exists():
-            self._refuse_foreign_files()
-            return None
-        self._refuse_other_configuration()
+        self._refuse_other_configuration(saved)
         result = read_result(self.result_file) if self.result_file.exists() else None
-        return result if result is not None and result.status in ("completed", "diverged") else None
+        if result is not None and result.config_hash != config_hash(saved):
+            raise RunDirectoryError(
+                f"{self.result_file} is of another configuration than config.yaml beside it: "
+                "put the run's own in its place, or replace it with overwrite=true"
+            )
+        return result if result is not None and result.status in FINAL else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -175,7 +194,8 @@ class RunDirectory:
         """Who is at work here, as far as one can see without taking the lock; only the lock itself is safe."""
         try:
             owner = Owner(**json.loads(self._owner_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            _check_owner(owner)
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
             return None
         return None if owner.is_gone else owner
 
@@ -197,7 +217,11 @@ class RunDirectory:
         Whoever calls it holds the lock, and has looked at :meth:`completed` since.
         """
         if self.config["overwrite"]:
-            self._clear()
+            self._clear((*_PRODUCTS, *_RECORDS, self.config_file.name))
+        elif not self.resumable:  # what an earlier attempt left would pass for this one's
+            self._clear(_PRODUCTS)
+        if self.log_file.is_symlink():  # it is appended to
+            self.log_file.unlink()
         write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(_REPEATABLE | self.config)))
         run_id = self.run_id
         write_text(self._id_file, run_id)
@@ -209,37 +233,49 @@ class RunDirectory:
     @property
     def resumable(self) -> bool:
         """Whether there is a checkpoint that this run would go on from."""
-        return self.checkpoint.exists() and not self.config["overwrite"]
+        there = self.checkpoint.exists() and self.config_file.exists()
+        return there and not self.config["overwrite"]
+
+    @property
+    def has_id(self) -> bool:
+        """Whether the run that is here has its name in a file."""
+        return bool(self._saved_id())
 
     @property
     def run_id(self) -> str:
-        """Names this run to loggers that keep their own record; it stays the same when the run is resumed."""
+        """Names this run to its checkpoint and to loggers that keep a record of their own.
+
+        It stays the same when the run is resumed.
+        """
         if not hasattr(self, "_run_id"):
-            taken_over = self._id_file.exists() and not self.config["overwrite"]
-            self._run_id = (self._id_file.read_text() if taken_over else "") or uuid.uuid4().hex[:8]
+            self._run_id = ("" if self.config["overwrite"] else self._saved_id()) or uuid.uuid4().hex[:8]
         return self._run_id
 
-    def _clear(self) -> None:
-        """Deletes what runs leave, and nothing else; the configuration, which tells that it is a run's, at last."""
-        held = (self._lock_file, self._owner_file)
-        ours = [item for item in self.path.iterdir() if _is_ours(item) and item not in held]
-        for item in sorted(ours, key=lambda item: item == self.config_file):
-            if item.is_dir() and not item.is_symlink():
-                shutil.rmtree(item)
-            else:
-                item.unlink()
+    def _saved_id(self) -> str:
+        return self._id_file.read_text(encoding="utf-8") if self._id_file.exists() else ""
 
-    def _refuse_foreign_files(self) -> None:
-        if self.config_file.exists() and self._saved_config().keys() >= _RUN_KEYS:
-            return
-        foreign = sorted(item.name for item in self.path.iterdir() if not _is_ours(item) or item == self.config_file)
-        if foreign:
-            raise RunDirectoryError(f"{self.path} holds {foreign[0]!r}, but no run: choose another output_dir")
+    def _clear(self, names: tuple[str, ...]) -> None:
+        """Deletes what has one of these names, in their order, and their temporary files; then the figures."""
+        there = {item.name for item in self.path.iterdir()}
+        figures = sorted(name for name in there if _FIGURE.fullmatch(name))
+        *products, last = names
+        for name in (*products, *figures, last):
+            for item in (self.path / name, self.path / f".{name}.tmp"):
+                if item.name in there:
+                    _delete(item)
+                    sync_directory(self.path)
 
-    def _refuse_other_configuration(self) -> None:
-        saved = self._saved_config()
-        if not saved.keys() >= _RUN_KEYS:
-            self._refuse_foreign_files()
+    def _refuse_what_is_there(self) -> None:
+        """Whatever a folder without a configuration holds, it cannot be known whose it is."""
+        if found := sorted(item.name for item in self.path.iterdir() if item.name not in _HARMLESS):
+            raise self._no_run(found[0])
+
+    def _no_run(self, found: str) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"{self.path} holds {found!r}, but no run, which has a config.yaml: choose another output_dir"
+        )
+
+    def _refuse_other_configuration(self, saved: dict[str, Any]) -> None:
         ours, theirs = identity(self.config), identity(saved)
         if differing := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
             listed = ", ".join(f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in differing)
@@ -255,19 +291,23 @@ class RunDirectory:
             raise
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise RunDirectoryError(f"{self.config_file} is damaged ({reason}): remove it, or {self.path}") from None
+            raise RunDirectoryError(
+                f"{self.config_file} is damaged ({reason}): put a whole one in its place, or remove {self.path}"
+            ) from None
         return {str(key): value for key, value in saved.items()} if isinstance(saved, dict) else {}
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _delete(item: Path) -> None:
+    if item.is_dir() and not item.is_symlink():
+        shutil.rmtree(item)
+    else:
+        item.unlink()
 
 
-def _is_ours(item: Path) -> bool:
-    return any(item.match(pattern) for pattern in _OUR_FILES)
+def _check_owner(owner: Owner) -> None:
+    """Raises a ValueError if it cannot be one."""
+    if not isinstance(owner.host, str) or type(owner.pid) is not int or not 0 < owner.pid < 2**31:
+        raise ValueError(f"no process: {owner.pid!r} on {owner.host!r}")
+    if type(owner.started) not in (int, float) or not math.isfinite(owner.started):
+        raise ValueError(f"no time: {owner.started!r}")
+    datetime.fromtimestamp(owner.started)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from sppbench.errors import UserError
-from sppbench.run.results import Result, ResultError, read_result
+from sppbench.run.results import FINAL, Result, ResultError, Status, read_result
 from sppbench.run.run_directory import RunDirectory, RunDirectoryError, flatten
 
-State = Literal["completed", "diverged", "failed", "interrupted", "running", "missing", "refused"]
-FINAL: tuple[State, ...] = ("completed", "diverged")
+State = Status | Literal["running", "missing", "refused"]
 
 
 class SweepError(UserError):
@@ -32,16 +35,24 @@ class Cell:
     Attributes:
         overrides: What makes its configuration, as on the command line.
         config: Its resolved configuration.
-        begun: When the sweep began, in seconds since 1970: with ``overwrite`` what is older counts for nothing.
+        begun: When the sweep began, see `begin`: with ``overwrite`` what is older counts for nothing.
     """
 
     overrides: tuple[str, ...]
     config: dict[str, Any]
-    begun: float = 0.0
+    begun: float = math.inf
 
     @property
     def run(self) -> RunDirectory:
         return RunDirectory(self.config["output_dir"], {**self.config, "overwrite": False})
+
+    @property
+    def kept(self) -> RunDirectory | None:
+        """Where the same run may have been kept for good: ``<sweeps.kept>/<sweep>/<model>/lr=<lr>/seed=<seed>``."""
+        folder = self.config["sweeps"].get("kept")
+        if folder is None:
+            return None
+        return RunDirectory(Path(folder, *self.run.path.parts[-4:]), {**self.config, "overwrite": False})
 
     @property
     def model(self) -> str:
@@ -77,6 +88,8 @@ def look_at(cell: Cell) -> Look:
 
 
 def _look_at(cell: Cell) -> Look:
+    if (kept := _kept_result(cell)) is not None:
+        return Look(cell, kept.status, kept)
     run = cell.run
     # An owner may have died on another host, or have left its number to another process: only the lock is safe.
     running = run.owner is not None and not run.is_free()
@@ -85,7 +98,7 @@ def _look_at(cell: Cell) -> Look:
         return Look(cell, "running" if running else "missing")
     done = run.completed()
     if done is not None:
-        return Look(cell, "completed" if done.status == "completed" else "diverged", done)
+        return Look(cell, done.status, done)
     if running:
         return Look(cell, "running")
     if not run.config_file.exists():
@@ -94,6 +107,40 @@ def _look_at(cell: Cell) -> Look:
         return Look(cell, "interrupted")
     result = read_result(run.result_file)
     return Look(cell, "failed" if result.status == "failed" else "interrupted", result, result.error)
+
+
+def _kept_result(cell: Cell) -> Result | None:
+    """The result that is kept for good, unless it is damaged or of another configuration."""
+    try:
+        return cell.kept.completed() if cell.kept is not None else None
+    except (RunDirectoryError, ResultError):
+        return None
+
+
+def begin(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of a sweep that begins now, by the clock of the disk that they are on.
+
+    The clock of this machine may be ahead of the file server's, and the cells' own files would then seem too old.
+
+    Returns:
+        The cells with ``begun``, in seconds since 1970, if they are to be overwritten.
+    """
+    if not any(cell.config["overwrite"] for cell in cells):
+        return list(cells)
+    try:
+        begun = _clock_of(Path(os.path.commonpath([cell.run.path.absolute().parent for cell in cells])))
+    except (OSError, ValueError):  # it cannot be written to, which each cell finds, too; or there are several disks
+        begun = time.time()
+    return [replace(cell, begun=begun) for cell in cells]
+
+
+def _clock_of(folder: Path) -> float:
+    """The time that a file gets which is written now to a folder, or to the next one above it that there is."""
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    with tempfile.TemporaryFile(dir=there) as file:
+        file.write(b"now")
+        file.flush()
+        return os.fstat(file.fileno()).st_mtime
 
 
 def distinct(cells: Sequence[Cell]) -> list[Cell]:
@@ -140,7 +187,7 @@ def seconds_left(looks: Sequence[Look]) -> tuple[float, int]:
             unknown += 1
             continue
         owner = look.cell.run.owner if look.state == "running" else None
-        elapsed = time.time() - owner.started if owner is not None else 0.0
+        elapsed = max(time.time() - owner.started, 0.0) if owner is not None else 0.0
         if look.state == "interrupted" and look.result is not None:
             elapsed = look.result.wall_seconds
         total += max(statistics.fmean(values) - elapsed, 0.0)

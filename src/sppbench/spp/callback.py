@@ -15,21 +15,18 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import nn
 
-from sppbench.spp.history.history import (
-    BatchNormWriter,
-    HistoryWriter,
-    batchnorm_epoch_mean,
-    epoch_mean,
-    read_batchnorm,
-    read_history,
-)
-from sppbench.spp.history.summary import Watch, summarize, summarize_batchnorm
+from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
+from sppbench.spp.history.health import Watch, summarize, summarize_batchnorm
+from sppbench.spp.history.reader import read_batchnorm, read_history
+from sppbench.spp.history.writer import BatchNormWriter, HistoryWriter
+from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH
 from sppbench.spp.plots.heatmap import plot_heatmap
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
-from sppbench.spp.probe import batchnorm, frame
+from sppbench.spp.probe import batchnorm
 from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
 from sppbench.spp.probe.layers import LayerChoice
-from sppbench.spp.probe.probe import Readings, SignalProbe
+from sppbench.spp.probe.probe import SignalProbe
+from sppbench.spp.probe.readings import Readings, to_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +44,7 @@ class SPPCallback(Callback):
     ``spp_heatmap_gradient.png``. The same figures go to W&B (as images) and to TensorBoard under ``spp/panels``,
     ``spp/gradients``, ``spp/heatmap_activation`` and ``spp/heatmap_gradient``.
 
-    Logged once an epoch, through all loggers, of the epoch's means (``sppbench.spp.history.summary.summarize``):
+    Logged once an epoch, through all loggers, of the epoch's means (``sppbench.spp.history.health.summarize``):
     ``spp/activation_gain``, ``spp/gradient_gain``, ``spp/activation_max``, ``spp/activation_max_depth``,
     ``spp/activation_min``, ``spp/activation_min_depth``, the same four of ``gradient``, ``spp/dead_layers`` and
     ``spp/nonfinite_layers``; of a net with batch normalization (``summarize_batchnorm``) also ``batchnorm/gain``, its
@@ -84,7 +81,7 @@ class SPPCallback(Callback):
         self,
         every_n_steps: int = 1,
         layers: LayerChoice = None,
-        signals: Iterable[str] = ("activation", "gradient", "parameter"),
+        signals: Iterable[str] = DEFAULT_SIGNALS,
         module: str = "",
         epochs: Collection[int] = (0, 9, 19),
         convention: Literal["definition", "study"] = "definition",
@@ -207,7 +204,7 @@ class SPPCallback(Callback):
 
     def _flush(self) -> None:
         if self._writer is not None and self._pending:
-            rows = frame.to_frame(self._pending)
+            rows = to_frame(self._pending)
             self._writer.append(rows)
             self._pending = []
             self._watch.look(rows)
@@ -281,7 +278,7 @@ class SPPCallback(Callback):
             self._show(trainer, "spp/gradients", gradients, f"spp_gradient_epoch={epoch}.png")
 
     def _draw_heatmaps(self, trainer: Trainer) -> None:
-        for signal in ("activation", "gradient"):
+        for signal in OF_BATCH:
             history = read_history(self._history, signals=[signal])
             if not history.empty:
                 figure = plot_heatmap(history, signal=signal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -13,15 +14,17 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import nn
 
 from sppbench.models import FFNN, EfficientNet
-from sppbench.spp.history.history import epoch_mean
-from sppbench.spp.plots.axes import COLORS, EXPECTED_COLOR, Style, name_blocks, short_number
+from sppbench.spp.history.epoch_means import epoch_mean
+from sppbench.spp.plots.axes import name_blocks, short_number
 from sppbench.spp.plots.curves import Convention
 from sppbench.spp.plots.heatmap import NOT_FINITE_COLOR, ZERO_COLOR, plot_heatmap
+from sppbench.spp.plots.lines import COLORS, EXPECTED_COLOR, Style
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
 
 STEPS_PER_EPOCH = 79
@@ -356,13 +359,13 @@ def test_heatmap_of_nothing_finite(ffnn: pd.DataFrame) -> None:
 
 def test_arguments_are_checked(ffnn: pd.DataFrame) -> None:
     wrong: list[tuple[Any, dict[str, Any], str]] = [
-        (plot_spp, {"convention": "poster"}, "unknown convention 'poster'"),
-        (plot_gradient, {"yscale": "symlog"}, "unknown yscale 'symlog'"),
+        (plot_spp, {"convention": "poster"}, "convention must be one of 'definition', 'study'; got 'poster'"),
+        (plot_gradient, {"yscale": "symlog"}, "yscale must be one of 'linear', 'log'; got 'symlog'"),
         (plot_spp, {"layers": ["block9.*", "nowhere"]}, "no layer matches"),
         (plot_spp, {"layers": []}, "no layer is left"),
-        (plot_heatmap, {"signal": "weight"}, "unknown signal 'weight'"),
+        (plot_heatmap, {"signal": "weight"}, "signal must be one of 'activation', .*; got 'weight'"),
         (plot_heatmap, {"signal": "update"}, "no rows of signal 'update'"),
-        (plot_heatmap, {"statistic": "mean"}, "unknown statistic 'mean'"),
+        (plot_heatmap, {"statistic": "mean"}, "statistic must be one of 'acsm', 'acv', 'second_moment'; got 'mean'"),
         (plot_heatmap, {"limits": (1.0, 0.0)}, "limits must be"),
     ]
     for plot, arguments, message in wrong:
@@ -391,6 +394,58 @@ def test_pyplot_knows_of_no_figure(ffnn: pd.DataFrame) -> None:
         plot(ffnn)
     assert pyplot.get_fignums() == before
     assert "pyplot" not in vars(sys.modules["sppbench.spp.plots.panels"]) | vars(sys.modules["sppbench.spp.plots.axes"])
+
+
+#: Settings of a user that would change every figure, or end it where there is no LaTeX.
+USERS_SETTINGS = {
+    "text.usetex": True,
+    "font.size": 40,
+    "font.family": "serif",
+    "axes.grid": True,
+    "backend": "svg",
+    "savefig.dpi": 20,
+    "savefig.bbox": "tight",
+    "lines.linestyle": ":",
+    "xtick.labelsize": 30,
+    "image.cmap": "jet",
+    "figure.constrained_layout.h_pad": 1.0,
+    "axes.unicode_minus": False,
+    "path.simplify": False,
+}
+
+
+@pytest.mark.parametrize("plot", [plot_spp, plot_gradient, plot_heatmap])
+def test_figures_are_the_same_whatever_the_users_settings(plot: Callable[..., Figure], ffnn: pd.DataFrame) -> None:
+    """Made under the user's settings or saved under them, with ticks that are made only when the figure is drawn."""
+
+    def png(figure: Figure) -> bytes:
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        return file.getvalue()
+
+    made_before = plot(ffnn)
+    right = png(plot(ffnn))
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(USERS_SETTINGS)
+        assert png(plot(ffnn)) == right
+        assert png(made_before) == right
+        assert matplotlib.rcParams["font.size"] == 40
+        made_within = plot(ffnn)
+    assert png(made_within) == right
+
+
+def test_a_figure_that_others_draw_is_the_same_whatever_the_users_settings(ffnn: pd.DataFrame) -> None:
+    """As TensorBoard's logger does, by the canvas and without saving."""
+
+    def pixels() -> bytes:
+        canvas = FigureCanvasAgg(plot_gradient(ffnn))
+        canvas.draw()
+        return bytes(canvas.buffer_rgba())
+
+    right = pixels()
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(USERS_SETTINGS)
+        assert pixels() == right
 
 
 def test_figures_are_as_wide_as_a_page_and_nothing_is_cut(efficientnet: pd.DataFrame) -> None:

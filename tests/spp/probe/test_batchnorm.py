@@ -21,10 +21,13 @@ from torch.utils.checkpoint import checkpoint
 
 from sppbench.models.efficientnet import EfficientNet
 from sppbench.models.ffnn import FFNN
-from sppbench.spp.history.history import BATCHNORM_COLUMNS, BatchNormWriter, HistoryError, read_batchnorm
+from sppbench.spp.history.reader import read_batchnorm
+from sppbench.spp.history.schema import HistoryError
+from sppbench.spp.history.writer import BatchNormWriter
+from sppbench.spp.names import BATCHNORM_COLUMNS
 from sppbench.spp.probe.batchnorm import BatchNormProbe
 from sppbench.spp.probe.probe import SignalProbe
-from sppbench.spp.sums.batchnorm_totals import CALLS
+from sppbench.spp.sums.batchnorm_sums import CALLS
 
 FACTORS = ["gain", "gamma_squared", "inverse_variance", "projection"]
 
@@ -409,8 +412,8 @@ ONE_OF_TWO = """
 import sys
 import torch
 from torch import nn
-from sppbench.spp.batchnorm import BatchNormProbe
-from sppbench.spp.batchnorm_totals import CALLS
+from sppbench.spp.probe.batchnorm import BatchNormProbe
+from sppbench.spp.sums.batchnorm_sums import CALLS
 file, rank, result = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)

@@ -305,7 +305,7 @@ def test_it_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @needs_compiler
 def test_processes_that_compile_at_once_share_the_file(cache: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from sppbench.spp import kernel as module\n"
+        "import sys; from pathlib import Path; from sppbench.spp.sums import cpu_kernel as module\n"
         f"module.user_cache_path = lambda name: Path({str(cache)!r})\n"
         "sys.exit(module.kernel() is None)"
     )

@@ -182,7 +182,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from sppbench.spp.gpu_kernel import _kernel
+from sppbench.spp.sums.gpu_kernel import _kernel
 numbers = dict.fromkeys(("elements", "channels", "inner", "samples", "chunk"), "i32")
 for kind, capability, block, columns, wide in (
     ("fp32", 80, 64, 32, ()),

@@ -12,7 +12,7 @@ import pytest
 
 from sppbench.evidence.runs import read_evidence
 from sppbench.study.figures.draw_all import draw_figures
-from sppbench.study.figures.output import all_curves
+from sppbench.study.figures.figure_output import all_curves
 from tests.commands import Say, saying
 from tests.fabricate.figures import figure1, gradient, write_ffnn
 from tests.spp.test_callback import read_wandb
@@ -23,7 +23,7 @@ NET = "ffnn_bn_noaffine_h100"
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("sppbench.study.figures.scale_figures.draw_scale", lambda evidence: [])  # they take seconds
+    monkeypatch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])  # they take seconds
     path = tmp_path / "outputs" / "figures"
     write_ffnn(path, NET, 868, gradient(figure1))
     return path

@@ -15,7 +15,7 @@ from sppbench.evidence.keep import write_compact
 from sppbench.evidence.runs import EvidenceError, read_evidence
 from sppbench.study.figures.draw_all import draw_figures, used_runs
 from sppbench.study.figures.drawing import Drawing
-from sppbench.study.figures.output import all_curves
+from sppbench.study.figures.figure_output import all_curves
 from sppbench.study.figures.published_figures import read_published_figures
 from tests.fabricate.figures import FIGURE1, figure1, gradient, write_ffnn
 from tests.fabricate.histories import ffnn_layers, write_signals
@@ -26,7 +26,7 @@ OFF_100, OFF_500, ON_500 = "ffnn_bn_noaffine_h100", "ffnn_bn_noaffine", "ffnn_bn
 @pytest.fixture(autouse=True)
 def _no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of claim C2 have tests of their own."""
-    monkeypatch.setattr("sppbench.study.figures.scale_figures.draw_scale", lambda evidence: [])
+    monkeypatch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def draw(path: Path) -> tuple[dict[str, Drawing], list[str]]:
 @pytest.fixture(scope="module")
 def drawn(whole: Path) -> tuple[dict[str, Drawing], list[str]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sppbench.study.figures.scale_figures.draw_scale", lambda evidence: [])
+        patch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])
         return draw(whole)
 
 

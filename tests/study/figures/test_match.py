@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sppbench.evidence.runs import Run
-from sppbench.study.figures.distance import decades, fit, highest_peaks
 from sppbench.study.figures.drawing import Match
-from sppbench.study.figures.match import match_figure
+from sppbench.study.figures.drawn_runs import Values
+from sppbench.study.figures.match import decades, fit, highest_peaks, match_figure
 from sppbench.study.figures.published_figures import (
     Anchor,
     Merging,
@@ -22,7 +22,6 @@ from sppbench.study.figures.published_figures import (
     Spikes,
     read_published_figures,
 )
-from sppbench.study.figures.values import Values
 from tests.fabricate.figures import figure1, gradient
 from tests.fabricate.histories import Statistics, ffnn_layers, write_signals
 

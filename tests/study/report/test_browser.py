@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sppbench.study.report.output import write_report
+from sppbench.study.report.page import write_report
 from tests.study.report.reading import read_page
 from tests.study.report.test_page import make_content, outputs
 

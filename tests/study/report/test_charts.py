@@ -97,15 +97,14 @@ def test_stacks_go_both_ways_with_the_sum_over_them() -> None:
         np.testing.assert_allclose(sum(np.asarray(part.y) for part in parts), line.y, atol=1e-6)
 
 
-def test_colours_are_those_on_paper_and_dashes_only_tell_equal_ones_apart() -> None:
+def test_colors_are_those_on_paper_and_dashes_only_distinguish_equal_ones() -> None:
     drawing = fabricate.profiles("figure3", 20)
     for curve in fabricate.EPOCHS:
         assert {trace.line.color for trace in shown(drawing, curve)} == {fabricate.COLORS[curve]}
     panel = Panel("p", 0, 0, "layer", "value")
     curves = [fabricate.make_curve("p", curve, [1.0, 2.0]) for curve in ("one", "other", "epoch 0")]
-    drawing = fabricate.make_drawing("dashes", [panel], pd.concat(curves, ignore_index=True))
-    for handle in drawing.figure.legends[0].legend_handles[1:]:
-        handle.set_linestyle("--")
+    curves_of_all = pd.concat(curves, ignore_index=True)
+    drawing = fabricate.make_drawing("dashes", [panel], curves_of_all, dashed=("other", "epoch 0"))
     dashes = {trace.name: trace.line.dash for trace in figure(drawing).data if trace.name}
     assert dashes == {"one": "solid", "other": "dash", "epoch 0": "solid"}
 

@@ -119,7 +119,7 @@ def test_a_result_that_disappoints_the_user_is_one_line(tmp_path: Path, say: Say
 def test_the_old_page_stays_when_the_new_one_fails(
     tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sppbench.study.report import output
+    from sppbench.study.report import page as output
 
     content, path = make_content(outputs), tmp_path / "report.html"
     path.write_text("old")
@@ -135,7 +135,7 @@ def test_the_old_page_stays_when_the_new_one_fails(
 
 
 def test_wandb_gets_the_same(tmp_path: Path, outputs: Path) -> None:
-    from sppbench.study.report.output import claim_rows, log_report
+    from sppbench.study.report.page import claim_rows, log_report
 
     content: Content = make_content(outputs)
     content = dataclasses.replace(content, drawings=content.drawings[1:])

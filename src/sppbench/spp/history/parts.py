@@ -1,285 +1,265 @@
-"""A table of steps that grows on disk: a directory of immutable Parquet files, each the rows of some steps.
+"""The files of a history: a directory, by custom ``spp.parquet``, of Parquet files that each hold some of its steps.
 
-A single Parquet file cannot grow and stay readable, because its footer comes last. pandas, pyarrow and duckdb read the
-directory as one table by its name, also while it grows; polars reads ``<directory>/*.parquet``. Whoever reads it, at
-any moment and after any crash, sees whole parts only. What the rows hold is said by
-:class:`sppbench.spp.history.schema.Columns`.
+A single Parquet file cannot grow and stay readable, because its footer comes last. pandas, pyarrow and DuckDB read the
+directory as one table by its name, also while it grows; polars reads ``spp.parquet/*.parquet``. Whoever reads it, at
+any moment and after any crash, sees each step once: the only changes are a file that is added, one that takes another's
+place in one move, and, when a run is resumed at an earlier step, one at the end that is removed.
+
+A part is named by its first step, ``steps-000000050.parquet``. In its footer (the key ``sppbench`` of the Parquet
+metadata, JSON) it says which steps it covers: from ``start`` until before ``end``, recorded or not. Parts abut: one
+ends where the next one starts, and the first starts at 0. Whatever breaks this chain is a gap. There also stand
+``every_n_steps`` and, if they are known, the ``run_id`` and the ``config_hash`` of the run.
+
+Parts of earlier versions, ``steps-<first>-<last>.parquet``, say nothing in their footer. Of these a gap is known where
+the distance from the last step of one to the first step of the next exceeds the smallest such distance.
 """
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
+import json
 import os
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from operator import and_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
-from sppbench.files import replacing, sync_directory
-from sppbench.spp.history.schema import Columns
+from sppbench.files import replacing
+from sppbench.spp.history.schema import Columns, HistoryError
 
-_PART = re.compile(r"steps-(\d+)-(\d+)\.parquet")
-_TEMPORARY = re.compile(r"\.steps-\d+-\d+\.parquet\.tmp")
-
-
-class HistoryError(ValueError):
-    """A history that cannot be read, or that does not hold what was asked for."""
-
-
-class PartsWriter:
-    """Appends to a directory of parts. Every :meth:`append` makes one part; a run that is killed loses what was not
-    appended. Only one writer at a time.
-
-    Args:
-        path: The directory; made, with its parents, if there is none.
-        columns: What the rows hold.
-        resume_at: The step that comes next, from 0, as after loading a checkpoint: rows of this step and later are
-            dropped, earlier ones kept. None starts anew. Files that are not parts are never touched.
-
-    Raises:
-        ValueError: ``resume_at`` is negative.
-        HistoryError: A part that must be cut is damaged.
-        OSError: The directory cannot be made or written, or ``path`` is a file.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], columns: Columns, *, resume_at: int | None = None) -> None:
-        if resume_at is not None and resume_at < 0:
-            raise ValueError(f"resume_at must not be negative, got {resume_at}")
-        self.path, self._columns = Path(path), columns
-        self.path.mkdir(parents=True, exist_ok=True)
-        for file in list(self.path.iterdir()):
-            if _TEMPORARY.fullmatch(file.name):
-                file.unlink()
-        self._last_step = _drop_from(self.path, columns, resume_at or 0)
-
-    @property
-    def last_step(self) -> int | None:
-        """The last step on disk, None if there is none. Below ``resume_at - 1`` after a resume: steps were lost."""
-        return self._last_step
-
-    def append(self, frame: pd.DataFrame) -> None:
-        """Writes the rows as one part and waits until they are on disk. An empty frame writes nothing.
-
-        Args:
-            frame: The table's columns, rows and columns in any order; other columns are left out. All steps come after
-                those on disk. Statistics beyond the range of float32 (about 1e-45 to 3e38) become 0 or infinite.
-
-        Raises:
-            ValueError: Columns are missing, values have the wrong type or a step is not after those on disk. Nothing is
-                written.
-            OSError: The part could not be written. Nothing is left of it, and the same frame may be appended again.
-        """
-        if frame.empty:
-            return
-        table = self._columns.to_table(frame)
-        first, last = _step_range(table)
-        if first < 0 or (self._last_step is not None and first <= self._last_step):
-            raise ValueError(f"steps {first} to {last} do not follow step {self._last_step}, the last in {self.path}")
-        table = table.sort_by([(name, "ascending") for name in self._columns.order])
-        _write(table, self._columns, _Part.at(self.path, first, last))
-        self._last_step = last
-
-
-def read_parts(
-    path: str | os.PathLike[str],
-    columns: Columns,
-    wanted: Collection[str],
-    *,
-    layers: str | Iterable[str] | None = None,
-    epochs: int | Collection[int] | None = None,
-    steps: int | Collection[int] | None = None,
-    conditions: Iterable[pc.Expression] = (),
-) -> pa.Table:
-    """Reads a directory of parts, or only a part of it, without reading the rest.
-
-    Args:
-        path: The directory, or a single Parquet file with the same columns.
-        columns: What the rows hold.
-        wanted: Which columns to read.
-        layers: Names or globs (``"features.1.*"``), or one of them; all by default.
-        epochs, steps: From 0, several or one; all by default.
-        conditions: What else a row must meet.
-
-    Returns:
-        The rows in no particular order, columns in the order of ``columns``; none if no row passes the filters.
-
-    Raises:
-        HistoryError: The table is missing, empty, damaged or lacks columns, or ``layers`` names none in it.
-    """
-    conditions = list(conditions)
-    if epochs is not None:
-        conditions.append(is_in("epoch", listed(epochs)))
-    if steps is not None:
-        conditions.append(is_in("step", listed(steps)))
-    files = _Files.of(Path(path), columns, None if steps is None else listed(steps))
-    patterns = None if layers is None else listed(layers)
-    if patterns is not None:
-        conditions.append(is_in("layer", files.match_layers(patterns)))
-    table = files.read([name for name in columns.names if name in wanted], conditions)
-    if patterns is not None:
-        files.check_layers(patterns, table)
-    return table
-
-
-def is_in(column: str, values: list[Any]) -> pc.Expression:
-    """The condition that a column's value is one of those given."""
-    if not values:
-        return pc.scalar(False)
-    # The bounds say nothing new, but with them every pyarrow can skip row groups.
-    field = pc.field(column)
-    return (field >= min(values)) & (field <= max(values)) & field.isin(values)
-
-
-def listed(values: Any) -> list[Any]:
-    """One value or several, as a list."""
-    return [values] if isinstance(values, str | int | np.integer) else list(values)
-
-
-@dataclass(frozen=True, order=True)
-class _Part:
-    """A part file. Its name says which steps it may hold; ``last`` is too large between the two renames of a cut."""
-
-    first: int
-    last: int
-    path: Path
-
-    @classmethod
-    def at(cls, directory: Path, first: int, last: int) -> _Part:
-        return cls(first, last, directory / f"steps-{first:09d}-{last:09d}.parquet")
-
-
-def _parts(directory: Path) -> list[_Part]:
-    matches = ((_PART.fullmatch(file.name), file) for file in directory.iterdir())
-    return sorted(_Part(int(match[1]), int(match[2]), file) for match, file in matches if match)
-
-
-def _drop_from(directory: Path, columns: Columns, step: int) -> int | None:
-    """Removes all rows from ``step`` on; returns the last step that is left."""
-    parts = _parts(directory)
-    # Backwards, so that what a crash leaves has no gap.
-    while parts and parts[-1].first >= step:
-        parts.pop().path.unlink()
-    if parts and parts[-1].last >= step:
-        parts.append(_cut(parts.pop(), columns, step))
-    sync_directory(directory)
-    return parts[-1].last if parts else None
-
-
-def _cut(part: _Part, columns: Columns, step: int) -> _Part:
-    """Removes the rows of a part from ``step`` on."""
-    table = _read_file(part.path, columns, columns.names, [pc.field("step") < step]).cast(columns.disk)
-    first, last = _step_range(table)
-    # Under the old name first: two files that hold the same steps are at no moment visible.
-    _write(table, columns, part)
-    shorter = _Part.at(part.path.parent, first, last)
-    part.path.rename(shorter.path)
-    return shorter
-
-
-def _write(table: pa.Table, columns: Columns, part: _Part) -> None:
-    with replacing(part.path) as file:
-        pq.write_table(table, file, **columns.format)
-
-
-def _step_range(table: pa.Table) -> tuple[int, int]:
-    bounds = pc.min_max(table["step"])
-    return bounds["min"].as_py(), bounds["max"].as_py()
+_PART = re.compile(r"steps-(\d+)(?:-(\d+))?\.parquet")
+_TEMPORARY = re.compile(r"\.steps-\d+(?:-\d+)?\.parquet\.tmp")
+_KEY = b"sppbench"
+# Smaller row groups would let readers skip more, but compress worse and lengthen the footer.
+_ROW_GROUP = 4096
 
 
 @dataclass(frozen=True)
-class _Files:
-    """The files that together are a table."""
+class Origin:
+    """The run that a part is of, and each how many steps it records."""
 
+    every_n_steps: int = 1
+    run_id: str | None = None
+    config_hash: str | None = None
+
+    def is_same_run(self, other: Origin) -> bool:
+        """Whether both are of one run, as far as they say it."""
+        pairs = ((self.run_id, other.run_id), (self.config_hash, other.config_hash))
+        return all(one is None or two is None or one == two for one, two in pairs)
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """A part file, as its name says it. ``last`` only of those of earlier versions."""
+
+    start: int
     path: Path
-    columns: Columns
-    files: list[Path]
+    last: int | None = None
 
     @classmethod
-    def of(cls, path: Path, columns: Columns, steps: list[int] | None) -> _Files:
-        """Finds the files that may hold one of the steps (all files for None)."""
-        if path.is_file():
-            return cls(path, columns, [path])
-        if not path.is_dir():
-            raise HistoryError(f"there is no history {path}")
-        parts = _parts(path)
-        if not parts:
-            raise HistoryError(f"{path} holds no parts of a history (steps-*.parquet)")
-        for before, after in pairwise(parts):
-            if after.first <= before.last:
-                raise HistoryError(f"{after.path} holds steps that are in {before.path.name}, too")
-        if steps is not None:
-            low, high = min(steps, default=0), max(steps, default=-1)
-            # One part is kept in any case: an empty frame has columns, too.
-            parts = [part for part in parts if part.first <= high and part.last >= low] or parts[:1]
-        return cls(path, columns, [part.path for part in parts])
+    def at(cls, directory: Path, start: int) -> Part:
+        return cls(start, directory / f"steps-{start:09d}.parquet")
 
-    def read(self, wanted: Collection[str], conditions: list[pc.Expression]) -> pa.Table:
-        return pa.concat_tables([_read_file(file, self.columns, wanted, conditions) for file in self.files])
 
-    def layer_names(self) -> list[str]:
-        names: set[str] = set()
-        for file in self.files:
-            names.update(_read_file(file, self.columns, ["layer"], [])["layer"].unique().to_pylist())
-        return sorted(names)
+@dataclass(frozen=True)
+class Footer:
+    """What the footer of a part says.
 
-    def match_layers(self, patterns: list[str]) -> list[str]:
-        """The names that the patterns stand for. Names without wildcards are not looked up: that costs reading."""
-        names = self.layer_names() if any(map(_is_glob, patterns)) else []
-        exact = [pattern for pattern in patterns if not _is_glob(pattern)]
-        return exact + [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
+    Attributes:
+        start, end: The steps that it covers, from ``start`` until before ``end``.
+        first, last: The first and the last step that has rows.
+        epochs: Those of the first and of the last row.
+        origin: None in a part of an earlier version.
+    """
 
-    def check_layers(self, patterns: list[str], table: pa.Table) -> None:
-        """Raises HistoryError for a pattern that matches no layer of the whole history.
+    start: int
+    end: int
+    first: int
+    last: int
+    epochs: tuple[int, int]
+    origin: Origin | None
 
-        That the other filters leave no row of a layer is no error.
-        """
 
-        def without_match(names: list[str], patterns: list[str]) -> list[str]:
-            return [pattern for pattern in patterns if not any(_matches(name, pattern) for name in names)]
+@dataclass(frozen=True)
+class Gap:
+    """Steps from ``start`` until before ``end`` that should be there, and the epochs, both included, they may be of."""
 
-        missing = without_match(table["layer"].unique().to_pylist(), patterns)
-        if not missing:
-            return
-        names = _Files.of(self.path, self.columns, None).layer_names()
-        for pattern in without_match(names, missing):
-            near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.5) or names[:5]
+    start: int
+    end: int
+    epochs: tuple[int, int]
+
+    def concerns(self, steps: Collection[int] | None, epochs: Collection[int] | None) -> bool:
+        """Whether some of these steps (epochs) are, or may be, missing; None stands for all."""
+        if steps is not None and not any(self.start <= step < self.end for step in steps):
+            return False
+        return epochs is None or any(self.epochs[0] <= epoch <= self.epochs[1] for epoch in epochs)
+
+
+def list_parts(directory: Path) -> list[Part]:
+    """The parts in a directory, in the order of their steps."""
+    matches = ((_PART.fullmatch(file.name), file) for file in directory.iterdir())
+    return sorted(Part(int(match[1]), file, int(match[2]) if match[2] else None) for match, file in matches if match)
+
+
+def remove_temporary(directory: Path) -> None:
+    """Removes what a writer that was killed left half written."""
+    for file in list(directory.iterdir()):
+        if _TEMPORARY.fullmatch(file.name):
+            file.unlink()
+
+
+def write_part(part: Part, table: pa.Table, columns: Columns, end: int, origin: Origin) -> None:
+    """Writes a part, or puts it in another's place, in one move."""
+    content = {"start": part.start, "end": end, **asdict(origin)}
+    table = table.sort_by([(name, "ascending") for name in columns.order])
+    with replacing(part.path) as file, pq.ParquetWriter(file, columns.disk, **columns.format) as writer:
+        writer.write_table(table, _ROW_GROUP)
+        writer.add_key_value_metadata({_KEY.decode(): json.dumps(content)})
+
+
+def read_footer(part: Part) -> Footer:
+    """Reads a part's footer and compares it with the part's name.
+
+    Raises:
+        HistoryError: It is damaged, or the part does not hold the steps that its name says.
+    """
+    try:
+        return footer_of(part, pq.read_metadata(part.path))
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(part.path, error) from error
+
+
+def footer_of(part: Part, metadata: pq.FileMetaData) -> Footer:
+    """As `read_footer`, of metadata that were read."""
+    steps, epochs = _bounds(metadata, "step"), _bounds(metadata, "epoch")
+    stored = (metadata.metadata or {}).get(_KEY)
+    if steps is None or epochs is None:
+        raise HistoryError(f"cannot read {part.path}: it holds no steps; {_WAY_OUT}")
+    if stored is None:
+        start, end, origin = steps[0], steps[1] + 1, None
+        fits = part.start == steps[0] and (part.last is None or steps[1] <= part.last)
+    else:
+        start, end, origin = _parse(stored, part.path)
+        fits = part.start == start <= steps[0] and steps[1] < end
+    if not fits:
+        raise HistoryError(
+            f"{part.path} holds the steps {steps[0]} to {steps[1]}, which is not what its name says: "
+            "give it back its name, or restore the file that had it"
+        )
+    return Footer(start, end, *steps, epochs, origin)
+
+
+_WAY_OUT = "restore the file from a copy, or record the run again"
+
+
+def damaged(path: Path, error: BaseException) -> HistoryError:
+    """The error for a file that cannot be read."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return HistoryError(f"cannot read {path}: {reason.rstrip('.')}; {_WAY_OUT}")
+
+
+def _parse(stored: bytes, path: Path) -> tuple[int, int, Origin]:
+    try:
+        content: dict[str, Any] = json.loads(stored)
+        origin = Origin(int(content["every_n_steps"]), content["run_id"], content["config_hash"])
+        return int(content["start"]), int(content["end"]), origin
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+
+
+def _bounds(metadata: pq.FileMetaData, column: str) -> tuple[int, int] | None:
+    """The smallest and the largest value of a column of integers; None if there are no rows."""
+    names = [metadata.schema.column(i).name for i in range(metadata.num_columns)]
+    if column not in names or not metadata.num_rows:
+        return None
+    index = names.index(column)
+    found = [metadata.row_group(i).column(index).statistics for i in range(metadata.num_row_groups)]
+    return min(one.min for one in found), max(one.max for one in found)
+
+
+def find_gaps(parts: Sequence[Part], footers: dict[Part, Footer], directory: Path) -> Iterator[Gap]:
+    """The gaps before, between and after those of the parts whose footers are given.
+
+    Raises:
+        HistoryError: Two of them hold the same steps, or are of different runs.
+    """
+    # Where the epoch of a step is not known, the step bounds it: an epoch has at least one step.
+    if parts and parts[0].start > 0:
+        epoch = footers[parts[0]].epochs[0] if parts[0] in footers else parts[0].start
+        yield Gap(0, parts[0].start, (0, epoch))
+    stride = _stride(parts)
+    for before, after in pairwise(parts):
+        if before not in footers:
+            continue
+        footer, next_footer = footers[before], footers.get(after)
+        if footer.end > after.start:
+            raise HistoryError(f"{after.path} holds steps that are in {before.path.name}, too: remove the wrong one")
+        # Of a part of an earlier version the end is that of its last recorded step.
+        allowed = stride if footer.origin is None else 1
+        if after.start - (footer.end - 1) > allowed:
+            last_epoch = next_footer.epochs[0] if next_footer is not None else after.start
+            yield Gap(footer.end, after.start, (footer.epochs[1], last_epoch))
+    origins = {part: footer.origin for part, footer in footers.items() if footer.origin is not None}
+    for (one, first), (two, second) in pairwise(sorted(origins.items())):
+        if not first.is_same_run(second):
             raise HistoryError(
-                f"no layer matches {pattern!r} in {self.path}; there are, for example, {', '.join(near)}"
+                f"{directory} holds the parts of two runs, {one.path.name} and {two.path.name}: remove those of one"
             )
 
 
-def _read_file(path: Path, columns: Columns, wanted: Collection[str], conditions: list[pc.Expression]) -> pa.Table:
-    """Rows of one file that meet all conditions; row groups whose bounds exclude that are not read."""
-    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    file_format = ds.ParquetFileFormat(default_fragment_scan_options=options)
+def _stride(parts: Sequence[Part]) -> int:
+    """The distance between recorded steps in parts of earlier versions."""
+    apart = [after.start - before.last for before, after in pairwise(parts) if before.last is not None]
+    if max(apart, default=1) == 1:
+        return 1
+    found = (distance_of_steps(part) for part in parts if part.last is not None)
+    return next((distance for distance in found if distance is not None), min(apart))
+
+
+def distance_of_steps(part: Part) -> int | None:
+    """The smallest distance between the steps that a part holds; None if it holds one only.
+
+    Raises:
+        HistoryError: It is damaged.
+    """
     try:
-        fragment = file_format.make_fragment(str(path), LocalFileSystem())
-        stored = fragment.physical_schema.names
-        missing = [name for name in columns.names if name not in stored]
-        if missing:
-            raise HistoryError(f"{path} lacks the columns {', '.join(missing)}")
-        table = fragment.to_table(columns=list(wanted), filter=reduce(and_, conditions) if conditions else None)
-        return table.cast(pa.schema([columns.memory.field(name) for name in wanted]))
+        steps = pq.read_table(part.path, columns=["step"])["step"].unique().to_numpy()
     except (OSError, pa.ArrowException) as error:
-        raise HistoryError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise damaged(part.path, error) from error
+    return int(np.diff(np.sort(steps)).min()) if len(steps) > 1 else None
 
 
-def _is_glob(pattern: str) -> bool:
-    return any(character in pattern for character in "*?[")
+def gap_error(directory: Path, gap: Gap) -> HistoryError:
+    return HistoryError(
+        f"{directory} lacks the steps {gap.start} to {gap.end - 1}: "
+        "restore the missing files, record the run again, or read other steps only (steps=)"
+    )
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+def origin_of(path: str | os.PathLike[str]) -> Origin | None:
+    """The run that a history is of, as its first part that can be read says; None if no part says it."""
+    for part in list_parts(Path(path)) if Path(path).is_dir() else ():
+        try:
+            footer = read_footer(part)
+        except HistoryError:
+            continue
+        if footer.origin is not None:
+            return footer.origin
+    return None
+
+
+def is_free(path: str | os.PathLike[str]) -> bool:
+    """Whether a new history may stand there: there is nothing, or a directory without parts."""
+    path = Path(path)
+    return not (path.exists() or path.is_symlink()) or (path.is_dir() and not list_parts(path))
+
+
+def first_recorded(start: int, end: int, every_n_steps: int) -> int | None:
+    """The first step from ``start`` until before ``end`` that is recorded if each n-th step is; None if none is."""
+    step = -(-start // every_n_steps) * every_n_steps
+    return step if step < end else None

@@ -1,7 +1,47 @@
-"""What a table of steps holds, in memory and on disk: names, types, and how Parquet stores them."""
+"""The two tables of a history: their columns, the types in memory and on disk, and how Parquet stores them.
+
+``spp.parquet``, what a ``SignalProbe`` saw, has one row per (step, layer, signal):
+
+=============  =======  ================================================================================
+column         type     meaning
+=============  =======  ================================================================================
+step           int64    index of the optimizer step, from 0
+epoch          int64    from 0
+samples        int64    samples in that step's batch
+depth          int64    order of first execution, from 0
+layer          str      name of the module
+kind           str      class name of the module, such as "Linear"
+signal         str      one of :data:`SIGNALS`
+ndim           int64    number of dimensions of the tensor
+acsm           float64  average channel squared mean
+acv            float64  average channel variance
+second_moment  float64  ``acsm + acv``; not stored, computed on reading
+mean           float64  mean over the channels of the channel means
+nonfinite      int64    elements that are NaN or infinite
+=============  =======  ================================================================================
+
+Statistics are stored as float32, the type in which a probe takes them, and come back as float64, so that neither
+``acsm + acv`` nor means over steps are rounded to float32. NaN and infinities are kept. A layer has no row for a step
+in which it did not run.
+
+``batchnorm.parquet``, what a ``BatchNormProbe`` saw, has one row per (step, layer):
+
+================  =======  =============================================================================
+column            type     meaning
+================  =======  =============================================================================
+step, epoch       int64    as above
+depth             int64    order of first execution among the batch normalizations, from 0
+layer             str      name of the module
+gain              float64  mean(g_in²)/mean(g_out²) of the gradients at its input and its output
+gamma_squared     float64  γ², inverse_variance 1/(v + ε), projection p: the factors of the gain; see
+inverse_variance  float64  ``sppbench.spp.probe.batchnorm``
+projection        float64
+================  =======  =============================================================================
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,6 +49,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+
+from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, GAIN_AND_FACTORS
+
+
+class HistoryError(ValueError):
+    """A history that cannot be read, that has a gap, or that does not hold what was asked for; the message is one line.
+
+    >>> try:
+    ...     history = read_history("run/spp.parquet")
+    ... except HistoryError as error:
+    ...     print(error)
+    there is no history run/spp.parquet
+    """
 
 
 @dataclass(frozen=True)
@@ -43,10 +96,8 @@ class Columns:
 
     @cached_property
     def format(self) -> dict[str, Any]:
-        # Smaller row groups would let readers skip more, but compress worse and lengthen the footer. Floats compress
-        # better with their bytes split by significance: noise then stays in the low ones.
+        # Floats compress better with their bytes split by significance: noise then stays in the low ones.
         return {
-            "row_group_size": 4096,
             "compression": "zstd",
             "compression_level": 3,
             "use_dictionary": [name for name in self.names if name not in self.floats],
@@ -62,6 +113,25 @@ class Columns:
         # Column by column, because Table.from_pandas would turn NaN into null.
         arrays = [_to_array(frame[field.name], field, field.name in self.floats) for field in self.disk]
         return pa.table(arrays, schema=self.disk)
+
+
+#: How the two tables are stored.
+HISTORY = Columns(
+    tuple(name for name in COLUMNS if name != "second_moment"),
+    texts=("layer", "kind", "signal"),
+    floats=("acsm", "acv", "mean"),
+    order=("layer", "signal", "step"),
+)
+BATCHNORM = Columns(tuple(BATCHNORM_COLUMNS), texts=("layer",), floats=GAIN_AND_FACTORS)
+
+
+def check_known(what: str, values: Iterable[str], known: Collection[str]) -> list[str]:
+    """The values as a list. Raises HistoryError for one that is not among those known."""
+    values = list(values)
+    for value in values:
+        if value not in known:
+            raise HistoryError(f"unknown {what} {value!r}; there are {', '.join(known)}")
+    return values
 
 
 def _to_array(values: pd.Series, field: pa.Field, is_float: bool) -> pa.Array:

@@ -1,24 +1,23 @@
-"""How the figures of signal propagation look: sizes, colours, ticks of the depth axis, curves, marks and notes.
+"""The page of a figure and its axes: sizes and fonts, fixed settings of matplotlib, ticks of the depth and value axes.
 
-All of it works on axes that it is given; nothing here knows of histories, and nothing touches pyplot or its settings.
+Nothing here knows of histories, and nothing touches pyplot.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
 
 YScale = Literal["linear", "log"]
-LineStyle = str | tuple[float, tuple[float, ...]]
 
 # 7 inches is the text width of an A4 page, and at this resolution 910 pixels, the width of a panel in W&B.
 WIDTH, DPI = 7.0, 130
@@ -27,20 +26,47 @@ FONT, SMALL_FONT = 8.0, 6.5
 DEPTH_LABEL = "model depth (layers)"
 MARK_COLOR, BLOCK_COLOR, GRID_COLOR = "#333333", "#c4c4c4", "#e6e6e6"
 
-# From the palette of Okabe & Ito (2008), without its yellow (too light on white) and its vermilion (too near to orange
-# for a deuteranope). The first three differ most and darken with the epoch, so that grey prints keep their order.
-COLORS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#56B4E9", "#CC79A7")
-# 5 styles and 6 colours have no common factor: 30 curves differ.
-LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 1)), (0, (12, 1)), (0, (1, 0.8)), (0, (6, 1, 1, 1)))
-CROSS, TRIANGLE = "\N{MULTIPLICATION SIGN}", "\N{BLACK DOWN-POINTING SMALL TRIANGLE}"  # marks of values not drawn
-MARKERS = ("o", "s", "D", "^", "v")
-EXPECTED_COLOR = "#606060"
-EXPECTED_STYLES: tuple[LineStyle, ...] = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
-
-MARK_HEIGHT = 0.035  # of the axes, for the marks of one curve
+MARK_HEIGHT = 0.035  # of the axes, for the marks of one curve that cannot be drawn
 LABEL_DISTANCE = 8.0  # points between the middles of two labels, at least
 BLOCK_SHARE = 0.4  # a block that holds more than this share of all layers is divided
 LONGEST_LABEL = 16  # characters of a block's label
+
+
+@contextmanager
+def fixed_settings() -> Iterator[None]:
+    """matplotlib's default settings, whatever a ``matplotlibrc`` or a style says, for a block or as a decorator.
+
+    Some settings are read where an artist is made, others where it is drawn: both must be within. How a file embeds its
+    fonts is left to the user.
+    """
+    with matplotlib.rc_context(_settings()):
+        yield
+
+
+@functools.cache
+def _settings() -> Any:  # rc_context names the keys that it takes, which change from release to release
+    kept = {"backend", "backend_fallback", "interactive", "pdf.fonttype", "ps.fonttype", "svg.fonttype", "svg.hashsalt"}
+    return {name: value for name, value in matplotlib.rcParamsDefault.items() if name not in kept}
+
+
+class Page(Figure):
+    """A figure that is drawn and saved under `fixed_settings`."""
+
+    def draw(self, renderer: Any) -> None:
+        with fixed_settings():
+            super().draw(renderer)
+
+    def savefig(self, *arguments: Any, **keywords: Any) -> None:
+        with fixed_settings():
+            super().savefig(*arguments, **keywords)
+
+
+def new_figure(height: float) -> Figure:
+    """A figure of a page's width and `height` inches; unknown to pyplot, so that it is freed like any object.
+
+    It is drawn and saved under `fixed_settings`, whenever that is; what is added to it is to be made under them, too.
+    """
+    return Page(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
 @dataclass(frozen=True)
@@ -166,121 +192,6 @@ def short_number(value: float, _position: int | None = None) -> str:
     return f"{mantissa}e{int(power)}" if exponent else mantissa
 
 
-@dataclass(frozen=True)
-class Style:
-    """How the curve number `index` of `count` is drawn; `dense` if there is no room for a marker at each layer.
-
-    Curves lie over each other where training changes nothing. So each is thinner than the one below it and has its own
-    colour, line style and marker: a curve that is covered shows on both sides of those that cover it. Where layers are
-    dense, dashes would look like values, so that styles serve only to tell curves of the same colour apart.
-    """
-
-    index: int
-    count: int
-    dense: bool
-
-    @property
-    def color(self) -> str:
-        return COLORS[self.index % len(COLORS)]
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments for a `Line2D`."""
-        styles_used = self.index // len(COLORS) if self.dense else self.index
-        line = {"color": self.color, "linestyle": LINE_STYLES[styles_used % len(LINE_STYLES)], "markeredgewidth": 0}
-        if self.dense:
-            # The dots show values whose neighbours are both missing, which no line reaches.
-            return {**line, "linewidth": self._from_to(1.7, 0.6), "marker": "o", "markersize": self._from_to(2.2, 1.4)}
-        marker = MARKERS[self.index % len(MARKERS)]
-        return {**line, "linewidth": self._from_to(2.6, 1.0), "marker": marker, "markersize": self._from_to(5.5, 2.6)}
-
-    def _from_to(self, first: float, last: float) -> float:
-        return first + (last - first) * self.index / max(self.count - 1, 1)
-
-
-@dataclass(frozen=True)
-class Undrawn:
-    """How many values a curve lacks: not finite, or zero (or below) on a logarithmic axis."""
-
-    nonfinite: int = 0
-    zero: int = 0
-
-    def __add__(self, other: Undrawn) -> Undrawn:
-        return Undrawn(self.nonfinite + other.nonfinite, self.zero + other.zero)
-
-    def note(self) -> str:
-        """One line for below the figure, empty if nothing is missing."""
-        parts = []
-        if self.nonfinite:
-            parts.append(f"{CROSS} not finite: {_values(self.nonfinite)}")
-        if self.zero:
-            parts.append(f"{TRIANGLE} zero, below a logarithmic axis: {_values(self.zero)}")
-        return "    ".join(parts)
-
-
-def _values(count: int) -> str:
-    return f"{count} value{'s' if count > 1 else ''}"
-
-
-def draw_curve(
-    ax: Axes,
-    x: NDArray[np.int64],
-    y: NDArray[np.float64],
-    style: Style,
-    yscale: YScale,
-    label: str,
-) -> Undrawn:
-    """Draws one curve; where a value cannot be drawn it has a gap, and a mark at the bottom edge of the axes.
-
-    Args:
-        ax: axes with layers on x.
-        x: layers, shape (n,).
-        y: values, shape (n,).
-        style: of this curve.
-        yscale: of the axes; on "log" values of zero cannot be drawn.
-        label: for the legend.
-    """
-    nonfinite = ~np.isfinite(y)
-    zero = ~nonfinite & (y <= 0) & (yscale == "log")
-    drawn = np.where(nonfinite | zero, np.nan, y)
-    zorder = 2 + 0.1 * style.index
-    ax.plot(x, drawn, label=label, zorder=zorder, **style.arguments())
-    # Each curve has its own height at the edge: the marks of epochs that died at the same layer stay apart.
-    height = MARK_HEIGHT * (style.index + 0.5)
-    for missing, mark, width in ((nonfinite, "x", 1.0), (zero, "v", 0.0)):
-        if missing.any():
-            ax.plot(
-                x[missing],
-                np.full(int(missing.sum()), height),
-                transform=ax.get_xaxis_transform(),
-                linestyle="none",
-                marker=mark,
-                markersize=3.0,
-                markeredgewidth=width,
-                color=style.color,
-                zorder=zorder,
-                gid="not finite" if mark == "x" else "zero",
-            )
-    return Undrawn(int(nonfinite.sum()), int(zero.sum()))
-
-
-def expected_style(index: int, dense: bool) -> dict[str, Any]:
-    """Arguments for the `Line2D` of the expected curve number `index`: thin, neutral, and above the recorded ones.
-
-    The marks show values whose neighbours are both missing, which no line reaches.
-    """
-    style = EXPECTED_STYLES[index % len(EXPECTED_STYLES)]
-    line = {"color": EXPECTED_COLOR, "linestyle": style, "linewidth": 1.0, "marker": "_"}
-    return {**line, "markersize": 2.0 if dense else 5.0, "markeredgewidth": 1.0}
-
-
-def draw_expected(
-    ax: Axes, x: NDArray[np.int64], y: NDArray[np.float64], index: int, dense: bool, yscale: YScale, label: str
-) -> None:
-    """Draws expected values, shape (n,), over layers, shape (n,); those that cannot be drawn are gaps."""
-    drawable = np.isfinite(y) & ((y > 0) | (yscale == "linear"))
-    ax.plot(x, np.where(drawable, y, np.nan), label=label, zorder=3 + index, **expected_style(index, dense))
-
-
 def scale_values(ax: Axes, yscale: YScale, rows_of_marks: int) -> None:
     """Sets the limits and ticks of the y axis for the curves drawn so far, which are not negative.
 
@@ -316,41 +227,6 @@ def say_empty(ax: Axes, text: str) -> None:
     """Writes why there is nothing in these axes."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=FONT, color=MARK_COLOR)
     ax.set_yticks([])
-
-
-def new_figure(height: float) -> Figure:
-    """A figure of a page's width and `height` inches; unknown to pyplot, so that it is freed like any object."""
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-
-
-def add_legend(figure: Figure, labels: Sequence[str], dense: bool, title: str, expected: Sequence[str] = ()) -> None:
-    """The figure's title and the curves' legend, outside of the axes: on the spikes of 240 layers no corner is free.
-
-    Args:
-        figure: gets the legend.
-        labels: of the curves, in the order of drawing.
-        dense: as of the curves' `Style`.
-        title: of the figure, one or more lines.
-        expected: labels of the expected curves, as long as they may be.
-    """
-    styles = [Style(index, len(labels), dense) for index in range(len(labels))]
-    handles = [Line2D([], [], label=label, **style.arguments()) for style, label in zip(styles, labels, strict=True)]
-    for index, label in enumerate(expected):
-        wrapped = textwrap.fill(label, max(92 - 15 * len(labels), 47))
-        handles.append(Line2D([], [], label=wrapped, **expected_style(index, dense)))
-    columns = 2 if len(expected) > 1 else 4 if expected else 6
-    # One artist, because the layout would put a title and a legend outside of the axes at the same place.
-    legend = figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=min(len(handles), columns),
-        fontsize=FONT,
-        frameon=False,
-        handlelength=3.5,
-        title=title,
-        title_fontproperties={"size": FONT},
-    )
-    legend.get_title().set_multialignment("center")
 
 
 def add_note(figure: Figure, text: str) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sppbench.spp.history.history import COLUMNS, epoch_mean
+from sppbench.checks import check_choice
+from sppbench.spp.history.epoch_means import epoch_mean
+from sppbench.spp.names import COLUMNS, OF_WEIGHTS, Signal
 from sppbench.spp.plots.overlay import overlay
 from sppbench.spp.theory.chain import Init
 
 Convention = Literal["definition", "study"]
-Signal = Literal["activation", "gradient", "parameter", "parameter_gradient", "update"]
 Statistic = Literal["acsm", "acv", "second_moment"]
 
 SIGNAL_NAMES: dict[Signal, str] = {
@@ -32,7 +33,6 @@ FORMULAS: dict[Statistic, str] = {
     "second_moment": "second moment mean(x²)",
 }
 STUDY_FORMULAS: dict[Statistic, str] = {"acsm": FORMULAS["second_moment"], "acv": "overall variance var(x)"}
-OF_WEIGHTS = ("parameter", "parameter_gradient", "update")
 MERGES = ("Sum", "MPSum", "Scale", "MPScale")
 
 
@@ -189,12 +189,6 @@ def formula(rows: pd.DataFrame, column: Literal["acsm", "acv"]) -> str:
     if rows["departs"].all():
         return STUDY_FORMULAS[column]
     return f"{FORMULAS[column]}\nndim ≤ 2: {STUDY_FORMULAS[column]}"
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; there are {', '.join(choices)}")
 
 
 def check_frame(frame: pd.DataFrame, columns: Sequence[str]) -> None:

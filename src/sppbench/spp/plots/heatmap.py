@@ -17,14 +17,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from sppbench.spp.plots import axes as drawing
+from sppbench.checks import check_choice
+from sppbench.spp.names import SIGNALS, Signal
+from sppbench.spp.plots import axes
 from sppbench.spp.plots.curves import (
     FORMULAS,
     SIGNAL_NAMES,
     Layers,
-    Signal,
     Statistic,
-    check_choice,
     check_frame,
     select_layers,
 )
@@ -36,6 +36,7 @@ MOST_SHARP_CELLS = 300  # along one side; it has some 400 × 700 pixels
 NOT_FINITE_COLOR, ZERO_COLOR, ABSENT_COLOR = "#FF00FF", "#000000", "#FFFFFF"
 
 
+@axes.fixed_settings()
 def plot_heatmap(
     frame: pd.DataFrame,
     signal: Signal = "activation",
@@ -68,7 +69,7 @@ def plot_heatmap(
         ValueError: an unknown `signal` or `statistic`; a frame without rows, without rows of the signal, or without a
             column that is needed; `layers` that match none; `limits` that are not finite and in order.
     """
-    check_choice("signal", signal, get_args(Signal))
+    check_choice("signal", signal, SIGNALS)
     check_choice("statistic", statistic, get_args(Statistic))
     check_frame(frame, ("step", "epoch", "depth", "layer", "kind", "signal", statistic))
     if limits is not None and not -np.inf < limits[0] < limits[1] < np.inf:
@@ -81,14 +82,14 @@ def plot_heatmap(
     depths = np.unique(drawn.depths(rows)).tolist()
     drawn = drawn.take(depths)
     values, steps, epochs = _pivot(rows, drawn, statistic)
-    figure = drawing.new_figure(4.6)
-    figure.suptitle(f"{SIGNAL_NAMES[signal].capitalize()} during training", fontsize=drawing.FONT)
+    figure = axes.new_figure(4.6)
+    figure.suptitle(f"{SIGNAL_NAMES[signal].capitalize()} during training", fontsize=axes.FONT)
     ax = figure.subplots()
     bar = _draw_logarithms(figure, ax, values, limits)
-    bar.set_label(f"log₁₀ of {FORMULAS[statistic]}", fontsize=drawing.FONT)
+    bar.set_label(f"log₁₀ of {FORMULAS[statistic]}", fontsize=axes.FONT)
     _draw_others(figure, ax, values, steps)
-    drawing.depth_ticks(ax, drawn.names, drawn.kinds, HEATMAP_HEIGHT, orientation="y", numbers=depths)
-    ax.set_ylabel(drawing.DEPTH_LABEL, fontsize=drawing.FONT)
+    axes.depth_ticks(ax, drawn.names, drawn.kinds, HEATMAP_HEIGHT, orientation="y", numbers=depths)
+    ax.set_ylabel(axes.DEPTH_LABEL, fontsize=axes.FONT)
     _step_ticks(ax, steps, epochs)
     return figure
 
@@ -120,7 +121,7 @@ def _draw_logarithms(
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     beyond = extend[bool((finite < low).any()), bool((finite > high).any())]
     bar = figure.colorbar(image, ax=ax, extend=beyond, pad=0.01, aspect=30)
-    bar.ax.tick_params(labelsize=drawing.FONT - 1)
+    bar.ax.tick_params(labelsize=axes.FONT - 1)
     return bar
 
 
@@ -171,8 +172,8 @@ def _step_ticks(ax: Axes, steps: NDArray[np.int64], epochs: NDArray[np.int64]) -
         epochs: epoch of each of them, shape (n,).
     """
     ax.xaxis.set_major_locator(MaxNLocator(9, integer=True))
-    ax.xaxis.set_major_formatter(drawing.entry_formatter(steps.tolist()))
-    ax.set_xlabel("step", fontsize=drawing.FONT)
+    ax.xaxis.set_major_formatter(axes.entry_formatter(steps.tolist()))
+    ax.set_xlabel("step", fontsize=axes.FONT)
     starts = np.flatnonzero(np.diff(epochs, prepend=epochs[0] - 1))
     for start in starts[1:]:
         ax.axvline(start - 0.5, color="white", linewidth=0.4, alpha=0.6, gid="epoch boundary")
@@ -180,16 +181,14 @@ def _step_ticks(ax: Axes, steps: NDArray[np.int64], epochs: NDArray[np.int64]) -
     # At most a dozen labels: there may be hundreds of epochs.
     labelled = starts[:: -(-len(starts) // 12)]
     above.set_xticks(labelled - 0.5, labels=[str(epochs[start]) for start in labelled])
-    above.set_xlabel("epoch", fontsize=drawing.FONT)
+    above.set_xlabel("epoch", fontsize=axes.FONT)
     for axis in (ax, above):
-        axis.tick_params("x", labelsize=drawing.FONT - 1, length=3)
+        axis.tick_params("x", labelsize=axes.FONT - 1, length=3)
 
 
 def _add_color_key(figure: Figure, colors: Mapping[str, str]) -> None:
     """Says below the axes what colours mean, from text to colour; nothing if there are none."""
     if colors:
-        handles = [Patch(facecolor=color, edgecolor=drawing.MARK_COLOR, label=text) for text, color in colors.items()]
+        handles = [Patch(facecolor=color, edgecolor=axes.MARK_COLOR, label=text) for text, color in colors.items()]
         columns = 1 if len(handles) > 2 else len(handles)
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=columns, fontsize=drawing.FONT - 1, frameon=False
-        )
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=axes.FONT - 1, frameon=False)

@@ -22,25 +22,26 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sppbench.spp.plots import axes as drawing
-from sppbench.spp.plots.axes import Style, Undrawn, YScale
+from sppbench.checks import check_choice
+from sppbench.spp.names import PANEL_SIGNALS, Signal
+from sppbench.spp.plots import axes, lines
+from sppbench.spp.plots.axes import YScale
 from sppbench.spp.plots.curves import (
     SIGNAL_NAMES,
     Convention,
     Curves,
     Layers,
-    Signal,
-    check_choice,
     formula,
     select_curves,
 )
+from sppbench.spp.plots.lines import Style, Undrawn
 from sppbench.spp.theory.chain import Init
 
-PANEL_ROWS: tuple[Signal, ...] = ("activation", "parameter", "gradient")
 # Inches of depth axis, as the layout leaves them.
 PANEL_WIDTH, FULL_WIDTH = 2.7, 6.0
 
 
+@axes.fixed_settings()
 def plot_spp(
     frame: pd.DataFrame,
     epochs: Sequence[int] = (0, 9, 19),
@@ -79,20 +80,21 @@ def plot_spp(
     """
     check_choice("yscale", yscale, get_args(YScale))
     curves = select_curves(frame, epochs, convention, layers, merges, full_batches_only, expected)
-    figure = drawing.new_figure(7.6)
+    figure = axes.new_figure(7.6)
     panels = figure.subplots(3, 2, sharex=True)
     undrawn = Undrawn()
-    for row, signal in zip(panels, PANEL_ROWS, strict=True):
+    for row, signal in zip(panels, PANEL_SIGNALS, strict=True):
         undrawn += _draw_panel(row[0], curves, signal, "acsm", yscale, PANEL_WIDTH)
         undrawn += _draw_panel(row[1], curves, signal, "acv", yscale, PANEL_WIDTH)
     for (row_number, _), ax in np.ndenumerate(panels):
         _draw_depth(ax, curves.layers, PANEL_WIDTH, block_labels=row_number == 0)
     for ax in panels[-1]:
-        ax.set_xlabel(drawing.DEPTH_LABEL, fontsize=drawing.FONT)
+        ax.set_xlabel(axes.DEPTH_LABEL, fontsize=axes.FONT)
     _explain(figure, "Signal propagation", curves, convention, PANEL_WIDTH, undrawn)
     return figure
 
 
+@axes.fixed_settings()
 def plot_gradient(
     frame: pd.DataFrame,
     epochs: Sequence[int] = (0, 9, 19),
@@ -115,11 +117,11 @@ def plot_gradient(
     """
     check_choice("yscale", yscale, get_args(YScale))
     curves = select_curves(frame, epochs, convention, layers, merges, full_batches_only, expected)
-    figure = drawing.new_figure(3.8)
+    figure = axes.new_figure(3.8)
     ax = figure.subplots()
     undrawn = _draw_panel(ax, curves, "gradient", "acsm", yscale, FULL_WIDTH)
     _draw_depth(ax, curves.layers, FULL_WIDTH)
-    ax.set_xlabel(drawing.DEPTH_LABEL, fontsize=drawing.FONT)
+    ax.set_xlabel(axes.DEPTH_LABEL, fontsize=axes.FONT)
     _explain(figure, "Gradient propagation", curves, convention, FULL_WIDTH, undrawn)
     return figure
 
@@ -128,8 +130,8 @@ def _explain(figure: Figure, name: str, curves: Curves, convention: Convention, 
     """What is drawn, above the axes; what could not be, below."""
     title = name if convention == "definition" else f"{name}, statistics by the study's convention"
     labels, expected = list(curves.labels.values()), [_expected_label(source) for source in curves.sources]
-    drawing.add_legend(figure, labels, _dense(curves, width), f"{title}\n{curves.averaging}", expected)
-    drawing.add_note(figure, undrawn.note())
+    lines.add_legend(figure, labels, _dense(curves, width), f"{title}\n{curves.averaging}", expected)
+    axes.add_note(figure, undrawn.note())
 
 
 def _expected_label(source: str) -> str:
@@ -137,7 +139,7 @@ def _expected_label(source: str) -> str:
 
 
 def _dense(curves: Curves, width: float) -> bool:
-    return not drawing.fits_names(len(curves.layers.names), width)
+    return not axes.fits_names(len(curves.layers.names), width)
 
 
 def _draw_panel(
@@ -145,22 +147,22 @@ def _draw_panel(
 ) -> Undrawn:
     """One curve an epoch; returns what could not be drawn."""
     rows = curves.table[curves.table["signal"] == signal]
-    ax.set_ylabel(f"{SIGNAL_NAMES[signal]}\n{formula(rows, column)}", fontsize=drawing.FONT - 0.5)
+    ax.set_ylabel(f"{SIGNAL_NAMES[signal]}\n{formula(rows, column)}", fontsize=axes.FONT - 0.5)
     undrawn = Undrawn()
     for index, (epoch, label) in enumerate(curves.labels.items()):
         curve = rows[rows["epoch"] == epoch].sort_values("x", kind="stable")
         x, y = curve["x"].to_numpy(np.int64), curve[column].to_numpy(np.float64)
         style = Style(index, len(curves.labels), _dense(curves, width))
-        undrawn += drawing.draw_curve(ax, x, y, style, yscale, label)
+        undrawn += lines.draw_curve(ax, x, y, style, yscale, label)
     for index, (source, values) in enumerate(curves.expected_of(signal).items()):
         x, y = values["x"].to_numpy(np.int64), values[column].to_numpy(np.float64)
-        drawing.draw_expected(ax, x, y, index, _dense(curves, width), yscale, _expected_label(source))
-    drawing.scale_values(ax, yscale, rows_of_marks=len(curves.labels) if undrawn.note() else 0)
+        lines.draw_expected(ax, x, y, index, _dense(curves, width), yscale, _expected_label(source))
+    axes.scale_values(ax, yscale, rows_of_marks=len(curves.labels) if undrawn.note() else 0)
     if rows.empty:
-        drawing.say_empty(ax, f"no {SIGNAL_NAMES[signal]} in this frame")
+        axes.say_empty(ax, f"no {SIGNAL_NAMES[signal]} in this frame")
     return undrawn
 
 
 def _draw_depth(ax: Axes, layers: Layers, width: float, block_labels: bool = True) -> None:
-    drawing.depth_ticks(ax, layers.names, layers.kinds, width, block_labels=block_labels)
+    axes.depth_ticks(ax, layers.names, layers.kinds, width, block_labels=block_labels)
     ax.set_xlim(-0.6, len(layers.names) - 0.4)

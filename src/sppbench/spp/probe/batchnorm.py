@@ -15,15 +15,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sppbench.spp.probe.hooks import ModuleHook
-from sppbench.spp.probe.registry import Slots
-from sppbench.spp.probe.stepping import SteppingProbe
+from sppbench.spp.names import BATCHNORM_COLUMNS, GAIN_AND_FACTORS
+from sppbench.spp.probe.order import LayerOrder
+from sppbench.spp.probe.stepping import ModuleHook, SteppingProbe
+from sppbench.spp.probe.tap import Slots
 from sppbench.spp.sums.batched import Plans
 from sppbench.spp.sums.batchnorm_sums import (
-    FACTORS,
     SUMS,
     TERMS,
     InputTap,
+    LayerTotals,
     OutputTap,
     factors,
     inner_squares,
@@ -31,21 +32,19 @@ from sppbench.spp.sums.batchnorm_sums import (
     measured,
     outer_totals,
 )
-from sppbench.spp.sums.batchnorm_totals import LayerTotals
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _NODES = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0")
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
-_NEVER = "never called in training mode"
 _OUTER, _INNER = "outer", "inner"  # slots
 
 
 @dataclass(frozen=True)
 class BatchNormReadings:
     """The factors of one step, still on the device: ``values`` (len(layers), 5), float64, the number of elements and
-    :data:`FACTORS`. A layer with no element did not run."""
+    ``GAIN_AND_FACTORS``. A layer with no element did not run."""
 
     step: int
     epoch: int
@@ -86,13 +85,11 @@ class BatchNormProbe(SteppingProbe):
     """
 
     def __init__(self, model: nn.Module, every_n_steps: int = 1) -> None:
-        super().__init__(every_n_steps)
-        self.skipped: dict[str, str] = {}
+        super().__init__(every_n_steps, LayerOrder())
         self._model = model
         modules = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
         self._modules = {name: module for name, module in modules.items() if isinstance(module, _BatchNorm)}
         self.layers = tuple(self._modules)
-        self._depths: dict[str, int] = {}
         self._slots = {name: Slots() for name in self._modules}
         self._plans = Plans[Any]()
         self._clear()
@@ -119,7 +116,7 @@ class BatchNormProbe(SteppingProbe):
         def hook(module: _BatchNorm, arguments: tuple[Any, ...]) -> Any:
             if not torch.compiler.is_compiling() or module is not own or not self._is_measured(module, arguments):
                 return None
-            self._register(name)
+            self._order.enter(name)
             channels, device = int(arguments[0].shape[1]), str(arguments[0].device)
             slots.add(_OUTER, _OUTER, (TERMS, channels), device)
             slots.add(_INNER, _INNER, (channels,), device)
@@ -134,7 +131,7 @@ class BatchNormProbe(SteppingProbe):
             if module is not own or not self._is_active():
                 return None
             if not self._is_measured(module, arguments):
-                self._skip(name, "its input needs no gradient" if module.training else "it is in evaluation mode")
+                self._order.skip(name, "its input needs no gradient" if module.training else "it is in evaluation mode")
             elif not torch.compiler.is_compiling():
                 self._watch(name, module, arguments[0], output)
             else:
@@ -152,18 +149,6 @@ class BatchNormProbe(SteppingProbe):
     def _is_measured(self, module: _BatchNorm, arguments: tuple[Any, ...]) -> bool:
         return self._is_active() and module.training and len(arguments) > 0 and bool(arguments[0].requires_grad)
 
-    # As in Registry: Dynamo calls these while it traces and takes their results as constants.
-
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-    def _skip(self, name: str, reason: str) -> None:
-        self._depths.setdefault(name, len(self._depths))
-        self.skipped[name] = reason
-
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-    def _register(self, name: str) -> None:
-        self._depths.setdefault(name, len(self._depths))
-        self.skipped.pop(name, None)
-
     def _watch(self, name: str, module: _BatchNorm, x: Tensor, output: Tensor) -> None:
         """Hooks the layer's own node of the graph, which is given g and g_in, and Σg·x̂ and Σg as gradients of γ and β.
 
@@ -171,9 +156,9 @@ class BatchNormProbe(SteppingProbe):
         """
         node: Any = output.grad_fn
         if node is None or node.name() not in _NODES:
-            self._skip(name, f"its output comes from {node.name() if node is not None else 'no operation'}")
+            self._order.skip(name, f"its output comes from {node.name() if node is not None else 'no operation'}")
             return
-        self._register(name)
+        self._order.enter(name)
         # Under activation checkpointing, to ask for what was saved is to compute it again.
         saved = (node._saved_result1, node._saved_result2) if _saved_tensors_are_plain() else None
         if saved is None or saved[1].dtype not in (torch.float32, torch.float64):  # rounded, in a net of half precision
@@ -206,7 +191,7 @@ class BatchNormProbe(SteppingProbe):
             return None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(found)
-        depths = tuple(self._depths.get(name, len(self.layers)) for name in self.layers)
+        depths = tuple(self._order.depths.get(name, len(self.layers)) for name in self.layers)
         return BatchNormReadings(self.step - 1, self.epoch, self.layers, depths, factors(found))
 
     def collect(self) -> pd.DataFrame:
@@ -222,7 +207,7 @@ class BatchNormProbe(SteppingProbe):
     def _take(self) -> Tensor:
         """The sums of the step (number of layers, 6); the rows of layers that did not run are 0 (in all processes the
         table has the same shape, whatever ran there)."""
-        self._note_what_never_ran()
+        self._order.note_what_never_ran(self.layers)
         for i, slots in enumerate(self._slots.values()):
             received = dict(slots.gradients())
             if received:
@@ -234,13 +219,6 @@ class BatchNormProbe(SteppingProbe):
         device = next((state.device for state in states), torch.device("cpu"))
         return torch.zeros(len(self.layers), SUMS, dtype=torch.float64, device=device)
 
-    def _note_what_never_ran(self) -> None:
-        for name in self.layers:
-            if name in self._depths and self.skipped.get(name) == _NEVER:
-                del self.skipped[name]
-            elif name not in self._depths:
-                self.skipped.setdefault(name, _NEVER)
-
 
 def to_frame(readings: Sequence[BatchNormReadings]) -> pd.DataFrame:
     """The factors of some steps, one row per (step, layer), sorted by step and depth; fetched from the device at once.
@@ -249,15 +227,8 @@ def to_frame(readings: Sequence[BatchNormReadings]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    kinds = {
-        "step": "int64",
-        "epoch": "int64",
-        "depth": "int64",
-        "layer": "object",
-        **dict.fromkeys(FACTORS, "float64"),
-    }
     if not readings:
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in BATCHNORM_COLUMNS.items()})
     values = torch.cat([one.values for one in readings]).cpu().numpy()
     keys = [
         (one.step, one.epoch, depth, layer)
@@ -265,9 +236,9 @@ def to_frame(readings: Sequence[BatchNormReadings]) -> pd.DataFrame:
         for layer, depth in zip(one.layers, one.depths, strict=True)
     ]
     frame = pd.DataFrame(keys, columns=["step", "epoch", "depth", "layer"])
-    frame[list(FACTORS)] = values[:, 1:]
+    frame[list(GAIN_AND_FACTORS)] = values[:, 1:]
     frame = frame[values[:, 0] > 0].sort_values(["step", "depth"], ignore_index=True)
-    return frame.astype(kinds)
+    return frame.astype(BATCHNORM_COLUMNS)
 
 
 def _saved_tensors_are_plain() -> bool:

@@ -10,24 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.hooks import Hook, ModuleHook, on_optimizer_step
 from sppbench.spp.probe.layers import LayerChoice, choose_layers, named_modules, unwrapped
+from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
-from sppbench.spp.probe.readings import OF_BATCH, SIGNALS, Key, Readings, Reducer, Row
-from sppbench.spp.probe.registry import Registry, Slots
-from sppbench.spp.probe.stepping import SteppingProbe
-from sppbench.spp.probe.tap import Tap
+from sppbench.spp.probe.readings import Key, Readings, Reducer, Row, to_frame
+from sppbench.spp.probe.stepping import Hook, ModuleHook, SteppingProbe, on_optimizer_step
+from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
 from sppbench.spp.sums.batched import ROWS
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["SIGNALS", "Readings", "Row", "SignalProbe"]
-
-_NEVER = "never called in training mode"
 
 
 class SignalProbe(SteppingProbe):
@@ -84,13 +80,14 @@ class SignalProbe(SteppingProbe):
         model: nn.Module,
         layers: LayerChoice = None,
         every_n_steps: int = 1,
-        signals: Iterable[str] = ("activation", "gradient", "parameter"),
+        signals: Iterable[str] = DEFAULT_SIGNALS,
         channel_axis: Callable[[str, nn.Module, Tensor], int | None] | None = None,
     ) -> None:
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
         if unknown := set(self.signals) - set(SIGNALS):
             raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
-        super().__init__(every_n_steps)
+        self._layers = LayerRows()
+        super().__init__(every_n_steps, self._layers)
         self._model = unwrapped(model)
         self._modules = choose_layers(self._model, layers)
         if not self._modules:
@@ -99,7 +96,6 @@ class SignalProbe(SteppingProbe):
         self._weight_sums = WeightSums()
         self._axis_by_user = channel_axis
         self._reduce = Reducer()
-        self._registry = Registry()
         self._slots = {name: Slots() for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
         self._clear()
@@ -110,11 +106,6 @@ class SignalProbe(SteppingProbe):
         for name, module in self._modules.items():
             handles.append(module.register_forward_hook(ModuleHook(self._layer_hook(name, module))))
         return handles + on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """What is not recorded: layer → reason."""
-        return self._registry.skipped
 
     def _clear(self) -> None:
         for handle in self._leaf_handles:
@@ -164,12 +155,12 @@ class SignalProbe(SteppingProbe):
         x = recorded_tensor(output)
         reason = why_not(x)
         if x is None or reason is not None:
-            self._registry.skip(layer, str(reason))
+            self._layers.skip(layer, str(reason))
             return None
         axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
         axis = self._pass.axis.of(module, x) if axis is None else axis % x.ndim
         channels = 1 if axis is None else int(x.shape[axis])
-        self._registry.register(layer, type(module).__name__, int(x.ndim), channels)
+        self._layers.register(layer, type(module).__name__, int(x.ndim), channels)
         if "activation" in self.signals:
             if torch.compiler.is_compiling():
                 self._pass.sums[layer] = channel_rows(x, axis)
@@ -180,7 +171,7 @@ class SignalProbe(SteppingProbe):
         elif "gradient" not in self.signals:
             pass
         elif not x.requires_grad:
-            self._registry.skip(layer, "its output has no gradient")
+            self._layers.skip(layer, "its output has no gradient")
         elif torch.compiler.is_compiling():
             slot = f"call{call}_channels{channels}"
             slots.add(slot, layer, (len(ROWS), channels), str(x.device))
@@ -212,7 +203,7 @@ class SignalProbe(SteppingProbe):
         if earlier is not None and earlier.shape != sums.shape:  # one of them comes from a graph, or both differ
             earlier, sums = folded(earlier), folded(sums)
         if earlier is not None and earlier.shape != sums.shape:
-            self._registry.skipped[key[1]] = "its number of channels changed within a step"
+            self._layers.skipped[key[1]] = "its number of channels changed within a step"
             return
         self._sums[key] = sums if earlier is None else earlier + sums
 
@@ -268,7 +259,7 @@ class SignalProbe(SteppingProbe):
         self.step += 1
         if not sums:
             return None
-        return Readings(self.step - 1, self.epoch, *self._reduce(sums, self._row, self._registry.state, loss_scale))
+        return Readings(self.step - 1, self.epoch, *self._reduce(sums, self._row, self._layers.state, loss_scale))
 
     def collect(self, loss_scale: float | Tensor = 1.0) -> pd.DataFrame:
         """Ends the step and returns its tidy frame, one row per (depth, layer, kind, signal); empty if not recorded.
@@ -283,8 +274,6 @@ class SignalProbe(SteppingProbe):
                 gradients are divided by it. Gradients of parameters are not, as the scaler's ``unscale_`` or ``step``
                 does it.
         """
-        from sppbench.spp.probe.frame import to_frame
-
         found = self.readings(loss_scale)
         return to_frame([] if found is None else [found])
 
@@ -303,14 +292,10 @@ class SignalProbe(SteppingProbe):
             compiled = compiled.previous
         changes = {name: self._weights[name].parameter.detach() - before for name, before in self._before.items()}
         self._add_weights("update", changes)
-        self._note_what_never_ran()
+        self._layers.note_what_never_ran(self._modules)
+        self._warn_if_nothing_ran()
 
-    def _note_what_never_ran(self) -> None:
-        called = {name for name in self._modules if name in self._registry.depths}
-        self._registry.skipped = {
-            name: reason for name, reason in self._registry.skipped.items() if reason != _NEVER or name not in called
-        }
-        self._registry.skipped |= dict.fromkeys([name for name in self._modules if name not in called], _NEVER)
+    def _warn_if_nothing_ran(self) -> None:
         wanted = set(self.signals) & set(OF_BATCH)
         if wanted and not any(signal in wanted for signal, _ in self._sums):
             warnings.warn(
@@ -322,17 +307,17 @@ class SignalProbe(SteppingProbe):
 
     def _row(self, key: Key, channels: int) -> Row:
         signal, layer = key
-        if signal not in OF_BATCH and key not in self._registry.rows:
+        if signal not in OF_BATCH and key not in self._layers.rows:
             weight, module, kind = self._weights[layer]
-            self._registry.rows[key] = Row(self._depth_of(module), layer, kind, signal, weight.ndim, channels)
-        row = self._registry.rows[key]
+            self._layers.rows[key] = Row(self._depth_of(module), layer, kind, signal, weight.ndim, channels)
+        row = self._layers.rows[key]
         return row if row.channels == channels else row._replace(channels=channels)
 
     def _depth_of(self, module: str) -> int:
         """The depth of a module's first call; of one that is not called, that of the last module before it that is."""
         depth = 0
         for name in named_modules(self._model):
-            depth = self._registry.depths.get(name, depth)
+            depth = self._layers.depths.get(name, depth)
             if name == module:
                 break
         return depth

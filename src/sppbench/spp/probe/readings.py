@@ -1,22 +1,23 @@
-"""What a probe hands out at the end of a step, and the way there: sums → totals over processes → statistics."""
+"""What a probe returns at the end of a step, and the way there: sums → totals over processes → statistics → table."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sppbench.spp.names import COLUMNS, OF_BATCH, SIGNALS
 from sppbench.spp.sums.batched import Fold, Layout, Plans, channels_of
 from sppbench.spp.sums.statistics import statistics
 
-# In the order of a layer's rows. Those of the batch add up over processes; each process has all of the others.
-OF_BATCH = ("activation", "gradient")
-SIGNALS = (*OF_BATCH, "parameter", "parameter_gradient", "update")
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Row(NamedTuple):
@@ -39,6 +40,8 @@ class Readings:
     rows: tuple[Row, ...]
     values: Tensor
 
+
+_RANKS: dict[str, int] = {signal: rank for rank, signal in enumerate(SIGNALS)}
 
 # A signal and the name of a layer.
 Key = tuple[str, str]
@@ -98,7 +101,7 @@ class _Plan:
 
     def __init__(self, sums: Mapping[Key, Tensor], row: Callable[[Key, int], Row]) -> None:
         found = [(row(key, channels_of(one)), key) for key, one in sums.items()]
-        found.sort(key=lambda item: (item[0].depth, item[0].layer, SIGNALS.index(item[0].signal)))
+        found.sort(key=lambda item: (item[0].depth, item[0].layer, _RANKS[item[0].signal]))
         self.rows, self.order = tuple(one for one, _ in found), [key for _, key in found]
         devices = {one.device for one in sums.values()}
         self.device, self.one_device = next(iter(sums.values())).device, len(devices) == 1
@@ -126,3 +129,43 @@ def _add_up_processes(vector: Tensor, checksum: int) -> int:
         )
     dist.all_reduce(vector)
     return dist.get_world_size()
+
+
+def to_frame(readings: Sequence[Readings]) -> pd.DataFrame:
+    """The statistics of some steps, one row per (step, depth, layer, kind, signal), fetched from the device at once."""
+    import pandas as pd
+
+    if not readings:
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+    values = torch.cat([one.values for one in readings]).cpu().numpy()
+    lengths = [len(one.rows) for one in readings]
+    rows = [row for one in readings for row in one.rows]
+    acsm, acv, mean, nonfinite, _ = values.T
+    # A weight has no samples: the batch is that of the activations and gradients of its step.
+    samples = np.concatenate(
+        [
+            np.full(len(one.rows), _samples(one, part))
+            for one, part in zip(readings, np.split(values[:, 4], np.cumsum(lengths)[:-1]), strict=True)
+        ]
+    )
+    columns = {
+        "step": np.repeat([one.step for one in readings], lengths),
+        "epoch": np.repeat([one.epoch for one in readings], lengths),
+        "samples": samples,
+        "depth": [row.depth for row in rows],
+        "layer": [row.layer for row in rows],
+        "kind": [row.kind for row in rows],
+        "signal": [row.signal for row in rows],
+        "ndim": [row.ndim for row in rows],
+        "acsm": acsm,
+        "acv": acv,
+        "second_moment": acsm + acv,
+        "mean": mean,
+        "nonfinite": nonfinite,
+    }
+    return pd.DataFrame(columns).astype(COLUMNS)
+
+
+def _samples(one: Readings, counted: np.ndarray) -> int:
+    of_batch = [count for row, count in zip(one.rows, counted, strict=True) if row.signal in OF_BATCH]
+    return int(of_batch[0]) if of_batch else 0

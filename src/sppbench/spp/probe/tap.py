@@ -1,7 +1,8 @@
-"""How gradients are read inside of a compiled graph, where tensor hooks are not available."""
+"""How gradients are read inside of a compiled graph, where tensor hooks are not available: taps, and their slots."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,3 +27,32 @@ class Tap(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         """The gradient as it is, its channel sums, and nothing for the axis."""
         return gradients[0], channel_rows(gradients[0], ctx.axis), None
+
+
+class Slots:
+    """Leaves that outlive the graphs and receive, as their "gradient", the sums of the gradients that pass a module.
+
+    Attributes, as Dynamo looks them up one by one when it comes to them, which makes each an input of its graph.
+    """
+
+    def __init__(self) -> None:
+        self._all: dict[str, tuple[str, Tensor]] = {}
+
+    # Dynamo calls this while it traces, and takes its result as a constant; see `sppbench.spp.probe.order`.
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def add(self, attribute: str, layer: str, shape: tuple[int, ...], device: str) -> None:
+        """Makes the slot of a layer, float64 of a shape, if there is none with this name."""
+        if attribute not in self._all:
+            slot = torch.zeros(shape, dtype=torch.float64, device=device, requires_grad=True)
+            torch._dynamo.mark_static_address(slot, guard=True)
+            self._all[attribute] = layer, slot
+            setattr(self, attribute, slot)
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Layers and what their slots have received."""
+        return ((layer, slot.grad) for layer, slot in self._all.values() if slot.grad is not None)
+
+    def clear(self) -> None:
+        """Forgets what the slots have received."""
+        for _, slot in self._all.values():
+            slot.grad = None

@@ -24,6 +24,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
+from sppbench.spp.names import OF_BATCH
 from sppbench.spp.theory.closed_forms import ACTIVATIONS, Array
 from sppbench.spp.theory.layer_rules import BatchNorm, Elementwise, Keep, Rule, Weights
 from sppbench.spp.theory.state import State
@@ -105,7 +106,7 @@ def expected_of_chain(frame: pd.DataFrame, init: Init) -> pd.DataFrame:
     if init not in get_args(Init):
         raise ValueError(f"unknown theory {init!r}; there are {', '.join(get_args(Init))}, or a table")
     frame = frame[frame["step"] == frame["step"].min()]
-    net = frame[frame["signal"].isin(["activation", "gradient"])].drop_duplicates("layer").sort_values("depth")
+    net = frame[frame["signal"].isin(OF_BATCH)].drop_duplicates("layer").sort_values("depth")
     layers, kinds = list(net["layer"]), list(net["kind"])
     linear = [i for i, kind in enumerate(kinds) if kind == "Linear"]
     if len(linear) < 2:

@@ -16,15 +16,14 @@ from fnmatch import fnmatchcase
 
 import pandas as pd
 
-from sppbench.evidence.epochs import FACTORS
 from sppbench.evidence.seeds import Profiles, log_gains, log_profiles, paired_ratio
+from sppbench.spp.names import FACTOR_SYMBOLS, GAIN_AND_FACTORS
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Record, Setup
 from sppbench.study.claims.thresholds import Affine, Backward
 from sppbench.study.common.intervals import Estimate, Verdict, above, at_most, mean, measured
 
-_CHANGES = ["gain", *FACTORS]
-_WORDS = {"gain": "gain", "gamma_squared": "γ²", "inverse_variance": "1/(v + ε)", "projection": "p"}
+_CHANGES = list(GAIN_AND_FACTORS)
 _QUANTITY = "ratio of gradients' second moments at the ReLU outputs"
 
 
@@ -209,5 +208,5 @@ def _by_seed(record: Record, rule: Backward, net: str) -> tuple[pd.DataFrame, li
 
 
 def _sentence(changes: pd.Series, rule: Backward) -> str:
-    factors = ", ".join(f"{_WORDS[name]} {changes[name]:+.2f}" for name in FACTORS)
+    factors = ", ".join(f"{symbol} {changes[name]:+.2f}" for name, symbol in FACTOR_SYMBOLS.items())
     return f"log2 of the gain changed by {changes['gain']:+.2f} (mean over {rule.gain_layers} and seeds): {factors}"

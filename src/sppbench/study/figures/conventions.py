@@ -9,11 +9,10 @@ from typing import get_args
 
 from sppbench.evidence.runs import EvidenceError
 from sppbench.spp.plots.curves import Convention
-from sppbench.study.figures.distance import fit, highest_peaks
 from sppbench.study.figures.drawing import Reading
-from sppbench.study.figures.match import split_numbers
+from sppbench.study.figures.drawn_runs import Batches, Net
+from sppbench.study.figures.match import fit, highest_peaks, split_numbers
 from sppbench.study.figures.published_figures import PublishedFigure, PublishedFigures
-from sppbench.study.figures.values import Batches, Net
 
 BATCHES: dict[Batches, str] = {"all": "all batches", "full": "full batches only"}
 CONVENTIONS: dict[Convention, str] = {"study": "study's convention", "definition": "by definition"}

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
 from sppbench.study.figures.conventions import try_readings
 from sppbench.study.figures.drawing import Drawing
+from sppbench.study.figures.drawn_runs import Net, find_net, follow_protocol, say_missing
+from sppbench.study.figures.figures_1_to_5 import draw_study
 from sppbench.study.figures.match import match_figure
 from sppbench.study.figures.published_figures import PublishedFigure, PublishedFigures, read_published_figures
-from sppbench.study.figures.study_figures import draw_study
-from sppbench.study.figures.values import Net, find_net, follow_protocol, say_missing
 
 
 def draw_figures(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
@@ -23,7 +23,7 @@ def draw_figures(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
     Raises:
         UserError: The published numbers cannot be read.
     """
-    from sppbench.study.figures.scale_figures import draw_scale
+    from sppbench.study.figures.c2_scale_figures import draw_scale
 
     published = read_published_figures()
     followed = follow_protocol(evidence, published)

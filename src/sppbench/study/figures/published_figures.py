@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 
 from sppbench.evidence.runs import EvidenceError
 from sppbench.files import config_directory
+from sppbench.spp.names import PANEL_SIGNALS, Signal
 from sppbench.stored_files import read_yaml
 from sppbench.study.common.published import read_published
 
 Statistic = Literal["acsm", "acv"]
-Signal = Literal["activation", "parameter", "gradient"]
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _figure(name: str, content: Mapping[str, Any]) -> PublishedFigure:
 
 def _curve(content: Mapping[str, Any]) -> dict[str, Any]:
     signal, statistic = content["signal"], content["statistic"]
-    if signal not in get_args(Signal) or statistic not in get_args(Statistic):
+    if signal not in PANEL_SIGNALS or statistic not in get_args(Statistic):
         raise ValueError(f"there is no panel for signal {signal!r}, statistic {statistic!r}")
     return {"signal": signal, "statistic": statistic, "role": str(content.get("role", ""))}
 

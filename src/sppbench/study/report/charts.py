@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sppbench.study.figures.drawing import Drawing, Panel
-from sppbench.study.report.layout import COLUMN, GAP, ROW, set_axes, set_layout
-from sppbench.study.report.strokes import Stroke, strokes
+from sppbench.study.figures.drawing import Drawing, Look, Panel
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Values = NDArray[np.float64]
 
-_MARKED = 40  # up to so many points in a curve, each has a marker
+# In pixels; a column narrower than COLUMN is scrolled rather than squeezed.
+ROW, COLUMN = 240, 260
+GAP, TOP, BOTTOM = 62, 44, 48
+PAPER = "rgba(0,0,0,0)"  # the page's own colours show through
+GREY = "#777777"  # of text and axes where the page's style sheet does not set them
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif'
+MARKED = 40  # up to so many points in a curve, each has a marker
 # By default Plotly offers to upload the data to its cloud.
-_CONFIG = {"displaylogo": False, "showSendToCloud": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+CONFIG = {"displaylogo": False, "showSendToCloud": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def chart(drawing: Drawing) -> Chart:
 
     html = to_html(
         figure(drawing),
-        config=_CONFIG,
+        config=CONFIG,
         include_plotlyjs=False,
         full_html=False,
         div_id=f"plot-{drawing.name}",
@@ -72,30 +76,36 @@ def figure(drawing: Drawing) -> go.Figure:
         vertical_spacing=GAP / inside,
         horizontal_spacing=0.2 / (columns + 1),
     )
-    drawn = strokes(drawing)
+    looks = _without_needless_dashes(drawing.looks)
     in_legend: set[str] = set()
     for panel in drawing.panels:
         where = {"row": panel.row + 1, "col": panel.column + 1}
-        for trace in _traces(panel, drawing.curves[drawing.curves["panel"] == panel.name], drawn, in_legend):
+        for trace in _traces(panel, drawing.curves[drawing.curves["panel"] == panel.name], looks, in_legend):
             result.add_trace(trace, **where)
-        set_axes(result, panel, places, where)
-    set_layout(result, inside, titled)
+        _set_axes(result, panel, places, where)
+    _set_layout(result, inside, titled)
     result.add_traces(go.Scatter(x=[], y=[], showlegend=False) if not result.data else [])
     return result
 
 
-def _traces(panel: Panel, curves: pd.DataFrame, drawn: dict[str, Stroke], in_legend: set[str]) -> Iterator[Any]:
+def _without_needless_dashes(looks: Mapping[str, Look]) -> dict[str, Look]:
+    """Dashes are kept where they distinguish curves of the same color; elsewhere they only look like values."""
+    colors = [look.color for look in looks.values()]
+    return {name: look if colors.count(look.color) > 1 else replace(look, style="-") for name, look in looks.items()}
+
+
+def _traces(panel: Panel, curves: pd.DataFrame, looks: Mapping[str, Look], in_legend: set[str]) -> Iterator[Any]:
     """Bands first, so that they lie below; then what names the points; then the curves."""
     by_name = {str(name): rows.sort_values("x", kind="stable") for name, rows in curves.groupby("curve", sort=False)}
-    lines = [name for name in by_name if panel.kind == "line" or drawn[name].line]
+    lines = [name for name in by_name if panel.kind == "line" or looks[name].over]
     for name in lines:
-        yield from _band(panel, by_name[name], drawn[name])
+        yield from _band(panel, name, by_name[name], looks[name])
     if (titles := _point_names(panel, curves)) is not None:
         yield titles
     for name, rows in by_name.items():
         shown = name not in in_legend
         in_legend.add(name)
-        yield _line(panel, rows, drawn[name], shown) if name in lines else _bar(panel, rows, drawn[name], shown)
+        yield (_line if name in lines else _bar)(panel, name, rows, looks[name], shown)
 
 
 def drawable(panel: Panel, values: pd.Series) -> Values:
@@ -106,25 +116,29 @@ def drawable(panel: Panel, values: pd.Series) -> Values:
     return np.where(fits, numbers, np.nan)
 
 
-def _line(panel: Panel, rows: pd.DataFrame, stroke: Stroke, shown: bool) -> Any:
+def _line(panel: Panel, name: str, rows: pd.DataFrame, look: Look, shown: bool) -> Any:
     import plotly.graph_objects as go
 
     values = drawable(panel, rows["value"])
     gaps = np.isnan(values)
-    # No line reaches a value whose neighbours are both missing.
+    # No line reaches a value whose neighbors are both missing.
     alone = ~gaps & np.append(True, gaps[:-1]) & np.append(gaps[1:], True)
-    marked = len(values) <= _MARKED or bool(alone.any())
+    marked = len(values) <= MARKED or bool(alone.any())
     reference = len(values) > 1 and bool((values == values[0]).all())  # a line at a threshold is not read off
     return go.Scatter(
         x=_numbers(rows["x"]),
         y=_single(values),
-        name=stroke.curve,
-        legendgroup=stroke.curve,
+        name=name,
+        legendgroup=name,
         showlegend=shown,
         mode="lines+markers" if marked and not reference else "lines",
         hoverinfo="skip" if reference else None,
-        line={"color": stroke.color, "dash": stroke.dash, "width": 1.2 if reference else 1.8},
-        marker={"size": 5 if len(values) <= _MARKED else 3, "color": stroke.color},
+        line={
+            "color": look.color,
+            "dash": "solid" if look.style == "-" else "dash",
+            "width": 1.2 if reference else 1.8,
+        },
+        marker={"size": 5 if len(values) <= MARKED else 3, "color": look.color},
         hovertemplate=None if reference else f"%{{y:.4~g}}{_between(panel, rows)}",
         customdata=_ends(panel, rows),
     )
@@ -139,21 +153,21 @@ def _ends(panel: Panel, rows: pd.DataFrame) -> NDArray[np.float32] | None:
     return _single(ends) if np.isfinite(ends).all(axis=1).any() else None
 
 
-def _bar(panel: Panel, rows: pd.DataFrame, stroke: Stroke, shown: bool) -> Any:
+def _bar(panel: Panel, name: str, rows: pd.DataFrame, look: Look, shown: bool) -> Any:
     import plotly.graph_objects as go
 
     return go.Bar(
         x=_numbers(rows["x"]),
         y=_single(drawable(panel, rows["value"])),
-        name=stroke.curve,
-        legendgroup=stroke.curve,
+        name=name,
+        legendgroup=name,
         showlegend=shown,
-        marker={"color": stroke.color, "line": {"width": 0}},
+        marker={"color": look.color, "line": {"width": 0}},
         hovertemplate="%{y:.4~g}",
     )
 
 
-def _band(panel: Panel, rows: pd.DataFrame, stroke: Stroke) -> Iterator[Any]:
+def _band(panel: Panel, name: str, rows: pd.DataFrame, look: Look) -> Iterator[Any]:
     """The area between low and high, one polygon for each run of points that have both."""
     import plotly.graph_objects as go
 
@@ -172,19 +186,19 @@ def _band(panel: Panel, rows: pd.DataFrame, stroke: Stroke) -> Iterator[Any]:
     yield go.Scatter(
         x=_single(np.concatenate([part for xs, _ in outlines for part in (xs, gap)][:-1])),
         y=_single(np.concatenate([part for _, ys in outlines for part in (ys, gap)][:-1])),
-        name=stroke.curve,
-        legendgroup=stroke.curve,
+        name=name,
+        legendgroup=name,
         showlegend=False,
         mode="lines",
         line={"width": 0},
         fill="toself",
-        fillcolor=_translucent(stroke.color),
+        fillcolor=_translucent(look.color),
         hoverinfo="skip",
     )
 
 
 def _point_names(panel: Panel, curves: pd.DataFrame) -> Any | None:
-    """What writes the layer's name above the values on pointing: a trace that is not seen, as curves may be hidden."""
+    """An invisible trace that puts the layer's name above the values on hover, even if a curve is hidden."""
     import plotly.graph_objects as go
 
     seen = curves.assign(value=drawable(panel, curves["value"])).dropna(subset="value")
@@ -231,3 +245,81 @@ def _single(values: Values) -> NDArray[np.float32]:
 def _translucent(color: str) -> str:
     red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"
+
+
+# -- Axes and surroundings ---------------------------------------------------------------------------------------------
+
+
+def _set_axes(result: go.Figure, panel: Panel, places: dict[tuple[int, int], Panel], where: dict[str, int]) -> None:
+    """Labels, scale and ticks of a panel's axes; those that another panel already shows are left out.
+
+    Args:
+        result: Has the panel's traces.
+        panel: One of `places`.
+        places: All panels by row and column, counted from 0.
+        where: Row and column of the panel as Plotly counts them, from 1.
+    """
+    below = [row for row, column in places if column == panel.column and row > panel.row]
+    left = places.get((panel.row, panel.column - 1))
+    line = {"showline": True, "linecolor": GREY, "gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
+    result.update_xaxes(
+        line | {"title": {"text": "" if below else panel.x_label, "standoff": 6}, "showgrid": False},
+        unifiedhovertitle={"text": f"{panel.x_label} %{{x}}"},
+        spikethickness=1,
+        spikedash="solid",
+        **where,
+    )
+    repeated = left is not None and left.y_label == panel.y_label
+    result.update_yaxes(
+        line | {"title": {"text": "" if repeated else panel.y_label, "standoff": 6}, "type": panel.y_scale},
+        title_font_size=11,
+        automargin=True,
+        exponentformat="e",
+        minexponent=3,
+        zeroline=panel.kind == "stack",
+        zerolinecolor=GREY,
+        **(_log_ticks(result, where) if panel.y_scale == "log" else {}),
+        **where,
+    )
+    first = next(other for other in places.values() if other.x_label == panel.x_label)
+    if first is not panel:  # panels with the same quantity on x are zoomed together
+        axis = next(result.select_xaxes(row=first.row + 1, col=first.column + 1))
+        result.update_xaxes(matches=axis.plotly_name.replace("axis", ""), **where)
+
+
+def _log_ticks(result: go.Figure, where: dict[str, int]) -> dict[str, Any]:
+    """Between powers of ten ticks at 2 and 5 where there are few powers, else none and fewer powers."""
+    values = [np.asarray(trace.y, dtype=np.float64) for trace in result.select_traces(**where) if trace.y is not None]
+    numbers = np.concatenate(values or [np.zeros(0)])
+    numbers = numbers[np.isfinite(numbers) & (numbers > 0)]
+    decades = np.log10(numbers.max() / numbers.min()) if numbers.size else 0.0
+    # Without a format the ticks between powers of ten would be single digits.
+    small = bool(numbers.size) and float(numbers.max()) < 1e-3
+    return {"dtick": "D2" if decades < 2 else 1 + int(decades // 7), "tickformat": ".1~e" if small else ".3~g"}
+
+
+def _set_layout(result: go.Figure, inside: int, titled: bool) -> None:
+    """Margins, legend and colours around panels that are `inside` pixels high; `titled` if each has a title."""
+    top = TOP + (18 if titled else 0)
+    result.update_layout(
+        template="none",
+        height=inside + top + BOTTOM,
+        margin={"l": 64, "r": 40, "t": top, "b": BOTTOM},
+        font={"family": FONT, "size": 12, "color": GREY},
+        paper_bgcolor=PAPER,
+        plot_bgcolor=PAPER,
+        hovermode="x unified",
+        hoverlabel={"font": {"size": 12}},
+        barmode="relative",
+        bargap=0.0,
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": 1 + (24 if titled else 6) / inside,
+            "yanchor": "bottom",
+            "bgcolor": PAPER,
+            "itemdoubleclick": "toggleothers",
+        },
+        modebar={"orientation": "v", "bgcolor": PAPER, "color": GREY, "activecolor": "#0072B2"},
+    )
+    result.update_annotations(font={"size": 12})

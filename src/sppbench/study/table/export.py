@@ -31,7 +31,7 @@ def _tidy_cell(cell: Cell) -> dict[str, Any]:
         "std": ours.std if ours is not None else None,
         "diverged": cell.count("diverged"),
         "failed": cell.count("failed"),
-        "unfinished": cell.count("interrupted", "unfinished"),
+        "unfinished": cell.count("interrupted", "stopped_early", "unfinished"),
         "damaged": cell.count("damaged"),
         "missing": cell.missing,
         "published_mean": published.mean if published is not None else None,

@@ -44,7 +44,11 @@ def _uncounted(table: Table) -> Iterable[str]:
             yield f"Failed: {run.path / 'traceback.txt'} ({run.problem})"
         if run.state == "damaged":
             yield f"Damaged, and not counted: {run.problem}"
-    words: dict[State, str] = {"interrupted": "interrupted", "unfinished": "under way or killed"}
+    words: dict[State, str] = {
+        "interrupted": "interrupted",
+        "stopped_early": "stopped before its last epoch",
+        "unfinished": "under way or killed",
+    }
     for state, word in words.items():
         if stopped := [run for run in table.runs if run.state == state]:
             yield f"Not finished ({word}): {'; '.join(_places(stopped))}."

@@ -20,7 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from sppbench.evidence.runs import Run
-from sppbench.spp.plots.axes import FONT, GRID_COLOR, MARK_COLOR, Style, new_figure
+from sppbench.spp.plots.axes import FONT, GRID_COLOR, MARK_COLOR, fixed_settings, new_figure
+from sppbench.spp.plots.lines import Style
 from sppbench.study.common.intervals import Summary
 from sppbench.study.table.cells import Cell, Table
 
@@ -38,6 +39,7 @@ def draw_figures(table: Table) -> dict[str, Figure]:
     return {"curves": plot_curves(table), "accuracy_over_lr": plot_accuracy(table)}
 
 
+@fixed_settings()
 def plot_curves(table: Table) -> Figure:
     """Validation accuracy per epoch: a panel a learning rate, a line a net, and a band from the lowest to the highest.
 
@@ -126,6 +128,7 @@ def _read_curve(file: Path) -> Curve:
         return {}
 
 
+@fixed_settings()
 def plot_accuracy(table: Table) -> Figure:
     """Test accuracy over the learning rate: mean ± standard deviation, and the published values as hollow markers.
 

@@ -112,6 +112,7 @@ class Values:
         layers: In order, without sums and gates, so that they have the study's numbers.
         all_layers: The same with them.
         averaging: What a curve is, in words.
+        labels: By epoch, in the order of drawing: the name of its curve.
         has_all_epochs: Whether the run has all the epochs.
 
     Raises:
@@ -123,6 +124,7 @@ class Values:
         frame = epoch_means(run, batches, epochs)
         curves = select_curves(frame, epochs, convention, None, merges=False, full_batches_only=False)
         self.table, self.layers, self.averaging = curves.table, curves.layers, curves.averaging
+        self.labels = curves.labels
         self.has_all_epochs = set(frame["epoch"]) == set(epochs)
         kinds = zip(self.layers.names, self.layers.kinds, strict=True)
         self._swish = {name for name, kind in kinds if kind in SWISH}

@@ -19,9 +19,8 @@ from sppbench.study.figures.bands import (
     say_problems,
     say_runs,
 )
-from sppbench.study.figures.draw_panels import Look, draw_panels
-from sppbench.study.figures.drawing import COLUMNS, Drawing, Panel
-from sppbench.study.figures.gain_figures import draw_gains
+from sppbench.study.figures.c2_gain_figures import draw_gains
+from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_panels
 
 LR = 0.001
 EPOCHS = (0, 9, 19)
@@ -212,4 +211,4 @@ def _drawing(
         ax.tick_params("x", labelsize=6.5, length=2.5)
 
     figure = draw_panels(panels, curves, looks, title, 1.95, finish, by_row=name == "scale_effect")
-    return Drawing(name, title, caption, tuple(panels), curves, figure)
+    return Drawing(name, title, caption, tuple(panels), curves, looks, figure)

@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from sppbench.spp.names import GAIN_AND_FACTORS, OF_BATCH
+
 log = logging.getLogger(__name__)
 
 # A second moment below the first is no signal any more for float32 arithmetic; one above the second is about to
@@ -30,7 +32,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
         layers some signal is dead (second moment below 1e-30) or not finite.
     """
     found: dict[str, float] = {}
-    for signal in ("activation", "gradient"):
+    for signal in OF_BATCH:
         rows = frame[(frame["signal"] == signal) & np.isfinite(frame["second_moment"])]
         if rows.empty:
             continue
@@ -42,7 +44,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
         if np.unique(depths[alive]).size > 1:
             slope = np.polyfit(depths[alive], np.log10(moments[alive]), 1)[0]
             found[f"{signal}_gain"] = float(10**slope)
-    signals = frame[frame["signal"].isin(("activation", "gradient"))]
+    signals = frame[frame["signal"].isin(OF_BATCH)]
     found["dead_layers"] = float(signals.loc[signals["second_moment"] < DEAD, "layer"].nunique())
     found["nonfinite_layers"] = float(signals.loc[_nonfinite(signals), "layer"].nunique())
     return found
@@ -63,8 +65,7 @@ def summarize_batchnorm(means: pd.DataFrame) -> dict[str, float]:
     means = means[np.isfinite(means["gain"])]
     if means.empty:
         return {}
-    names = ("gain", "gamma_squared", "inverse_variance", "projection")
-    found = {name: float(np.exp(np.log(means[name]).mean())) for name in names}
+    found = {name: float(np.exp(np.log(means[name]).mean())) for name in GAIN_AND_FACTORS}
     gains, depths = means["gain"].to_numpy(), means["depth"].to_numpy()
     for end, at in (("max", gains.argmax()), ("min", gains.argmin())):
         found[f"gain_{end}"], found[f"gain_{end}_depth"] = float(gains[at]), float(depths[at])
@@ -81,7 +82,7 @@ class Watch:
         """Takes the rows of some steps, in the order of the steps."""
         troubles = {
             # Weights may be zero, as those of a new branch often are.
-            "is dead": (frame["second_moment"] < DEAD) & frame["signal"].isin(("activation", "gradient")),
+            "is dead": (frame["second_moment"] < DEAD) & frame["signal"].isin(OF_BATCH),
             "has exploded": (frame["second_moment"] > EXPLODED) & np.isfinite(frame["second_moment"]),
             "is not finite": _nonfinite(frame),
         }

@@ -8,14 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sppbench.evidence.epochs import FACTORS
 from sppbench.evidence.runs import Evidence
 from sppbench.evidence.seeds import attribute_change, log_gains
+from sppbench.spp.names import FACTOR_SYMBOLS
 from sppbench.study.figures.bands import say_problems, say_runs
-from sppbench.study.figures.draw_panels import Look, draw_panels
-from sppbench.study.figures.drawing import COLUMNS, Drawing, Panel
+from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_panels
 
-SYMBOLS = dict(zip(FACTORS, ("γ²", "1/(v + ε)", "p"), strict=True))
 MEASURED = "measured gain G"
 LOOKS = {
     "γ²": Look("#E69F00"),
@@ -69,10 +67,10 @@ def _changes(gains: dict[str, pd.DataFrame], closing: str) -> Drawing:
         changes = attribute_change(table)
         label = f"change of log₂, epoch {table['epoch'].min()} to {table['epoch'].max()}"
         panels.append(Panel(title, 0, number, "batch normalization", label, kind="stack"))
-        names = {**SYMBOLS, "change": MEASURED}
+        names = {**FACTOR_SYMBOLS, "change": MEASURED}
         frames += [_rows(title, names[of], range(len(changes)), changes["layer"], changes[of]) for of in names]
         largest = changes.loc[changes["change"].abs().idxmax()]
-        parts = ", ".join(f"{symbol} {largest[factor]:+.2f}" for factor, symbol in SYMBOLS.items())
+        parts = ", ".join(f"{symbol} {largest[factor]:+.2f}" for factor, symbol in FACTOR_SYMBOLS.items())
         words.append(f"{title}, {largest['layer']}: {largest['change']:+.2f} = {parts}")
     caption = (
         f"Which factor moved the backward gain during training. {DEFINITION}. Here the change of each from the first "
@@ -87,7 +85,7 @@ def _factors(
     name: str, which: str, gains: dict[str, pd.DataFrame], layers: list[str], closing: str, height: float
 ) -> Drawing:
     panels, frames = [], []
-    names = {**SYMBOLS, "gain": MEASURED}
+    names = {**FACTOR_SYMBOLS, "gain": MEASURED}
     for column, (title, table) in enumerate(gains.items()):
         means = table.groupby(["layer", "epoch"])[list(names)].mean()
         for row, layer in enumerate(layers):
@@ -120,4 +118,4 @@ def _drawing(
 
     curves = pd.concat(frames, ignore_index=True)
     figure = draw_panels(panels, curves, looks, title, height, finish)
-    return Drawing(name, title, caption, tuple(panels), curves, figure)
+    return Drawing(name, title, caption, tuple(panels), curves, looks, figure)

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
 from sppbench.evidence.seeds import gradient_profile, log_profiles, paired_ratio
+from sppbench.study.figures.c2_scale_figures import draw_scale
 from sppbench.study.figures.drawing import Drawing
-from sppbench.study.figures.scale_figures import draw_scale
 from tests.fabricate.histories import ffnn_layers, write_signals
 
 SEEDS = (1, 2, 3)

@@ -12,9 +12,9 @@ import pytest
 
 from sppbench.evidence.runs import Evidence, Run
 from sppbench.evidence.seeds import attribute_change, log_gains
-from sppbench.spp.history.history import BatchNormWriter
+from sppbench.spp.history.writer import BatchNormWriter
+from sppbench.study.figures.c2_gain_figures import MEASURED, draw_gains
 from sppbench.study.figures.drawing import Drawing
-from sppbench.study.figures.gain_figures import MEASURED, draw_gains
 from tests.fabricate.histories import Factors, write_gains
 
 LAYERS = [f"block{block}.norm" for block in range(9)]

@@ -7,17 +7,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sppbench.evidence.runs import Run
+from sppbench.spp.names import PANEL_SIGNALS, Signal
 from sppbench.spp.plots.axes import DEPTH_LABEL
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Convention, formula
+from sppbench.spp.plots.lines import Style
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
-from sppbench.study.figures.drawing import COLUMNS, Drawing, Match, Panel, Reading
-from sppbench.study.figures.published_figures import PublishedFigure, PublishedFigures, Signal, Statistic
-from sppbench.study.figures.values import Values, epoch_means
+from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Match, Panel, Reading
+from sppbench.study.figures.drawn_runs import Values, epoch_means
+from sppbench.study.figures.published_figures import PublishedFigure, PublishedFigures, Statistic
 
 # By layout, the panels in rows and columns.
 GRIDS: dict[str, tuple[tuple[tuple[Signal, Statistic], ...], ...]] = {
     "gradient": ((("gradient", "acsm"),),),
-    "panels": tuple(((signal, "acsm"), (signal, "acv")) for signal in ("activation", "parameter", "gradient")),
+    "panels": tuple(((signal, "acsm"), (signal, "acv")) for signal in PANEL_SIGNALS),
 }
 CONVENTION_WORDS: dict[Convention, str] = {
     "study": (
@@ -77,7 +79,7 @@ def draw_study(
         *([SWISH] if swish else []),
         f"{len(values.layers.names)} layers, numbered from 0 as in the study; sums and gates have no number",
     ]
-    return Drawing(name, title, ". ".join(caption) + ".", panels, curves, paper, matches, readings)
+    return Drawing(name, title, ". ".join(caption) + ".", panels, curves, _looks(values), paper, matches, readings)
 
 
 def _say_run(run: Run) -> str:
@@ -88,6 +90,15 @@ def _entitle(figure: Figure, first: str, last: str) -> None:
     """Puts the figure's own name above what its legend says already, and a line below it."""
     title = figure.legends[0].get_title()
     title.set_text("\n".join(line for line in (first, title.get_text(), last) if line))
+
+
+def _looks(values: Values) -> dict[str, Look]:
+    """Those that `plot_spp` and `plot_gradient` give to the curves, where layers are dense."""
+    looks = {}
+    for index, label in enumerate(values.labels.values()):
+        style = Style(index, len(values.labels), dense=True)
+        looks[label] = Look(style.color, style.arguments()["linestyle"])
+    return looks
 
 
 def _curves(figure: PublishedFigure, values: Values) -> tuple[tuple[Panel, ...], pd.DataFrame]:
@@ -103,7 +114,7 @@ def _curves(figure: PublishedFigure, values: Values) -> tuple[tuple[Panel, ...],
                 pd.DataFrame(
                     {
                         "panel": name,
-                        "curve": [f"Epoch {epoch}" for epoch in rows["epoch"]],
+                        "curve": [values.labels[epoch] for epoch in rows["epoch"]],
                         "x": rows["x"].to_numpy(np.float64),
                         "name": rows["layer"].to_numpy(object),
                         "value": rows[statistic].to_numpy(np.float64),

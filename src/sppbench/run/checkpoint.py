@@ -1,0 +1,84 @@
+"""The checkpoint file: it says which run has written it, and is read through before anything is built on it."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sppbench.run.checks import UsageError
+from sppbench.run.error_text import one_line
+from sppbench.run.run_directory import RunDirectory, config_hash
+
+log = logging.getLogger(__name__)
+
+KEY = "sppbench"  # of what is said about the run, in the checkpoint
+
+
+@dataclass(frozen=True)
+class Saved:
+    """How far a checkpoint is: the optimizer steps behind it, and the epochs that were trained to their last batch."""
+
+    step: int
+    epochs: int
+
+
+def mark_of(run: RunDirectory) -> dict[str, str]:
+    """What a checkpoint says about its run: the ``run_id`` and the ``config_hash``.
+
+    Example:
+        >>> mark_of(RunDirectory("outputs/run", config))
+        {'run_id': '1f0c92ab', 'config_hash': '5d41402abc4b'}
+    """
+    return {"run_id": run.run_id, "config_hash": config_hash(run.config)}
+
+
+def check_checkpoint(run: RunDirectory) -> Saved:
+    """Reads the checkpoint that a run would go on from, so that a wrong one is found before anything is changed.
+
+    A checkpoint of an older version, which does not say whose it is, is accepted with a warning: that the
+    configuration is the one of ``config.yaml`` has been seen already.
+
+    Raises:
+        UsageError: It is damaged, or another run's.
+    """
+    content = _read(run.checkpoint)
+    mark = content.get(KEY)
+    if mark is None:
+        log.warning(f"{run.checkpoint} does not say which run it is of; it is taken for this one's")
+    else:
+        ours = mark_of(run)
+        if mark["config_hash"] != ours["config_hash"]:
+            raise _foreign(run, "has another configuration")
+        if run.has_id and mark["run_id"] != ours["run_id"]:
+            raise _foreign(run, f"is run {mark['run_id']}, and this one {ours['run_id']}")
+    epochs = content["callbacks"].get("Stopwatch", {}).get("epochs", content["epoch"])
+    return Saved(content["global_step"], epochs)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load itself does not compare the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"checksum of {damaged} does not match")
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"global_step", "epoch", "callbacks"} <= content.keys():
+            raise ValueError("it is not one of a training")
+    except Exception as error:
+        raise UsageError(
+            f"checkpoint {path} is damaged ({one_line(error)}): "
+            "put a whole one in its place, or begin anew with overwrite=true"
+        ) from error
+    return content
+
+
+def _foreign(run: RunDirectory, how: str) -> UsageError:
+    return UsageError(
+        f"checkpoint {run.checkpoint} is another run's, which {how}: "
+        "put this run's own in its place, or begin anew with overwrite=true"
+    )

@@ -1,0 +1,49 @@
+"""Names that every table and figure of signals shares: the signals, the factors of a backward gain, and the columns."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Signal = Literal["activation", "gradient", "parameter", "parameter_gradient", "update"]
+
+#: Signals that depend on the batch, which add up over processes; of the others each process has all.
+OF_BATCH: Final[tuple[Signal, ...]] = ("activation", "gradient")
+OF_WEIGHTS: Final[tuple[Signal, ...]] = ("parameter", "parameter_gradient", "update")
+
+#: All signals, in the order in which the rows of a layer are sorted.
+SIGNALS: Final[tuple[Signal, ...]] = (*OF_BATCH, *OF_WEIGHTS)
+
+#: The signals of the study, which are recorded by default, and their order from the top of its panels.
+DEFAULT_SIGNALS: Final[tuple[Signal, ...]] = (*OF_BATCH, "parameter")
+PANEL_SIGNALS: Final[tuple[Signal, ...]] = ("activation", "parameter", "gradient")
+
+#: The backward gain of a batch normalization is the product of these factors; see `sppbench.spp.sums.batchnorm_sums`.
+FACTOR_SYMBOLS: Final = {"gamma_squared": "γ²", "inverse_variance": "1/(v + ε)", "projection": "p"}
+FACTORS: Final = tuple(FACTOR_SYMBOLS)
+GAIN_AND_FACTORS: Final = ("gain", *FACTORS)
+
+#: The columns of a history, in order, with their NumPy types; `sppbench.spp.history.schema` says what they mean.
+COLUMNS: Final = {
+    "step": "int64",
+    "epoch": "int64",
+    "samples": "int64",
+    "depth": "int64",
+    "layer": "object",
+    "kind": "object",
+    "signal": "object",
+    "ndim": "int64",
+    "acsm": "float64",
+    "acv": "float64",
+    "second_moment": "float64",
+    "mean": "float64",
+    "nonfinite": "int64",
+}
+
+#: The columns of what a `BatchNormProbe` measures, likewise.
+BATCHNORM_COLUMNS: Final = {
+    "step": "int64",
+    "epoch": "int64",
+    "depth": "int64",
+    "layer": "object",
+    **dict.fromkeys(GAIN_AND_FACTORS, "float64"),
+}

@@ -1,0 +1,80 @@
+"""The layers in the order of their first execution, what is known of each, and why some are not recorded.
+
+Dynamo calls what is decorated with ``assume_constant_result`` while it traces and takes the results as constants: what
+is registered here is registered when a graph is made. These are methods that return nothing, as not all versions of
+torch take objects as arguments of such a function, or tensors as results of several calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from sppbench.spp.names import OF_BATCH
+from sppbench.spp.probe.readings import Row
+
+_NEVER = "never called in training mode"
+
+
+class LayerOrder:
+    """The order of the layers.
+
+    Attributes:
+        depths: Layer → its place in the order of first execution, from 0.
+        skipped: Layer → why it is not recorded.
+    """
+
+    def __init__(self) -> None:
+        self.depths: dict[str, int] = {}
+        self.skipped: dict[str, str] = {}
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def skip(self, layer: str, reason: str) -> None:
+        """Notes why a call is not recorded."""
+        self.depths.setdefault(layer, len(self.depths))
+        self.skipped[layer] = reason
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def enter(self, layer: str) -> None:
+        """Notes that a call is recorded."""
+        self.depths.setdefault(layer, len(self.depths))
+        self.skipped.pop(layer, None)
+
+    def note_what_never_ran(self, layers: Iterable[str]) -> None:
+        """Gives layers that have not been called yet a reason, and takes it from those that now have been."""
+        for layer in layers:
+            if layer not in self.depths:
+                self.skipped.setdefault(layer, _NEVER)
+            elif self.skipped.get(layer) == _NEVER:
+                del self.skipped[layer]
+
+
+class LayerRows(LayerOrder):
+    """The order of the layers, and the rows that they have in the table of a step.
+
+    Attributes:
+        rows: Signal and layer → row.
+        state: A hash of what is known of the layers that are recorded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[tuple[str, str], Row] = {}
+        self.state = 0
+        self._shapes: dict[str, tuple[str, int, int]] = {}
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def register(self, layer: str, kind: str, ndim: int, channels: int) -> None:
+        """Notes what a call returned."""
+        shape = (kind, ndim, channels)
+        if self._shapes.get(layer) == shape:
+            return  # as in nearly all steps
+        self._shapes[layer] = shape
+        self.state = hash(tuple(self._shapes.items()))
+        if layer not in self.depths:
+            self.depths[layer] = len(self.depths)
+            # Depths of weights follow from those of modules.
+            self.rows = {key: row for key, row in self.rows.items() if row.signal in OF_BATCH}
+        for signal in OF_BATCH:
+            self.rows[signal, layer] = Row(self.depths[layer], layer, kind, signal, ndim, channels)
