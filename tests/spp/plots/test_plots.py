@@ -434,11 +434,14 @@ def test_figures_are_the_same_whatever_the_users_settings(plot: Callable[..., Fi
     assert png(made_within) == right
 
 
-def test_a_figure_that_others_draw_is_the_same_whatever_the_users_settings(ffnn: pd.DataFrame) -> None:
+@pytest.mark.parametrize("plot", [plot_spp, plot_gradient, plot_heatmap])
+def test_a_figure_that_others_draw_is_the_same_whatever_the_users_settings(
+    plot: Callable[..., Figure], ffnn: pd.DataFrame
+) -> None:
     """As TensorBoard's logger does, by the canvas and without saving."""
 
     def pixels() -> bytes:
-        canvas = FigureCanvasAgg(plot_gradient(ffnn))
+        canvas = FigureCanvasAgg(plot(ffnn))
         canvas.draw()
         return bytes(canvas.buffer_rgba())
 
