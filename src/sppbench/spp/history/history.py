@@ -76,12 +76,16 @@ _BATCHNORM = Columns(tuple(BATCHNORM_COLUMNS), texts=("layer",), floats=GAIN_AND
 class HistoryWriter(PartsWriter):
     """Appends to a history directory. Whoever reads it, at any moment and after any crash, sees whole parts only.
 
-    ::
-
-        writer = HistoryWriter("run/spp.parquet", resume_at=trainer.global_step or None)
-        writer.append(probe.collect())
-
     Args, attributes and errors are those of :class:`sppbench.spp.history.parts.PartsWriter`.
+
+    Example:
+        >>> writer = HistoryWriter("new/spp.parquet")
+        >>> with SignalProbe(model) as probe:
+        ...     for x, y in batches:
+        ...         criterion(model(x), y).backward()
+        ...         writer.append(probe.collect())
+        >>> writer.last_step
+        1
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume_at: int | None = None) -> None:
@@ -130,6 +134,11 @@ def read_history(
 
     Raises:
         HistoryError: The history is missing, empty, damaged or lacks columns, or a layer, signal or column is unknown.
+
+    Example:
+        >>> history = read_history("run/spp.parquet", layers=["0", "1"], signals="gradient", epochs=range(10))
+        >>> sorted(history["layer"].unique())
+        ['0', '1']
     """
     wanted = list(COLUMNS if columns is None else columns)
     _check_known("column", wanted, COLUMNS)
@@ -160,6 +169,11 @@ def read_batchnorm(
 
     Raises:
         HistoryError: The directory is missing, empty, damaged or lacks columns, or a layer is unknown.
+
+    Example:
+        >>> gains = read_batchnorm("run/batchnorm.parquet", steps=0)
+        >>> gains["layer"].tolist()
+        ['1']
     """
     table = read_parts(path, _BATCHNORM, BATCHNORM_COLUMNS, layers=layers, epochs=epochs, steps=steps)
     return table.sort_by([("step", "ascending"), ("depth", "ascending")]).to_pandas()
@@ -183,6 +197,15 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
 
     Raises:
         HistoryError: ``history`` lacks columns.
+
+    Example:
+        >>> means = epoch_mean(read_history("run/spp.parquet", signals="activation"))
+        >>> means[["epoch", "depth", "layer", "kind", "steps"]]
+           epoch  depth layer         kind  steps
+        0      0      0     0       Linear      2
+        1      0      1     1  BatchNorm1d      2
+        2      0      2     2         ReLU      2
+        3      0      3     3       Linear      2
     """
     if missing := [name for name in _HISTORY.names if name not in history.columns]:
         raise HistoryError(f"the history lacks the columns {', '.join(missing)}")
@@ -218,6 +241,12 @@ def batchnorm_epoch_mean(steps: pd.DataFrame) -> pd.DataFrame:
         One row per (epoch, depth, layer), sorted: ``steps``, the number of steps with a positive gain and positive
         factors, which are averaged; gain, gamma_squared, inverse_variance, projection, NaN if there is no such step;
         and ``closure``, the largest |γ²·1/(v + ε)·p / gain - 1| among them.
+
+    Example:
+        >>> means = batchnorm_epoch_mean(read_batchnorm("run/batchnorm.parquet"))
+        >>> means[["epoch", "layer", "steps"]]
+           epoch layer  steps
+        0      0     1      2
     """
     names = list(GAIN_AND_FACTORS)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -36,7 +36,15 @@ _TEMPORARY = re.compile(r"\.steps-\d+-\d+\.parquet\.tmp")
 
 
 class HistoryError(ValueError):
-    """A history that cannot be read, or that does not hold what was asked for."""
+    """A history that cannot be read, or that does not hold what was asked for.
+
+    Example:
+        >>> try:
+        ...     history = read_history("run/spp.parquet", layers="nowhere")
+        ... except HistoryError as error:
+        ...     print(error)
+        no layer matches 'nowhere' in run/spp.parquet; ...
+    """
 
 
 class PartsWriter:

@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 class SignalProbe(SteppingProbe):
     """Reads ACSM, ACV and second moment of activations, gradients and parameters of any ``nn.Module`` while it trains.
 
-    ::
-
-        with SignalProbe(model) as probe:
-            criterion(model(x), y).backward()
-            frame = probe.collect()
-
     A step is what lies between two calls of :meth:`collect`; several forward and backward passes in it (an accumulated
     batch) count as one batch. Only passes that begin in training mode with gradients enabled are recorded. Training is
     not touched: no random number is drawn, no value changed, nothing is added to the state dict; copies and pickles of
@@ -73,6 +67,19 @@ class SignalProbe(SteppingProbe):
 
     Raises:
         ValueError: An unknown signal, ``every_n_steps`` below 1, or ``layers`` that match nothing.
+
+    Example:
+        >>> with SignalProbe(model) as probe:
+        ...     for x, y in batches:
+        ...         optimizer.zero_grad()
+        ...         criterion(model(x), y).backward()
+        ...         optimizer.step()
+        ...         frame = probe.collect()
+        >>> frame[["step", "depth", "layer", "kind", "signal"]].head(3)
+           step  depth layer    kind      signal
+        0     1      0     0  Linear  activation
+        1     1      0     0  Linear    gradient
+        2     1      0     0  Linear   parameter
     """
 
     def __init__(

@@ -102,6 +102,13 @@ def expected_of_chain(frame: pd.DataFrame, init: Init) -> pd.DataFrame:
 
     Raises:
         ValueError: an unknown `init`, fewer than two Linear, or a layer that has no place in such a chain.
+
+    Example:
+        >>> history = read_history("run/spp.parquet")
+        >>> table = expected_of_chain(history, "he")
+        >>> table["source"].unique().tolist()
+        ['He et al. 2015; Yang et al. 2019']
+        >>> figure = plot_spp(history, expected="he")  # draws this table as dashed lines
     """
     if init not in get_args(Init):
         raise ValueError(f"unknown theory {init!r}; there are {', '.join(get_args(Init))}, or a table")
