@@ -1,6 +1,6 @@
-"""Watches the batch normalizations of any module: the gain of the gradients that pass them backward, and its factors.
+"""Measures, at the batch normalizations of any module, the gain of the gradients that pass them backward.
 
-What the factors are is told in ``sppbench.spp.sums.batchnorm_sums``. torch only.
+The factors of this gain are defined in ``sppbench.spp.sums.batchnorm_sums``. Only tables need pandas.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class BatchNormProbe(SteppingProbe):
         every_n_steps: Measure each n-th step only.
 
     Attributes:
-        step: Index of the current step, from 0; counted by :meth:`collect`, and free to be set.
-        epoch: What is written into the column ``epoch``; to be set by whoever knows it.
+        step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
+        epoch: What is written into the column ``epoch``; set it when an epoch begins.
         layers: Names of the batch normalizations, in the order in which they are registered.
         skipped: Layer → reason.
 

@@ -1,4 +1,4 @@
-"""Attaches to any module and gathers, at every layer and every step, the moments of what passes; torch only."""
+"""Records, at every layer of any module and at every step, the statistics of activations, gradients and weights."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class SignalProbe(SteppingProbe):
             means that they do.
 
     Attributes:
-        step: Index of the current step, from 0; counted by :meth:`collect`, and free to be set.
-        epoch: What is written into the column ``epoch``; to be set by whoever knows it.
+        step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
+        epoch: What is written into the column ``epoch``; set it when an epoch begins.
         skipped: Layer → reason.
 
     Raises:
@@ -128,8 +128,8 @@ class SignalProbe(SteppingProbe):
     # -- during the forward and backward pass -------------------------------------------------------------------------
 
     def start_pass(self) -> None:
-        """Says that a forward pass begins; only needed where it does not begin with a call of the model itself, and
-        there only if a step has several."""
+        """Marks the beginning of a forward pass; only needed where it does not begin with a call of the model itself,
+        and there only if a step has several."""
         previous = self._pass if torch.compiler.is_compiling() or self._pass.sums else None
         self._pass = Pass(previous, torch.is_grad_enabled())
 

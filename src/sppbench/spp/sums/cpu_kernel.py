@@ -1,4 +1,4 @@
-"""Compiles kernel.c with the system's compiler, once for a machine, and calls it; where that fails, torch has to do."""
+"""Compiles kernel.c with the system's compiler, once for a machine, and calls it; without it torch forms the sums."""
 
 from __future__ import annotations
 
