@@ -73,6 +73,11 @@ def test_rooms_are_in_the_order_of_their_imports() -> None:
         above.add(room)
 
 
+def test_the_library_stands_alone() -> None:
+    outside = {used for room, uses in ROOMS.items() if room.startswith("spp.") for used in uses if "spp." not in used}
+    assert outside == {"checks", "files"}
+
+
 def test_imports_run_one_way() -> None:
     files = list(SOURCE.rglob("*.py"))
     assert len(files) > 10

@@ -75,6 +75,11 @@ class SPPCallback(Callback):
     Raises:
         ValueError: When training begins: ``layers``, ``signals`` or ``every_n_steps`` are refused by ``SignalProbe``.
         AttributeError: When training begins: there is no ``module``.
+
+    Example:
+        >>> callback = SPPCallback(epochs=(0, 9), directory="run")
+        >>> trainer = Trainer(max_epochs=10, callbacks=[callback])
+        >>> trainer.fit(module, train_dataloaders=loader)
     """
 
     def __init__(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -39,7 +41,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty cache, and no kernel loaded yet."""
     monkeypatch.setattr(kernel_module, "user_cache_path", lambda name: tmp_path / "caches" / name)
     kernel.cache_clear()
-    yield tmp_path / "caches" / "sppbench"
+    yield tmp_path / "caches" / "sppbench" / "kernel"
     kernel.cache_clear()
 
 
@@ -366,6 +368,116 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache: Path) -> None:
     found = kernel()
     assert found is not None
     check(found, normal(7, 5), 1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled kernel."""
+    path = tmp_path_factory.mktemp("made") / "kernel.so"
+    kernel_module._compile(kernel_module._compiler(), path)
+    return path
+
+
+@pytest.fixture
+def loaded(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The kernels that are loaded from now on; that each is private at that moment is checked."""
+    paths: list[Path] = []
+    load = kernel_module.ctypes.CDLL
+
+    def recording(name: str) -> ctypes.CDLL:
+        path = Path(name)
+        if path.name.startswith("kernel"):
+            assert not path.is_symlink()
+            assert not path.stat().st_mode & 0o022
+            paths.append(path)
+        return load(name)
+
+    monkeypatch.setattr(kernel_module.ctypes, "CDLL", recording)
+    monkeypatch.setattr(kernel_module, "_compile", lambda compiler, target: shutil.copy(made, target))  # in no time
+    return paths
+
+
+@needs_compiler
+def test_the_cache_is_private_whatever_the_umask(cache: Path) -> None:
+    before = os.umask(0)
+    try:
+        assert kernel() is not None
+    finally:
+        os.umask(before)
+    (path,) = cache.iterdir()
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o022 == 0
+
+
+def writable_by_group(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.chmod(0o770)
+
+
+def writable_by_all(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.chmod(0o1777)
+
+
+def link_to_a_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = cache.rename(cache.with_name("elsewhere"))
+    cache.symlink_to(elsewhere, target_is_directory=True)
+
+
+def other_owner(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", [writable_by_group, writable_by_all, link_to_a_folder, other_owner])
+def test_nothing_is_loaded_from_or_put_into_a_folder_that_is_not_private(
+    cache: Path,
+    loaded: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[Path, pytest.MonkeyPatch], None],
+) -> None:
+    assert kernel() is not None
+    before = files(cache)
+    assert [path.parent for path in loaded] == [cache]
+    fault(cache, monkeypatch)
+    kernel.cache_clear()
+    found = kernel()
+    assert found is not None
+    check(found, normal(7, 5), 1)
+    assert files(cache) == before
+    assert loaded[1:]
+    assert cache not in [path.parent for path in loaded[1:]]
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", ["writable by all", "link", "other owner"])
+def test_a_file_that_is_not_private_is_replaced_and_not_loaded(
+    cache: Path, loaded: list[Path], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    assert kernel() is not None
+    (path,) = cache.iterdir()
+    before = path.stat().st_ino
+    if fault == "writable by all":
+        path.chmod(0o666)
+    elif fault == "link":
+        path.rename(cache.parent / "elsewhere.so")
+        path.symlink_to(cache.parent / "elsewhere.so")
+    else:
+        lstat = Path.lstat
+
+        def of_another(self: Path) -> os.stat_result:
+            status = lstat(self)
+            fields = list(status)
+            fields[4] += status.st_ino == before
+            return os.stat_result(fields)
+
+        monkeypatch.setattr(Path, "lstat", of_another)
+    kernel.cache_clear()
+    found = kernel()
+    assert found is not None
+    check(found, normal(7, 5), 1)
+    assert len(loaded) == 2
+    assert path.lstat().st_ino != before
+    assert not path.is_symlink()
 
 
 # -- no kernel --------------------------------------------------------------------------------------------------------

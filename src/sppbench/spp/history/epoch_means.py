@@ -29,8 +29,13 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
         HistoryError: ``history`` lacks columns.
 
     Example:
-        >>> means = epoch_mean(read_history("run/spp.parquet", signals="gradient"))
-        >>> means.query("epoch == 0")[["layer", "second_moment"]]
+        >>> means = epoch_mean(read_history("run/spp.parquet", signals="activation"))
+        >>> means[["epoch", "depth", "layer", "kind", "steps"]]
+           epoch  depth layer         kind  steps
+        0      0      0     0       Linear      2
+        1      0      1     1  BatchNorm1d      2
+        2      0      2     2         ReLU      2
+        3      0      3     3       Linear      2
     """
     if missing := [name for name in HISTORY.names if name not in history.columns]:
         raise HistoryError(f"the history lacks the columns {', '.join(missing)}")
@@ -68,7 +73,10 @@ def batchnorm_epoch_mean(steps: pd.DataFrame) -> pd.DataFrame:
         and ``closure``, the largest |γ²·1/(v + ε)·p / gain - 1| among them.
 
     Example:
-        >>> batchnorm_epoch_mean(read_batchnorm("run/batchnorm.parquet")).query("epoch == 0")[["layer", "gain"]]
+        >>> means = batchnorm_epoch_mean(read_batchnorm("run/batchnorm.parquet"))
+        >>> means[["epoch", "layer", "steps"]]
+           epoch layer  steps
+        0      0     1      2
     """
     names = list(GAIN_AND_FACTORS)
     with np.errstate(divide="ignore", invalid="ignore"):

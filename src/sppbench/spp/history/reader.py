@@ -75,8 +75,9 @@ def read_history(
             those asked for; or a layer, signal or column is unknown.
 
     Example:
-        >>> gradients = read_history("run/spp.parquet", signals="gradient", epochs=range(10))
-        >>> gradients.groupby("depth")["second_moment"].mean()
+        >>> history = read_history("run/spp.parquet", layers=["0", "1"], signals="gradient", epochs=range(10))
+        >>> sorted(history["layer"].unique())
+        ['0', '1']
     """
     wanted = list(COLUMNS if columns is None else columns)
     check_known("column", wanted, COLUMNS)
@@ -109,7 +110,9 @@ def read_batchnorm(
         HistoryError: As of :func:`read_history`.
 
     Example:
-        >>> read_batchnorm("run/batchnorm.parquet", steps=0)[["layer", "gain"]]
+        >>> gains = read_batchnorm("run/batchnorm.parquet", steps=0)
+        >>> gains["layer"].tolist()
+        ['1']
     """
     table = _read(path, BATCHNORM, tuple(BATCHNORM_COLUMNS), layers, epochs, steps, [])
     return table.sort_by([("step", "ascending"), ("depth", "ascending")]).to_pandas()

@@ -56,11 +56,12 @@ from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, GAIN_AND_FACTORS
 class HistoryError(ValueError):
     """A history that cannot be read, that has a gap, or that does not hold what was asked for; the message is one line.
 
-    >>> try:
-    ...     history = read_history("run/spp.parquet")
-    ... except HistoryError as error:
-    ...     print(error)
-    there is no history run/spp.parquet
+    Example:
+        >>> try:
+        ...     history = read_history("nowhere/spp.parquet")
+        ... except HistoryError as error:
+        ...     print(error)
+        there is no history nowhere/spp.parquet
     """
 
 

@@ -213,11 +213,13 @@ class HistoryWriter(PartsWriter):
     Args, attributes and errors are those of :class:`PartsWriter`.
 
     Example:
+        >>> writer = HistoryWriter("new/spp.parquet")
         >>> with SignalProbe(model) as probe:
-        ...     writer = HistoryWriter("run/spp.parquet")
         ...     for x, y in batches:
         ...         criterion(model(x), y).backward()
         ...         writer.append(probe.collect())
+        >>> writer.last_step
+        1
     """
 
     def __init__(

@@ -68,6 +68,11 @@ def plot_heatmap(
     Raises:
         ValueError: an unknown `signal` or `statistic`; a frame without rows, without rows of the signal, or without a
             column that is needed; `layers` that match none; `limits` that are not finite and in order.
+
+    Example:
+        >>> history = read_history("run/spp.parquet", signals="gradient")
+        >>> figure = plot_heatmap(history, "gradient", statistic="acsm")
+        >>> figure.savefig("heatmap.png")
     """
     check_choice("signal", signal, SIGNALS)
     check_choice("statistic", statistic, get_args(Statistic))

@@ -34,7 +34,7 @@ class Style:
 
     Curves lie over each other where training changes nothing. So each is thinner than the one below it and has its own
     colour, line style and marker: a curve that is covered shows on both sides of those that cover it. Where layers are
-    dense, dashes would look like values, so that styles serve only to tell curves of the same colour apart.
+    dense, dashes would look like values, so that styles only distinguish curves of the same colour.
     """
 
     index: int

@@ -77,6 +77,11 @@ def plot_spp(
         ValueError: an unknown `convention` or `yscale`; a frame without rows or without a column that is needed;
             `layers` that match none; `full_batches_only` with a frame that is averaged already; an `expected` that
             is not for this net, lacks columns or says nothing of what is drawn.
+
+    Example:
+        >>> history = read_history("run/spp.parquet")
+        >>> figure = plot_spp(history, epochs=(0, 9, 19), yscale="log")
+        >>> figure.savefig("panels.png")
     """
     check_choice("yscale", yscale, get_args(YScale))
     curves = select_curves(frame, epochs, convention, layers, merges, full_batches_only, expected)
@@ -114,6 +119,11 @@ def plot_gradient(
 
     Returns:
         a figure with one axes. On x, depth counts the drawn layers from 0.
+
+    Example:
+        >>> history = read_history("run/spp.parquet", signals="gradient")
+        >>> figure = plot_gradient(history, full_batches_only=True)
+        >>> figure.savefig("gradients.pdf")
     """
     check_choice("yscale", yscale, get_args(YScale))
     curves = select_curves(frame, epochs, convention, layers, merges, full_batches_only, expected)

@@ -1,6 +1,6 @@
-"""Watches the batch normalizations of any module: the gain of the gradients that pass them backward, and its factors.
+"""Measures, at the batch normalizations of any module, the gain of the gradients that pass them backward.
 
-What the factors are is told in ``sppbench.spp.sums.batchnorm_sums``. torch only.
+The factors of this gain are defined in ``sppbench.spp.sums.batchnorm_sums``. Only tables need pandas.
 """
 
 from __future__ import annotations
@@ -56,12 +56,6 @@ class BatchNormReadings:
 class BatchNormProbe(SteppingProbe):
     """Measures the backward gain of every batch normalization of a model, and its factors, while it trains.
 
-    ::
-
-        with BatchNormProbe(model) as probe:
-            criterion(model(x), y).backward()
-            frame = probe.collect()
-
     It looks at every ``nn.BatchNorm1d``, ``2d``, ``3d`` (``SyncBatchNorm`` in a single process) that runs in training
     mode, with gradients enabled and with an input that needs one. What cannot be measured is listed with its reason in
     :attr:`skipped`. A step is what lies between two calls of :meth:`collect`. Training is not touched; copies of the
@@ -75,13 +69,24 @@ class BatchNormProbe(SteppingProbe):
         every_n_steps: Measure each n-th step only.
 
     Attributes:
-        step: Index of the current step, from 0; counted by :meth:`collect`, and free to be set.
-        epoch: What is written into the column ``epoch``; to be set by whoever knows it.
+        step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
+        epoch: What is written into the column ``epoch``; set it when an epoch begins.
         layers: Names of the batch normalizations, in the order in which they are registered.
         skipped: Layer → reason.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1.
+
+    Example:
+        >>> with BatchNormProbe(model) as probe:
+        ...     x, y = batches[0]
+        ...     criterion(model(x), y).backward()
+        ...     frame = probe.collect()
+        >>> list(frame.columns)
+        ['step', 'epoch', 'depth', 'layer', 'gain', 'gamma_squared', 'inverse_variance', 'projection']
+        >>> error = frame["gamma_squared"] * frame["inverse_variance"] * frame["projection"] / frame["gain"] - 1
+        >>> bool((error.abs() < 1e-4).all())
+        True
     """
 
     def __init__(self, model: nn.Module, every_n_steps: int = 1) -> None:

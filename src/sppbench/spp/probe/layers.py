@@ -113,7 +113,7 @@ class ChannelAxis:
     which it is. Convolutions, batch normalizations and pooling put channels second; linear layers, layer
     normalizations, attention and recurrent layers put them last. Any other module (an activation, dropout, a sum) has
     them where the module before it had them, if the number of channels there fits; where it only fits the last axis (a
-    permutation in between), there. Before the first module that tells: second for four or more axes, last for three.
+    permutation in between), there. Before the first such module: second for four or more axes, last for three.
     A permutation to a size that equals the number of channels is not seen: name the axis with ``channel_axis``.
     """
 

@@ -1,4 +1,4 @@
-"""Attaches to any module and gathers, at every layer and every step, the moments of what passes; torch only."""
+"""Records, at every layer of any module and at every step, the statistics of activations, gradients and weights."""
 
 from __future__ import annotations
 
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 class SignalProbe(SteppingProbe):
     """Reads ACSM, ACV and second moment of activations, gradients and parameters of any ``nn.Module`` while it trains.
-
-    ::
-
-        with SignalProbe(model) as probe:
-            criterion(model(x), y).backward()
-            frame = probe.collect()
 
     A step is what lies between two calls of :meth:`collect`; several forward and backward passes in it (an accumulated
     batch) count as one batch. Only passes that begin in training mode with gradients enabled are recorded. Training is
@@ -67,12 +61,25 @@ class SignalProbe(SteppingProbe):
             means that they do.
 
     Attributes:
-        step: Index of the current step, from 0; counted by :meth:`collect`, and free to be set.
-        epoch: What is written into the column ``epoch``; to be set by whoever knows it.
+        step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
+        epoch: What is written into the column ``epoch``; set it when an epoch begins.
         skipped: Layer → reason.
 
     Raises:
         ValueError: An unknown signal, ``every_n_steps`` below 1, or ``layers`` that match nothing.
+
+    Example:
+        >>> with SignalProbe(model) as probe:
+        ...     for x, y in batches:
+        ...         optimizer.zero_grad()
+        ...         criterion(model(x), y).backward()
+        ...         optimizer.step()
+        ...         frame = probe.collect()
+        >>> frame[["step", "depth", "layer", "kind", "signal"]].head(3)
+           step  depth layer    kind      signal
+        0     1      0     0  Linear  activation
+        1     1      0     0  Linear    gradient
+        2     1      0     0  Linear   parameter
     """
 
     def __init__(
@@ -121,8 +128,8 @@ class SignalProbe(SteppingProbe):
     # -- during the forward and backward pass -------------------------------------------------------------------------
 
     def start_pass(self) -> None:
-        """Says that a forward pass begins; only needed where it does not begin with a call of the model itself, and
-        there only if a step has several."""
+        """Marks the beginning of a forward pass; only needed where it does not begin with a call of the model itself,
+        and there only if a step has several."""
         previous = self._pass if torch.compiler.is_compiling() or self._pass.sums else None
         self._pass = Pass(previous, torch.is_grad_enabled())
 

@@ -1,4 +1,4 @@
-"""What all probes have in common: counting steps, recording some of them, and coming off the model again."""
+"""What all probes have in common: counting steps, recording each n-th of them, and hooks that are removed again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SteppingProbe(ABC):
         order: Of the layers that the probe looks at; the hooks fill it.
 
     Attributes:
-        epoch: What is written into the column ``epoch``; to be set by whoever knows it.
+        epoch: What is written into the column ``epoch``; set it when an epoch begins.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1.
@@ -59,7 +59,7 @@ class SteppingProbe(ABC):
         self._recording = bool(self._handles) and step % self.every_n_steps == 0
 
     def _attached(self, handles: list[RemovableHandle]) -> None:
-        """Takes charge of the probe's hooks; from now on it records."""
+        """Begins to record; `handles` are the probe's hooks, which `close` removes."""
         self._handles = handles
         self.step = self._step
 
@@ -72,7 +72,7 @@ class SteppingProbe(ABC):
         self.close()
 
     def close(self) -> None:
-        """Takes every hook off the model; what was collected stays valid."""
+        """Removes every hook from the model; what was collected stays valid."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._recording = [], False
@@ -80,7 +80,7 @@ class SteppingProbe(ABC):
 
     @abstractmethod
     def _clear(self) -> None:
-        """Forgets what was gathered in the current step."""
+        """Discards what was recorded in the current step."""
 
 
 class ModuleHook:

@@ -1,4 +1,4 @@
-"""Compiles kernel.c with the system's compiler, once for a machine, and calls it; where that fails, torch has to do."""
+"""Compiles kernel.c with the system's compiler, once for a machine, and calls it; without it torch forms the sums."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,8 @@ def _library() -> ctypes.CDLL:
     """Loads the compiled kernel from the user's cache, where it is put if need be.
 
     A file's name has a hash of what it was made of, for machines that share a home, and one of its content, for damage.
+    What others could have written is not loaded: in a cache that is not private the kernel is not kept, but compiled by
+    each process in a temporary folder of its own.
 
     Raises:
         RuntimeError: It does not compile.
@@ -130,9 +133,9 @@ def _library() -> ctypes.CDLL:
     """
     compiler = _compiler()
     stem = f"kernel-{_hash(*_ingredients(compiler))}"
-    folder = user_cache_path("sppbench")
-    for path in sorted(folder.glob(f"{stem}-*.so")):
-        if path.stem == f"{stem}-{_hash(path.read_bytes())}":
+    folder = user_cache_path("sppbench") / "kernel"
+    for path in sorted(folder.glob(f"{stem}-*.so")) if _is_private(folder) else ():
+        if _is_private(path) and path.stem == f"{stem}-{_hash(path.read_bytes())}":
             with suppress(OSError):  # as where another C library is used
                 return ctypes.CDLL(str(path))
     with tempfile.TemporaryDirectory(prefix="sppbench-") as temporary:
@@ -143,6 +146,16 @@ def _library() -> ctypes.CDLL:
         except OSError as error:
             log.debug("the compiled kernel is not kept: %s", error)
             return ctypes.CDLL(str(made))  # stays loaded when its file is gone
+
+
+def _is_private(path: Path) -> bool:
+    """Whether a file or folder is this user's own, writable by nobody else, and no symbolic link."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    is_itself = stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
+    return is_itself and status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _compiler() -> list[str]:
@@ -188,9 +201,11 @@ def _keep(made: Path, folder: Path, stem: str) -> Path:
     """Copies a compiled kernel into the cache, whole or not at all, and returns where it is.
 
     Raises:
-        OSError: It cannot be written there.
+        OSError: It cannot be written there, or others could change it there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whatever the umask
+    if not _is_private(folder):
+        raise PermissionError(f"{folder} is not private: it must be the user's own, and writable by nobody else")
     path = folder / f"{stem}-{_hash(made.read_bytes())}.so"
     handle, part = tempfile.mkstemp(prefix=f"{stem}-", suffix=".part", dir=folder)
     try:

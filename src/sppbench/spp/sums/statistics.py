@@ -195,9 +195,17 @@ def statistics(sums: Tensor, layout: Layout) -> Statistics:
 
 
 def acsm_acv(x: Tensor, channel_dim: int = 1) -> tuple[float, float]:
-    """ACSM and ACV of one tensor; their sum is its second moment.
+    """ACSM and ACV of one tensor (Brock, De & Smith 2021, section 3); their sum is its second moment.
+
+    Args:
+        x: Floating-point tensor of any shape, with at least one element.
+        channel_dim: Its channel axis; means and variances are over all others.
+
+    Returns:
+        Both in units of ``x`` squared.
 
     Example:
+        >>> import torch
         >>> acsm_acv(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))  # channel means 2 and 0, variances 1 and 0
         (2.0, 0.5)
     """

@@ -1,4 +1,4 @@
-"""Expected curves: what theory says of every layer of a net at initialization, as a table that `plot_spp` draws.
+"""Expected values of every layer of a net at initialization, as a table that `plot_spp` draws.
 
 =============  ======================================================================================
 column         meaning
@@ -7,10 +7,10 @@ layer, signal  as in a history; signals are activation and gradient
 acsm, acv      average channel squared mean and average channel variance
 second_moment  their sum
 mean           mean over everything; with it the overall variance, ``second_moment - mean**2``
-source         who says so; each source is a curve
+source         the papers; each source is a curve
 =============  ======================================================================================
 
-NaN stands where the theory does not say. A layer takes its inputs' second moments and covariances to its own by the
+Where the theory says nothing there is NaN. A layer takes its inputs' second moments and covariances to its own by the
 rules of `sppbench.spp.theory.layer_rules`, from the first layer on; gradients go the other way, from a recorded one.
 """
 
@@ -102,6 +102,13 @@ def expected_of_chain(frame: pd.DataFrame, init: Init) -> pd.DataFrame:
 
     Raises:
         ValueError: an unknown `init`, fewer than two Linear, or a layer that has no place in such a chain.
+
+    Example:
+        >>> history = read_history("run/spp.parquet")
+        >>> table = expected_of_chain(history, "he")
+        >>> table["source"].unique().tolist()
+        ['He et al. 2015; Yang et al. 2019']
+        >>> figure = plot_spp(history, expected="he")  # draws this table as dashed lines
     """
     if init not in get_args(Init):
         raise ValueError(f"unknown theory {init!r}; there are {', '.join(get_args(Init))}, or a table")

@@ -27,7 +27,7 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # λ and α of 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation function, its derivative, and who says what it does to a signal."""
+    """An activation function, its derivative, and the paper on what it does to a signal."""
 
     function: Function
     slope: Function

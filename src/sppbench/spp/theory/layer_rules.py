@@ -1,4 +1,4 @@
-"""How each kind of layer passes a signal and its gradient on, if its weights are random: the parts of `meanfield`."""
+"""How each kind of layer with random weights passes a signal and its gradient on; `chain` applies these rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Rule(ABC):
 
     @property
     def source(self) -> str:
-        """Who says so; empty where nobody has to."""
+        """The paper behind the rule; empty where none is needed."""
         return ""
 
     @abstractmethod
@@ -37,7 +37,7 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class Keep(Rule):
-    """Hands on what it gets; places become channels where the output has fewer (a flatten)."""
+    """Passes its input on; places become channels where the output has fewer (a flatten)."""
 
     places: int = 1
 
@@ -99,7 +99,7 @@ def weights_of_convolution(
 
 @dataclass(frozen=True)
 class Elementwise(Rule):
-    """An activation function of `ACTIVATIONS`; knows what it does to Gaussian signals of mean 0 only."""
+    """An activation function of `ACTIVATIONS`; defined for Gaussian signals of mean 0, NaN for others."""
 
     name: str
 

@@ -55,6 +55,11 @@ def expected_of_net(net: nn.Module, inputs: Tensor, frame: pd.DataFrame | None =
 
     Returns:
         the table of `sppbench.spp.theory.chain`.
+
+    Example:
+        >>> x, y = batches[0]
+        >>> table = expected_of_net(model, x)  # before the first step of training
+        >>> figure = plot_spp(read_history("run/spp.parquet"), expected=table)
     """
     nodes = _trace(net, inputs)
     x = inputs.detach()

@@ -1,0 +1,138 @@
+"""Figures are alike whatever the settings, and their axes and ticks are where they should be."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sppbench.spp.plots.axes import name_blocks, short_number
+from sppbench.spp.plots.heatmap import plot_heatmap
+from sppbench.spp.plots.panels import plot_gradient, plot_spp
+
+
+def test_few_layers_are_named_by_kind(ffnn: pd.DataFrame) -> None:
+    for figure in (plot_spp(ffnn), plot_gradient(ffnn)):
+        figure.draw_without_rendering()
+        ticks = figure.axes[4 if len(figure.axes) > 1 else 0].get_xticklabels()
+        assert len(ticks) == 29
+        assert [tick.get_text() for tick in ticks[:4]] == ["Flatten", "Linear", "BatchNorm1d", "ReLU"]
+        boxes = [tick.get_window_extent() for tick in ticks]
+        assert all(left.x1 <= right.x0 + 1 for left, right in itertools.pairwise(boxes))
+
+
+def test_many_layers_are_numbered_with_blocks(efficientnet: pd.DataFrame) -> None:
+    figure = plot_spp(efficientnet)
+    ax = figure.axes[0]
+    names = list(efficientnet.drop_duplicates("depth").sort_values("depth")["layer"])
+    heads = [".".join(name.split(".")[:2]) if name.startswith("features") else name.split(".")[0] for name in names]
+    boundaries = [i - 0.5 for i in range(1, len(heads)) if heads[i] != heads[i - 1]]
+    drawn = [np.asarray(line.get_xdata())[0] for line in ax.get_lines() if line.get_gid() == "block boundary"]
+    assert drawn == boundaries
+    figure.draw_without_rendering()
+    (above,) = ax.child_axes
+    labels = {tick.get_text(): place for tick, place in zip(above.get_xticklabels(), above.get_xticks(), strict=True)}
+    middle = np.mean([i for i, head in enumerate(heads) if head == "features.4"])
+    assert labels["features.4"] == middle
+    boxes = [tick.get_window_extent() for tick in above.get_xticklabels()]
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_blocks_of_other_nets() -> None:
+    names = ["conv1", *(f"layer{i}.{j}.conv" for i in (1, 2, 3) for j in range(3)), "fc"]
+    assert [(b.label, b.start, b.stop) for b in name_blocks(names)] == [
+        *(("conv1", 0, 1), ("layer1", 1, 4), ("layer2", 4, 7), ("layer3", 7, 10), ("fc", 10, 11)),
+    ]
+    assert [b.label for b in name_blocks([f"net.layers.{i}" for i in range(3)])] == [
+        f"net.layers.{i}" for i in range(3)
+    ]
+    assert [b.label for b in name_blocks(["alone"])] == ["alone"]
+
+
+def test_pyplot_knows_of_no_figure(ffnn: pd.DataFrame) -> None:
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    for plot in (plot_spp, plot_gradient, plot_heatmap):
+        plot(ffnn)
+    assert pyplot.get_fignums() == before
+    assert "pyplot" not in vars(sys.modules["sppbench.spp.plots.panels"]) | vars(sys.modules["sppbench.spp.plots.axes"])
+
+
+#: Settings of a user that would change every figure, or end it where there is no LaTeX.
+USERS_SETTINGS = {
+    "text.usetex": True,
+    "font.size": 40,
+    "font.family": "serif",
+    "axes.grid": True,
+    "backend": "svg",
+    "savefig.dpi": 20,
+    "savefig.bbox": "tight",
+    "lines.linestyle": ":",
+    "xtick.labelsize": 30,
+    "image.cmap": "jet",
+    "figure.constrained_layout.h_pad": 1.0,
+    "axes.unicode_minus": False,
+    "path.simplify": False,
+}
+
+
+@pytest.mark.parametrize("plot", [plot_spp, plot_gradient, plot_heatmap])
+def test_figures_are_the_same_whatever_the_users_settings(plot: Callable[..., Figure], ffnn: pd.DataFrame) -> None:
+    """Made under the user's settings or saved under them, with ticks that are made only when the figure is drawn."""
+
+    def png(figure: Figure) -> bytes:
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        return file.getvalue()
+
+    made_before = plot(ffnn)
+    right = png(plot(ffnn))
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(USERS_SETTINGS)
+        assert png(plot(ffnn)) == right
+        assert png(made_before) == right
+        assert matplotlib.rcParams["font.size"] == 40
+        made_within = plot(ffnn)
+    assert png(made_within) == right
+
+
+@pytest.mark.parametrize("plot", [plot_spp, plot_gradient, plot_heatmap])
+def test_a_figure_that_others_draw_is_the_same_whatever_the_users_settings(
+    plot: Callable[..., Figure], ffnn: pd.DataFrame
+) -> None:
+    """As TensorBoard's logger does, by the canvas and without saving."""
+
+    def pixels() -> bytes:
+        canvas = FigureCanvasAgg(plot(ffnn))
+        canvas.draw()
+        return bytes(canvas.buffer_rgba())
+
+    right = pixels()
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(USERS_SETTINGS)
+        assert pixels() == right
+
+
+def test_figures_are_as_wide_as_a_page_and_nothing_is_cut(efficientnet: pd.DataFrame) -> None:
+    for figure in (plot_spp(efficientnet, convention="study"), plot_gradient(efficientnet), plot_heatmap(efficientnet)):
+        figure.draw_without_rendering()
+        width, height = figure.get_size_inches()
+        assert width == 7.0
+        box = figure.get_tightbbox()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+
+
+def test_numbers_at_ticks() -> None:
+    assert [short_number(value) for value in (2e-07, 0.25, 58.0, 0.0, 1.5e30)] == ["2e-7", "0.25", "58", "0", "1.5e30"]
