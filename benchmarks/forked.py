@@ -59,7 +59,7 @@ def preload() -> None:
     import sppbench.study.claims.judge
     import sppbench.study.figures.draw_all
     import sppbench.study.report.content
-    import sppbench.study.table.output
+    import sppbench.study.table.formats
     import sppbench.study.table.table_figures
     import sppbench.train  # noqa: F401
 

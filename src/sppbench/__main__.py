@@ -110,7 +110,7 @@ def _margin(text: str) -> float:
 
 def _table(arguments: argparse.Namespace) -> int:
     from sppbench.study.table.cells import read_table
-    from sppbench.study.table.output import FORMATS, log_table, write_table
+    from sppbench.study.table.formats import FORMATS, log_table, write_table
     from sppbench.study.table.verdict import MARGIN
 
     table = read_table(arguments.directory, arguments.published, arguments.margin or MARGIN)
