@@ -1,10 +1,10 @@
 from .callback import SPPCallback as SPPCallback
-from .history.schema import HistoryError as HistoryError
-from .history.writer import HistoryWriter as HistoryWriter
 from .history.epoch_means import batchnorm_epoch_mean as batchnorm_epoch_mean
 from .history.epoch_means import epoch_mean as epoch_mean
 from .history.reader import read_batchnorm as read_batchnorm
 from .history.reader import read_history as read_history
+from .history.schema import HistoryError as HistoryError
+from .history.writer import HistoryWriter as HistoryWriter
 from .plots.heatmap import plot_heatmap as plot_heatmap
 from .plots.panels import plot_gradient as plot_gradient
 from .plots.panels import plot_spp as plot_spp

@@ -164,7 +164,7 @@ def test_the_history_of_another_run_is_neither_resumed_nor_deleted(tmp_path: Pat
     for options in ({"run_id": "two", "config_hash": "abc"}, {"run_id": "one", "config_hash": "abd"}, {}):
         for resume_at in (None, 2):
             with pytest.raises(
-                HistoryError, match="holds the history of another (run, one|configuration, abc): choose"
+                HistoryError, match=r"holds the history of another (run, one|configuration, abc): choose"
             ):
                 HistoryWriter(path, resume_at=resume_at, **options)  # type: ignore[arg-type]
     assert_same(read_history(path), as_read(rows(0, 8)))
