@@ -35,6 +35,7 @@ from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
 from sppbench.spp.history.health import summarize, summarize_batchnorm
 from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
 from sppbench.spp.history.schema import HistoryError
+from sppbench.spp.history.writer import BatchNormWriter, HistoryWriter
 
 FIGURES = ("spp/panels", "spp/gradients", "spp/heatmap_activation", "spp/heatmap_gradient")
 SCALARS = {
@@ -156,7 +157,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(does not have many workers|smaller than the logging|treespec|no `val_dataloader`|Be aware that)",
-    "ignore:.*(your dataloader is not resumable)",
+    "ignore:.*(your dataloader is not resumable|manual optimization and every_n_train_steps)",
 )
 
 
@@ -473,6 +474,44 @@ def test_a_resume_without_the_history_warns_and_stays_incomplete(
     assert len(read_batchnorm(tmp_path / "batchnorm.parquet")) == 9
 
 
+class StopEarly(Callback):
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        trainer.should_stop = trainer.global_step >= 4
+
+
+@empty_figures
+@pytest.mark.parametrize(
+    ("options", "manual", "every"),
+    [
+        ({}, False, 1),
+        ({}, False, 4),
+        ({"max_epochs": -1, "max_steps": 5}, False, 3),
+        ({}, True, 1),
+        ({}, True, 3),
+        ({"callbacks": True}, False, 1),
+        ({"accumulate_grad_batches": 2}, False, 3),
+    ],
+)
+def test_the_history_reaches_the_last_step_and_each_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any], manual: bool, every: int
+) -> None:
+    """Of a run that ends early, records few steps, or makes several optimizer steps in a batch."""
+    more = [StopEarly()] if options.pop("callbacks", False) else []
+    each = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    parts = (SPPCallback(every, flush_every_n_steps=2), each, *more)
+    trainer = fit(tmp_path, *parts, module=Manual() if manual else None, enable_checkpointing=True, **options)
+    for name in ("spp", "batchnorm"):
+        check_end(tmp_path / f"{name}.parquet", trainer.global_step)
+        with pytest.raises(HistoryError):
+            check_end(tmp_path / f"{name}.parquet", trainer.global_step + every)
+    checkpoints = {torch.load(file, weights_only=True)["global_step"]: file for file in tmp_path.glob("*.ckpt")}
+    for at, file in sorted(checkpoints.items(), reverse=True):
+        run_id = torch.load(file, weights_only=True)["sppbench.spp"]["run_id"]
+        for name, writer in (("spp", HistoryWriter), ("batchnorm", BatchNormWriter)):
+            writer(tmp_path / f"{name}.parquet", resume_at=at, every_n_steps=every, run_id=run_id)
+    assert log_of(caplog) == []
+
+
 @empty_figures
 def test_the_end_of_an_epoch_reads_only_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[tuple[int, ...], Any]] = []
@@ -696,27 +735,6 @@ def read_wandb(file: Path) -> list[dict[str, Any]]:
             items = record.history.item
             rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
     return rows
-
-
-def test_scalars_of_batch_normalizations() -> None:
-    means = pd.DataFrame(
-        {
-            "epoch": 3,
-            "depth": [0, 1, 2],
-            "layer": ["a", "b", "c"],
-            "gain": [1.0, 4.0, np.nan],
-            "gamma_squared": [2.0, 2.0, 1.0],
-            "inverse_variance": [1.0, 9.0, 1.0],
-            "projection": [0.5, 2 / 9, 1.0],
-        }
-    )
-    found = summarize_batchnorm(means)
-    assert found["gain"] == pytest.approx(2.0)
-    assert found["inverse_variance"] == pytest.approx(3.0)
-    assert found["gain"] == pytest.approx(found["gamma_squared"] * found["inverse_variance"] * found["projection"])
-    ends = [found[f"gain_{name}"] for name in ("min", "min_depth", "max", "max_depth")]
-    assert ends == [1.0, 0.0, 4.0, 1.0]
-    assert summarize_batchnorm(means[2:]) == {}
 
 
 def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
