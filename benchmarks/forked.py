@@ -103,6 +103,7 @@ def _become(
         for descriptor, file in zip((1, 2), files, strict=True):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         os.chdir(directory)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         before()
         from sppbench.__main__ import main
 

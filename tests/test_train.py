@@ -275,8 +275,8 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     act, stage, step, kept, epochs = STOPS[stop]
-    for figure in ("_draw", "_draw_heatmaps"):  # their time would be most of this test's
-        monkeypatch.setattr(f"sppbench.spp.SPPCallback.{figure}", lambda *arguments: None)
+    for figure in ("draw_epoch", "draw_heatmaps"):  # their time would be most of this test's
+        monkeypatch.setattr(f"sppbench.spp.run_figures.RunFigures.{figure}", lambda *arguments: None)
     train(
         config(f"output_dir={undisturbed}", net=EFFICIENTNET, spp="every_step")
     )  # the first time only: then it is complete

@@ -14,7 +14,7 @@ from sppbench.__main__ import main
 from sppbench.evidence.keep import write_compact
 from sppbench.evidence.runs import EvidenceError, read_evidence
 from sppbench.spp.history.writer import BatchNormWriter
-from tests.fabricate.histories import ffnn_layers, write_gains, write_signals
+from tests.fabricate.histories import STEPS, ffnn_layers, write_gains, write_signals
 from tests.fabricate.runs import write_run
 
 
@@ -50,7 +50,7 @@ def test_gains_are_averaged_so_that_the_factors_multiply(tmp_path: Path) -> None
             "projection": [0.5, 0.51, 0.5, 0.0],
         }
     )
-    BatchNormWriter(path / "batchnorm.parquet").append(steps)
+    BatchNormWriter(path / "batchnorm.parquet").append(steps, end=STEPS)
     (run,) = read_evidence(tmp_path).select("ffnn_bn")
     first, second = run.gains.itertuples()
     assert (first.steps, second.steps) == (2, 0)

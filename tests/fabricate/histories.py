@@ -15,6 +15,8 @@ Statistics = Callable[[str, int, int, str], tuple[float, float]]
 Factors = Callable[[str, int, int], tuple[float, float, float]]
 
 SIGNALS = ("activation", "gradient", "parameter")
+# Of a run, as its result says; those that are not in a history count as not recorded.
+STEPS = 1580
 
 
 def ffnn_layers(batch_norm: bool = True) -> list[tuple[str, str]]:
@@ -69,7 +71,7 @@ def write_signals(
                             "nonfinite": 0,
                         }
                     )
-    HistoryWriter(run / "spp.parquet").append(pd.DataFrame(rows))
+    HistoryWriter(run / "spp.parquet").append(pd.DataFrame(rows), end=STEPS)
 
 
 def write_gains(
@@ -92,4 +94,4 @@ def write_gains(
                     "projection": projection,
                 }
             )
-    BatchNormWriter(run / "batchnorm.parquet").append(pd.DataFrame(rows))
+    BatchNormWriter(run / "batchnorm.parquet").append(pd.DataFrame(rows), end=STEPS)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -25,11 +28,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sppbench.spp import callback as callback_module
+from sppbench.spp import run_figures
 from sppbench.spp.callback import SPPCallback
+from sppbench.spp.history import run_history
 from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
 from sppbench.spp.history.health import summarize, summarize_batchnorm
-from sppbench.spp.history.reader import read_batchnorm, read_history
+from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
+from sppbench.spp.history.schema import HistoryError
+from sppbench.spp.history.writer import BatchNormWriter, HistoryWriter
 
 FIGURES = ("spp/panels", "spp/gradients", "spp/heatmap_activation", "spp/heatmap_gradient")
 SCALARS = {
@@ -151,7 +157,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(does not have many workers|smaller than the logging|treespec|no `val_dataloader`|Be aware that)",
-    "ignore:.*(your dataloader is not resumable)",
+    "ignore:.*(your dataloader is not resumable|manual optimization and every_n_train_steps)",
 )
 
 
@@ -159,7 +165,7 @@ pytestmark = pytest.mark.filterwarnings(
 def _empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that do not look at them: they take a third of a second each."""
     for name in ("plot_spp", "plot_gradient", "plot_heatmap"):
-        monkeypatch.setattr(callback_module, name, lambda *arguments, **options: Figure((1, 1)))
+        monkeypatch.setattr(run_figures, name, lambda *arguments, **options: Figure((1, 1)))
 
 
 empty_figures = pytest.mark.usefixtures("_empty_figures")
@@ -336,16 +342,232 @@ def test_a_net_that_is_made_in_setup(tmp_path: Path, whole: bool) -> None:
 
 
 @empty_figures
-def test_what_is_refused(tmp_path: Path) -> None:
-    for callback, error in (
-        (SPPCallback(module="nett"), AttributeError),
-        (SPPCallback(layers="nothing"), ValueError),
-        (SPPCallback(signals=["grad"]), ValueError),
-        (SPPCallback(every_n_steps=0), ValueError),
-    ):
+def test_what_is_refused_when_training_begins(tmp_path: Path) -> None:
+    for callback, error in ((SPPCallback(module="nett"), AttributeError), (SPPCallback(layers="nothing"), ValueError)):
         with pytest.raises(error):
             fit(tmp_path, callback)
     assert not list(tmp_path.glob("spp*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every_n_steps": 0}, "every_n_steps must be an integer of at least 1, got 0"),
+        ({"every_n_steps": "abc"}, "every_n_steps must be an integer of at least 1, got 'abc'"),
+        ({"every_n_steps": 1.5}, "every_n_steps must be an integer of at least 1, got 1.5"),
+        ({"every_n_steps": True}, "every_n_steps must be an integer of at least 1, got True"),
+        ({"flush_every_n_steps": None}, "flush_every_n_steps must be an integer of at least 1, got None"),
+        ({"layers": 5}, "layers must be a list, got 5"),
+        ({"layers": ["0", 5]}, "layers must be of type str or type, got 5"),
+        ({"layers": []}, "layers names none; null (None) stands for all leaves"),
+        ({"signals": None}, "signals must be a list, got None"),
+        ({"signals": "grad"}, "signals: 'grad' is none of activation, gradient, parameter, parameter_gradient, update"),
+        ({"signals": [1]}, "signals: 1 is none of activation, gradient, parameter, parameter_gradient, update"),
+        ({"epochs": 5}, "epochs must be a list, got 5"),
+        ({"epochs": [0, -1]}, "epochs must be an integer of at least 0, got -1"),
+        ({"convention": "mine"}, "convention: 'mine' is none of definition, study"),
+        ({"module": None}, "module must be of type str, got None"),
+        ({"batchnorm": "yes"}, "batchnorm must be of type bool, got 'yes'"),
+        ({"directory": 5}, "directory must be of type str or Path, got 5"),
+        ({"run_id": 5}, "run_id must be of type str, got 5"),
+    ],
+)
+def test_what_is_refused_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SPPCallback(**arguments)
+
+
+def test_what_is_accepted() -> None:
+    from omegaconf import OmegaConf
+
+    lists = OmegaConf.create({"layers": ["a", "b.*"], "signals": ["update"], "epochs": [1, 2]})
+    callback = SPPCallback(layers=lists.layers, signals=lists.signals, epochs=lists.epochs)
+    assert (callback.layers, callback.signals, callback.epochs) == (("a", "b.*"), ("update",), (1, 2))
+    assert SPPCallback(layers=[nn.Linear, "a"], signals="gradient").signals == ("gradient",)
+    assert SPPCallback(epochs=range(3), every_n_steps=np.int64(2)).epochs == (0, 1, 2)  # type: ignore[arg-type]
+    assert SPPCallback(directory="~/runs").directory == Path.home() / "runs"
+
+
+# -- whose history it is, and what is missing --------------------------------------------------------------------------
+
+
+def log_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@empty_figures
+def test_another_run_in_the_same_folder_leaves_the_first_one_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(tmp_path, SPPCallback(), max_epochs=1)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert log_of(caplog) == []
+    fit(tmp_path, SPPCallback(), validate=False, module=Module({0: 2.0}), max_epochs=1)
+    [warning] = log_of(caplog)
+    assert warning == (
+        f"{tmp_path / 'spp.parquet'} is not of this run and stays: this run records in {tmp_path / 'spp-2.parquet'}"
+    )
+    assert {file: file.read_bytes() for file in before} == before
+    first, second = (read_history(tmp_path / name) for name in ("spp.parquet", "spp-2.parquet"))
+    assert first["acsm"].iloc[0] != second["acsm"].iloc[0]
+    assert {file.name for file in tmp_path.glob("*-2*")} == {
+        *("spp-2.parquet", "batchnorm-2.parquet", "spp-2_epoch=0.png", "spp-2_gradient_epoch=0.png"),
+        *("spp-2_heatmap_activation.png", "spp-2_heatmap_gradient.png"),
+    }
+    # Both are resumed where they are.
+    (tmp_path / "spp-3.parquet").write_text("not ours")
+    trainer = fit(tmp_path, SPPCallback(), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "fourth.ckpt")
+    fit(tmp_path, SPPCallback(), max_epochs=2, resume=tmp_path / "fourth.ckpt")
+    check_by_hand_of(tmp_path / "spp-4.parquet", by_hand())
+    assert (tmp_path / "spp-3.parquet").read_text() == "not ours"
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def check_by_hand_of(path: Path, expected: pd.DataFrame) -> None:
+    """The gradients only."""
+    found = read_history(path, signals="gradient")
+    expected = expected[expected["signal"] == "gradient"]
+    np.testing.assert_allclose(found["second_moment"], expected["value"], rtol=2e-5)
+
+
+@empty_figures
+def test_a_run_with_an_id_starts_its_own_history_anew(tmp_path: Path) -> None:
+    for run_id, name in (("one", "spp"), ("one", "spp"), ("two", "spp-2"), ("one", "spp")):
+        fit(tmp_path, SPPCallback(run_id=run_id, config_hash="abc"), max_epochs=1)
+        origin = check_end(tmp_path / f"{name}.parquet", 3)
+        assert origin is not None
+        assert (origin.run_id, origin.config_hash) == (run_id, "abc")
+    assert not (tmp_path / "spp-3.parquet").exists()
+
+
+@empty_figures
+def test_the_directory_is_that_of_the_first_logger(tmp_path: Path) -> None:
+    """A resumed run, whose logger begins another directory, takes its history along."""
+    checkpoint = tmp_path / "last.ckpt"
+    fit(tmp_path, SPPCallback(), logger=CSVLogger(tmp_path), max_epochs=1).save_checkpoint(checkpoint)
+    logs = tmp_path / "lightning_logs"
+    first = read_history(logs / "version_0" / "spp.parquet")
+    assert not list(tmp_path.glob("*.parquet"))
+    fit(tmp_path, SPPCallback(), logger=CSVLogger(tmp_path), max_epochs=2, resume=checkpoint)
+    check_by_hand(logs / "version_1", by_hand())
+    pd.testing.assert_frame_equal(read_history(logs / "version_0" / "spp.parquet"), first)
+
+
+@empty_figures
+def test_a_resume_without_the_history_warns_and_stays_incomplete(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint, recorder = tmp_path / "last.ckpt", Recorder()
+    fit(tmp_path, SPPCallback(), max_epochs=1).save_checkpoint(checkpoint)
+    shutil.rmtree(tmp_path / "spp.parquet")
+    trainer = fit(tmp_path, SPPCallback(epochs=(0, 1)), max_epochs=3, resume=checkpoint, logger=recorder)
+    assert trainer.global_step == 9
+    lacking = [message for message in log_of(caplog) if "The run goes on at step 3" in message]
+    assert len(lacking) == 1
+    assert lacking[0].startswith(f"{tmp_path / 'spp.parquet'} lacks the steps 0 to 2")
+    with pytest.raises(HistoryError, match="lacks the steps 0 to 2"):
+        read_history(tmp_path / "spp.parquet")
+    # Of epoch 1 it is not known whether it began at step 3; the mean of epoch 2 is whole.
+    logged = [metrics["epoch"] for _, metrics in recorder.logged if "spp/dead_layers" in metrics]
+    assert logged == [2]
+    assert len(read_batchnorm(tmp_path / "batchnorm.parquet")) == 9
+
+
+class StopEarly(Callback):
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        trainer.should_stop = trainer.global_step >= 4
+
+
+@empty_figures
+@pytest.mark.parametrize(
+    ("options", "manual", "every"),
+    [
+        ({}, False, 1),
+        ({}, False, 4),
+        ({"max_epochs": -1, "max_steps": 5}, False, 3),
+        ({}, True, 1),
+        ({}, True, 3),
+        ({"callbacks": True}, False, 1),
+        ({"accumulate_grad_batches": 2}, False, 3),
+    ],
+)
+def test_the_history_reaches_the_last_step_and_each_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any], manual: bool, every: int
+) -> None:
+    """Of a run that ends early, records few steps, or makes several optimizer steps in a batch."""
+    more = [StopEarly()] if options.pop("callbacks", False) else []
+    each = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    parts = (SPPCallback(every, flush_every_n_steps=2), each, *more)
+    trainer = fit(tmp_path, *parts, module=Manual() if manual else None, enable_checkpointing=True, **options)
+    for name in ("spp", "batchnorm"):
+        check_end(tmp_path / f"{name}.parquet", trainer.global_step)
+        with pytest.raises(HistoryError):
+            check_end(tmp_path / f"{name}.parquet", trainer.global_step + every)
+    checkpoints = {torch.load(file, weights_only=True)["global_step"]: file for file in tmp_path.glob("*.ckpt")}
+    for at, file in sorted(checkpoints.items(), reverse=True):
+        run_id = torch.load(file, weights_only=True)["sppbench.spp"]["run_id"]
+        for name, writer in (("spp", HistoryWriter), ("batchnorm", BatchNormWriter)):
+            writer(tmp_path / f"{name}.parquet", resume_at=at, every_n_steps=every, run_id=run_id)
+    assert log_of(caplog) == []
+
+
+@empty_figures
+def test_the_end_of_an_epoch_reads_only_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[tuple[int, ...], Any]] = []
+
+    def watched(path: Path, **arguments: Any) -> pd.DataFrame:
+        read.append((tuple(arguments["epochs"]), arguments["steps"]))
+        return read_history(path, **arguments)
+
+    monkeypatch.setattr(run_history, "read_history", watched)
+    fit(tmp_path, SPPCallback(epochs=(0, 2)), max_epochs=4).save_checkpoint(tmp_path / "last.ckpt")
+    assert read == [((epoch,), range(3 * epoch, 3 * epoch + 3)) for epoch in range(4)]
+    read.clear()
+    fit(tmp_path, SPPCallback(epochs=(0, 2)), max_epochs=6, resume=tmp_path / "last.ckpt")
+    assert read == [((0, 2, 3), None), ((4,), None), ((5,), range(15, 18))]
+
+
+# -- figures that fail -------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("latex could not be found\nlong story")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", fails)
+        trainer = fit(tmp_path, SPPCallback(epochs=[0]))
+    assert trainer.global_step == 6
+    warnings = log_of(caplog)
+    files = [f"spp_{kind}epoch={epoch}.png" for epoch in (0, 1) for kind in ("", "gradient_")]
+    files += [f"spp_heatmap_{signal}.png" for signal in ("activation", "gradient")]
+    assert len(warnings) == 6
+    assert not list(tmp_path.glob("*.png"))
+    for file, warning in zip(files, warnings, strict=True):
+        assert warning.startswith(f"{tmp_path / file} was not drawn (RuntimeError: latex could not be found). To draw")
+    # The commands draw what was to be drawn.
+    for file, warning in list(zip(files, warnings, strict=True))[2:5]:
+        exec(shlex.split(warning.partition("later: ")[2])[2], {})
+        assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
+
+
+@empty_figures
+def test_a_logger_that_fails_to_take_figures_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise ConnectionError("the server is gone")
+
+    board = TensorBoardLogger(tmp_path, name="board")
+    monkeypatch.setattr(type(board.experiment), "add_figure", fails)
+    trainer = fit(tmp_path, SPPCallback(directory=tmp_path), logger=board)
+    assert trainer.global_step == 6
+    [warning] = log_of(caplog)
+    assert warning.startswith(f"TensorBoardLogger did not take {tmp_path / 'spp_epoch=0.png'} (ConnectionError: the s")
+    assert len(list(tmp_path.glob("*.png"))) == 6
 
 
 @empty_figures
@@ -513,27 +735,6 @@ def read_wandb(file: Path) -> list[dict[str, Any]]:
             items = record.history.item
             rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
     return rows
-
-
-def test_scalars_of_batch_normalizations() -> None:
-    means = pd.DataFrame(
-        {
-            "epoch": 3,
-            "depth": [0, 1, 2],
-            "layer": ["a", "b", "c"],
-            "gain": [1.0, 4.0, np.nan],
-            "gamma_squared": [2.0, 2.0, 1.0],
-            "inverse_variance": [1.0, 9.0, 1.0],
-            "projection": [0.5, 2 / 9, 1.0],
-        }
-    )
-    found = summarize_batchnorm(means)
-    assert found["gain"] == pytest.approx(2.0)
-    assert found["inverse_variance"] == pytest.approx(3.0)
-    assert found["gain"] == pytest.approx(found["gamma_squared"] * found["inverse_variance"] * found["projection"])
-    ends = [found[f"gain_{name}"] for name in ("min", "min_depth", "max", "max_depth")]
-    assert ends == [1.0, 0.0, 4.0, 1.0]
-    assert summarize_batchnorm(means[2:]) == {}
 
 
 def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

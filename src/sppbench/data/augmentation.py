@@ -9,13 +9,20 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Random crop after zero padding, then a random horizontal flip: one place and one coin for each sample.
+    """Random crop after zero padding, then a random horizontal flip, drawn for each sample.
 
     Distributed as torchvision's ``RandomCrop(size, padding)`` followed by ``RandomHorizontalFlip(0.5)``.
 
     Attributes:
         padding: zeros added on each side, in pixels; 0 crops nothing.
         flip: whether to flip half of the samples.
+
+    Example:
+        >>> augment = CropFlip(padding=4)
+        >>> padded = augment.pad(torch.zeros(10, 32, 32, 3, dtype=torch.uint8))
+        >>> draws = augment.draw(2, torch.Generator().manual_seed(0))
+        >>> augment(padded, torch.tensor([7, 3]), draws).shape
+        torch.Size([2, 32, 32, 3])
     """
 
     padding: int = 4

@@ -26,7 +26,7 @@ class _Unusable(Exception):
 
 
 def writable(folder: Path) -> bool:
-    """Tell whether to write into a folder. One without any write bit is read-only, also for the superuser."""
+    """Return whether to write into a folder. One without any write bit is read-only, also for the superuser."""
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
@@ -49,8 +49,8 @@ def lock(path: Path) -> FileLock:
 def load_or_build(path: Path, sources: Sequence[Path], build: Callable[[], Images]) -> Images:
     """Return the images from the cache, or build them from their sources and keep them.
 
-    A damaged cache, or one of other sources, is never used: it is reported as a warning and replaced. Of several
-    processes one builds and the others wait. Where no cache can be written the images are built all the same.
+    A damaged cache, or one of other sources, is never used: a warning says so, and it is replaced. Of several
+    processes one builds and the others wait. Where no cache can be written, the images are built nevertheless.
 
     Args:
         path: the cache file, from :func:`location`.

@@ -37,6 +37,11 @@ class CIFAR100(ImageDataModule):
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> data = CIFAR100("~/data/cifar100", batch_size=512, seed=868)
+        >>> data.prepare_data(); data.setup()  # doctest: +SKIP
+        >>> images, labels = next(iter(data.train_dataloader()))  # doctest: +SKIP
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What all image data sets share: checks, the train/validation split, loaders on the right device."""
+"""The base of all image data sets: checks, the train/validation split, loaders on the right device."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,13 @@ from sppbench.data.random import Stream, generator
 
 
 class Images(NamedTuple):
-    """A data set on the CPU: images uint8 ``(N, H, W, C)``, labels int64 ``(N,)``."""
+    """A data set on the CPU: images uint8 ``(N, H, W, C)``, labels int64 ``(N,)``.
+
+    Example:
+        >>> pixels, labels = torch.zeros(10, 8, 8, 3, dtype=torch.uint8), torch.arange(10)
+        >>> Images(pixels, labels, pixels, labels)._fields
+        ('train_images', 'train_labels', 'test_images', 'test_labels')
+    """
 
     train_images: Tensor
     train_labels: Tensor
@@ -24,13 +30,13 @@ class Images(NamedTuple):
 
 
 def split(count: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Split ``count`` samples at random: int64 numbers of the training and of the ``val_size`` validation samples."""
+    """Split ``count`` samples at random; return int64 indices of the training and ``val_size`` validation samples."""
     order = torch.randperm(count, generator=generator(seed, Stream.SPLIT))
     return order[val_size:], order[:val_size]
 
 
 class ImageDataModule(LightningDataModule):
-    """Serves a data set that fits in memory, from the device that trains. A subclass says how to :meth:`load` it.
+    """Serves a data set that fits in memory, from the device that trains. A subclass implements :meth:`load`.
 
     Training batches are shuffled and augmented; validation and test batches are neither. Works without a Trainer as
     well (on the CPU): ``prepare_data()``, ``setup()``, ``train_dataloader()``.
@@ -46,6 +52,16 @@ class ImageDataModule(LightningDataModule):
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> class Blank(ImageDataModule):
+        ...     def load(self) -> Images:
+        ...         pixels, labels = torch.zeros(10, 8, 8, 1, dtype=torch.uint8), torch.arange(10)
+        ...         return Images(pixels, labels, pixels, labels)
+        >>> data = Blank(num_classes=10, in_channels=1, image_size=8, mean=0.5, std=0.5, val_size=4)
+        >>> data.prepare_data(); data.setup()
+        >>> [len(labels) for images, labels in data.train_dataloader()]
+        [6]
     """
 
     def __init__(
@@ -110,7 +126,7 @@ class ImageDataModule(LightningDataModule):
             DataError: the data is missing, damaged or not what the arguments say.
         """
         if not self._parts:
-            # Only the process that ran prepare_data has it at hand.
+            # Only the process that ran prepare_data has loaded it already.
             images = self._loaded or self.load()
             self._check(images)
             self._loaded = None

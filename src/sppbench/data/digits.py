@@ -21,6 +21,13 @@ class Digits(ImageDataModule):
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> data = Digits(batch_size=100)
+        >>> data.prepare_data(); data.setup()
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, len(data.train_dataloader())
+        (torch.Size([100, 3, 32, 32]), 12)
     """
 
     def __init__(
@@ -44,7 +51,7 @@ class Digits(ImageDataModule):
             std=std,
             val_size=val_size,
             batch_size=batch_size,
-            flip=flip,  # off: a mirrored digit is another sign
+            flip=flip,  # off: a mirrored digit is not a digit
             **options,
         )
 

@@ -9,8 +9,10 @@ class DataError(UserError):
     The message is complete without a traceback: it names the file and what to do.
 
     Example:
+        >>> from sppbench.data import Digits
         >>> try:
-        ...     CIFAR100("data/cifar100").prepare_data()
+        ...     Digits(val_size=1500).prepare_data()
         ... except DataError as error:
         ...     print(error)
+        data.val_size=1500 leaves none of 1500 training images
     """

@@ -38,7 +38,7 @@ class EpochSampler(Sampler[int]):
 
 
 class TensorLoader:
-    """Iterable over normalised batches ``(float32 (B, C, H, W) channels_last, int64 (B,))`` on the images' device.
+    """Iterable over normalized batches ``(float32 (B, C, H, W) channels_last, int64 (B,))`` on the images' device.
 
     The last partial batch is kept. Order and augmentation depend on (seed, epoch) alone, so an epoch can be started in
     the middle: :meth:`state_dict` and :meth:`load_state_dict` are what Lightning saves and restores with a checkpoint.
@@ -58,6 +58,12 @@ class TensorLoader:
 
     Raises:
         ValueError: wrong types or shapes, or a batch that would leave a rank without a sample.
+
+    Example:
+        >>> images = torch.randint(256, (50, 32, 32, 3), dtype=torch.uint8)
+        >>> loader = TensorLoader(images, torch.arange(50), 20, mean=(0.5,) * 3, std=(0.25,) * 3, shuffle=True)
+        >>> [batch.shape for batch, labels in loader]
+        [torch.Size([20, 3, 32, 32]), torch.Size([20, 3, 32, 32]), torch.Size([10, 3, 32, 32])]
     """
 
     # Lightning reads this attribute of whatever has a `sampler`.
@@ -83,7 +89,7 @@ class TensorLoader:
         self.sampler = EpochSampler(len(images), shuffle, seed)
         self.labels = labels
         self.images = images if augmentation is None else augmentation.pad(images)
-        # Of a whole image's shape, because the CPU does not vectorise over three channels.
+        # Of a whole image's shape, because the CPU does not vectorize over three channels.
         self._scale = (1 / (255 * torch.tensor(std))).to(images.device).expand(images.shape[1:]).contiguous()
         self._shift = (-torch.tensor(mean) / torch.tensor(std)).to(images.device).expand(images.shape[1:]).contiguous()
         self._position = (0, 0)  # epoch, and batches of it that were served
@@ -93,8 +99,8 @@ class TensorLoader:
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # A generator, and so nothing here runs before the first batch is asked for: Lightning calls iter() before it
-        # calls set_epoch(), and more than once.
+        # A generator, so that nothing here runs before the first batch is requested: Lightning calls iter() before
+        # set_epoch(), and more than once.
         epoch, first = self.sampler.epoch, 0
         if self._resume is not None and self._resume[0] == epoch:
             first = self._resume[1]
@@ -116,7 +122,7 @@ class TensorLoader:
         return {"epoch": self._position[0], "batches": self._position[1]}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration serve the rest of that epoch, if it is still that epoch; later ones start at 0.
+        """Make the next iteration serve the rest of that epoch, if it is still that epoch; later ones start at 0.
 
         Lightning also restores the state of a finished epoch, and then sets the next epoch.
 

@@ -16,7 +16,7 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, *stream: int) -> torch.Generator:
-    """Return a CPU generator for one stream (a purpose, an epoch, ...) of a seed.
+    """Return a CPU generator for one stream (purpose, epoch, ...) of a seed.
 
     Streams of a seed, and the same stream of two seeds, are statistically independent, unlike ``seed + epoch``.
 

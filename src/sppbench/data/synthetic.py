@@ -10,7 +10,7 @@ from sppbench.data.random import Stream, generator
 
 
 class Synthetic(ImageDataModule):
-    """Noise: independent uniform bytes and labels, drawn from the seed. There is nothing to learn but by heart.
+    """Noise: independent uniform bytes and labels, drawn from the seed. A net can only memorize them.
 
     Args:
         train_size, test_size: images to train (besides those for validation) and to test with.
@@ -19,6 +19,11 @@ class Synthetic(ImageDataModule):
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> images = Synthetic(train_size=40, test_size=20, val_size=10, image_size=8).load()
+        >>> images.train_images.shape, images.test_images.dtype
+        (torch.Size([50, 8, 8, 3]), torch.uint8)
     """
 
     def __init__(

@@ -7,6 +7,9 @@ Beside ``spp.parquet`` and ``batchnorm.parquet``, with one row a step, stand the
 - ``batchnorm_epochs.parquet``: the table that `sppbench.spp.batchnorm_epoch_mean` gives, of the backward gain of each
   batch normalization and of its factors.
 
+A full history is compared with the ``result.json`` beside it: it must reach the last step of a run that came to its
+end, and be of the same configuration. Where steps are missing no mean is formed.
+
 Numbers are stored as float32, and are rounded to it also where they are computed from a full history: both give the
 same figures, bit for bit.
 """
@@ -19,8 +22,9 @@ import numpy as np
 import pandas as pd
 
 from sppbench.files import replacing
+from sppbench.run.results import ResultError, read_result
 from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
-from sppbench.spp.history.reader import read_batchnorm, read_history
+from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS
 
@@ -31,11 +35,13 @@ def spp_epochs(run: Path) -> pd.DataFrame:
     """The epoch means of a run's signals, with the columns of `epoch_mean` and ``batches``.
 
     Raises:
-        HistoryError: There is neither a history nor its compact form, or it is damaged.
+        HistoryError: There is neither a history nor its compact form; it is damaged; steps are missing; or it is not of
+            the run whose result is beside it.
     """
     full = run / "spp.parquet"
     if not full.exists():
         return _read(run / SPP_FILE)
+    _compare_with_result(full)
     history = read_history(full, signals=DEFAULT_SIGNALS)
     means = [epoch_mean(history, full_batches_only=only).assign(batches=name) for name, only in _BATCHES.items()]
     return _derive(_rounded(pd.concat(means, ignore_index=True)))
@@ -53,7 +59,24 @@ def batchnorm_epochs(run: Path) -> pd.DataFrame:
     full = run / "batchnorm.parquet"
     if not full.exists():
         return _read(run / BATCHNORM_FILE)
+    _compare_with_result(full)
     return _rounded(batchnorm_epoch_mean(read_batchnorm(full)))
+
+
+def _compare_with_result(history: Path) -> None:
+    """Raises HistoryError if the result beside a history is of a longer run, or of another configuration."""
+    try:
+        result = read_result(history.with_name("result.json"))
+    except ResultError:  # missing, or damaged: then the run does not count
+        return
+    if result.status not in ("completed", "diverged"):
+        return
+    origin = check_end(history, result.steps)
+    if origin is not None and origin.config_hash not in (None, result.config_hash):
+        raise HistoryError(
+            f"{history} is of the configuration {origin.config_hash}, and the result beside it of "
+            f"{result.config_hash}: one of them is of another run"
+        )
 
 
 def write_epochs(run: Path, directory: Path) -> None:

@@ -41,7 +41,7 @@ def make_activation(activation: Activation) -> nn.Module:
 
     Raises:
         ValueError: unknown name, or a callable whose module works in place: that would overwrite the output of the
-            module before it, which is then no longer there to be observed.
+            module before it, which could then no longer be observed.
     """
     if callable(activation):
         module = activation()

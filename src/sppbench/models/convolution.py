@@ -11,11 +11,11 @@ class Conv2d(nn.Conv2d):
 
     As in the last stages of EfficientNet-B0, which has images of 1×1 and 2×2 pixels there where it is given 32×32. Most
     taps of a 5×5 kernel then only ever meet the zeros of the padding: they add 0 to every output and get a gradient of
-    0. They are left out. What is thus a product of one pixel's channels with a matrix, or with a number each, is
-    computed as such on a CPU, where convolutions take twice as long for it.
+    0. They are left out. What remains of a convolution of a single pixel is a product of its channels with a matrix,
+    or with one number for each channel. On a CPU it is computed as such, which takes half as long.
 
-    Sums change in their order at most. Parameters, names and outputs are those of ``nn.Conv2d``; for ``torch.fx`` and
-    TorchScript it is a module of one's own, with a branch on the size of the image.
+    At most the order of sums changes. Parameters, names and outputs are those of ``nn.Conv2d``; ``torch.fx`` and
+    TorchScript see a custom module with a branch on the size of the image.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -39,15 +39,17 @@ class Conv2d(nn.Conv2d):
         return F.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def taps(self, axis: int, size: int) -> tuple[int, int]:
-        """The first tap along an axis (0 or 1) that meets a pixel of ``size`` at some place, and the one behind the
-        last; all of them where that cannot be told."""
+        """Return the range of taps along an axis (0 or 1) that meet a pixel of an image of ``size`` at some position.
+
+        The range excludes its end, as in a slice. All taps are returned where the padding or dilation is unusual.
+        """
         kernel, stride = self.kernel_size[axis], self.stride[axis]
         if isinstance(self.padding, str) or self.padding_mode != "zeros" or self.dilation[axis] != 1:
             return 0, kernel
         padding = int(self.padding[axis])
-        last = (size + 2 * padding - kernel) // stride  # place; it begins at pixel last * stride - padding
+        last = (size + 2 * padding - kernel) // stride  # position; it begins at pixel last * stride - padding
         first, end = max(0, padding - last * stride), min(kernel, padding + size)
         kept, less = end - first, padding - first
-        # The same padding on both sides must still give as many places.
+        # The same padding on both sides must still give as many positions.
         fits = kept > 0 and less >= 0 and (size + 2 * less - kept) // stride == last
         return (first, end) if fits else (0, kernel)

@@ -45,7 +45,7 @@ class SqueezeExcitation(ops.SqueezeExcitation):  # type: ignore[misc]
         gate: Callable[[], nn.Module],
     ) -> None:
         super().__init__(input_channels, squeeze_channels, activation)
-        # torchvision registers fc2 before the activation; the leaves shall be listed in the order of their calls.
+        # torchvision registers fc2 before the activation; leaves must be registered in the order of their calls.
         _move_to_end(self, "fc2")
         _move_to_end(self, "scale_activation")
         self.scale = gate()
@@ -112,6 +112,16 @@ class EfficientNet(torchvision_efficientnet.EfficientNet):  # type: ignore[misc]
 
     Raises:
         ValueError: unknown `activation`, `normalization`, `init`, `skip` or `gate`, or a number out of its range.
+
+    Example:
+        The study's net without batch normalization, with magnitude-preserving merges:
+
+        >>> import torch
+        >>> net = EfficientNet(activation="SELU", normalization=None, init="lecun", skip="mp_sum", gate="mp_scale")
+        >>> net(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
+        >>> net.features[2][1].sum
+        MPSum(weight=0.5)
     """
 
     def __init__(
@@ -177,7 +187,7 @@ def _set_in_channels(stem: nn.Sequential, in_channels: int) -> None:
 
 
 def _set_convolutions(net: nn.Module) -> None:
-    """Make the convolutions ours where they are; new ones would draw random numbers again."""
+    """Turn the convolutions into ours in place; new ones would draw random numbers again."""
     for layer in net.modules():
         if type(layer) is nn.Conv2d:
             layer.__class__ = Conv2d
@@ -192,7 +202,7 @@ def _set_activation(net: nn.Module, activation: Activation) -> None:
 
 
 def _set_normalization(net: nn.Module, normalization: str | None, affine: bool) -> None:
-    """Take the batch normalization after every convolution out, or its scale and shift.
+    """Remove the batch normalization after every convolution, or its scale and shift.
 
     Afterwards, because torchvision's constructor gives convolutions without normalization a bias and fails on batch
     normalization without affine parameters.

@@ -36,6 +36,14 @@ class FFNN(nn.Sequential):
     Raises:
         ValueError: unknown `activation`, `normalization`, `affine`, `first_affine` or `init`, a negative `depth`, or
             another size below 1.
+
+    Example:
+        >>> import torch
+        >>> net = FFNN(hidden_features=100, depth=2, normalization="batch_norm", affine=False)
+        >>> net(torch.zeros(4, 3, 32, 32)).shape
+        torch.Size([4, 100])
+        >>> [name for name, _ in net.named_modules() if name.startswith("block1.")]
+        ['block1.linear', 'block1.norm', 'block1.activation']
     """
 
     def __init__(
@@ -74,7 +82,10 @@ class FFNN(nn.Sequential):
 
 
 def _batch_norm(features: int, affine: bool | str) -> nn.BatchNorm1d:
-    """γ = 1 and β = 0, of which those that are not learned need no gradient, so that no optimizer moves them."""
+    """Return a normalization with γ = 1 and β = 0; those that are not learned need no gradient.
+
+    No optimizer moves them then, not even one with weight decay.
+    """
     norm = nn.BatchNorm1d(features, affine=affine is not False)
     if affine == "scale":
         norm.bias.requires_grad_(False)

@@ -41,6 +41,12 @@ def initialize(net: nn.Module, init: str) -> None:
 
     Raises:
         ValueError: unknown `init`.
+
+    Example:
+        >>> layer = nn.Linear(1000, 1000)
+        >>> initialize(layer, "lecun")
+        >>> abs(layer.weight.var().item() * 1000 - 1) < 0.01
+        True
     """
     check_choice("init", init, INITS)
     mode, nonlinearity = _KAIMING[init]
@@ -72,8 +78,8 @@ def rescale_to_unit_variance(net: nn.Module, count: int = 128, image_size: int =
             layer is a linear one. Batch normalization is in evaluation mode meanwhile.
         count: Number of images. They are standard normal, and drawn by a generator of their own, so that the global
             one is not touched; the same for all nets and seeds.
-        image_size: Height and width in pixels. A net that takes other sizes does not tell; the variances move with the
-            size where padding does.
+        image_size: Height and width in pixels. It is not checked against the net: most nets accept any size, and the
+            variances depend on it where there is padding.
     """
     gates = {layer for block in net.modules() if isinstance(block, SqueezeExcitation) for layer in block.modules()}
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear) and layer not in gates]
@@ -83,7 +89,7 @@ def rescale_to_unit_variance(net: nn.Module, count: int = 128, image_size: int =
 
     def rescale(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         std = output.std(correction=0)
-        if std == 0:  # nothing arrives here: no scale would help
+        if std == 0:  # no signal arrives here, so no scale would help
             return output
         layer.get_parameter("weight").div_(std)
         return output / std

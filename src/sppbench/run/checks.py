@@ -72,14 +72,14 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
 
 
 def check_learning_rate(config: dict[str, Any]) -> None:
-    """Refuses a learning rate that is missing or not a positive number: optimizers accept infinity, and 0.
+    """Refuses a learning rate that is missing, negative or not finite: optimizers accept infinity.
 
     Raises:
         UsageError: It is.
     """
     lr = config["optimizer"].get("lr")
-    if not isinstance(lr, int | float) or isinstance(lr, bool) or not (lr > 0 and math.isfinite(lr)):
-        raise UsageError(f"optimizer.lr must be a positive number, got {lr!r}")
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not (lr >= 0 and math.isfinite(lr)):
+        raise UsageError(f"optimizer.lr must be a finite number of at least 0, got {lr!r}")
 
 
 def check_fit(net: nn.Module, data: Any) -> None:

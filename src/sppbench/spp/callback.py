@@ -1,37 +1,36 @@
-"""Lightning callback: arms the probe, flushes it, and hands figures to the loggers."""
+"""Lightning callback: attaches the probes, writes what they read, and logs the summary of each epoch."""
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from operator import is_not
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, get_args
 
 import pandas as pd
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import nn
 
-from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
+from sppbench.spp.arguments import at_least, layer_choice, of_type, one_of, several
 from sppbench.spp.history.health import Watch, summarize, summarize_batchnorm
-from sppbench.spp.history.reader import read_batchnorm, read_history
-from sppbench.spp.history.writer import BatchNormWriter, HistoryWriter
-from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH
-from sppbench.spp.plots.heatmap import plot_heatmap
-from sppbench.spp.plots.panels import plot_gradient, plot_spp
+from sppbench.spp.history.parts import Origin
+from sppbench.spp.history.run_history import RunHistory
+from sppbench.spp.names import DEFAULT_SIGNALS, SIGNALS
+from sppbench.spp.plots.curves import Convention
 from sppbench.spp.probe import batchnorm
 from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
 from sppbench.spp.probe.layers import LayerChoice
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.probe.readings import Readings, to_frame
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from sppbench.spp.run_figures import RunFigures
 
 log = logging.getLogger(__name__)
+
+_IN_CHECKPOINT = "sppbench.spp"
 
 
 class SPPCallback(Callback):
@@ -59,6 +58,12 @@ class SPPCallback(Callback):
     continues without gap or double. With several processes the first one writes. With ``fast_dev_run`` nothing is
     written.
 
+    A history that is in the directory already, and is not this run's, stays: this run then records in
+    ``spp-2.parquet`` and ``batchnorm-2.parquet``, and its figures begin with ``spp-2`` (or with 3, and so on). A run
+    that is resumed from a checkpoint goes on with its own history; if it now has another directory, with a copy of it.
+    If steps of it are lost, it warns once and goes on, and whoever reads the history across the gap gets an error. A
+    figure that cannot be drawn is a warning, too.
+
     Args:
         every_n_steps: Record each n-th step.
         layers, signals: As of ``SignalProbe``.
@@ -66,20 +71,25 @@ class SPPCallback(Callback):
         epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is.
         convention: Of the figures: ``definition`` or the ``study``'s; see ``plot_spp``.
         flush_every_n_steps: After how many recorded steps they are fetched and written.
-        directory: Where files go; ``trainer.default_root_dir`` by default.
+        directory: Where files go, made if there is none; ``~`` is the home directory. By default ``trainer.log_dir``,
+            that of the first logger, and without one ``trainer.default_root_dir``.
         batchnorm: Whether the gains of batch normalizations are recorded.
+        run_id: Names the run in its history; by default a random one, which checkpoints keep. A run with the id of the
+            history in the directory starts that anew, unless it is resumed.
+        config_hash: Names the run's configuration in its history.
 
     Attributes:
         probe, batchnorm_probe: The probes, while training; None if there is nothing to record.
 
     Raises:
-        ValueError: When training begins: ``layers``, ``signals`` or ``every_n_steps`` are refused by ``SignalProbe``.
+        ValueError: An argument has the wrong type or an impossible value. When training begins: ``layers`` match no
+            module.
         AttributeError: When training begins: there is no ``module``.
 
     Example:
-        >>> callback = SPPCallback(epochs=(0, 9), directory="run")
-        >>> trainer = Trainer(max_epochs=10, callbacks=[callback])
-        >>> trainer.fit(module, train_dataloaders=loader)
+        >>> callback = SPPCallback(every_n_steps=10, layers="features.*")
+        >>> Trainer(max_epochs=20, callbacks=[callback]).fit(module, loader)
+        >>> read_history("lightning_logs/version_0/spp.parquet", signals="gradient")
     """
 
     def __init__(
@@ -89,33 +99,46 @@ class SPPCallback(Callback):
         signals: Iterable[str] = DEFAULT_SIGNALS,
         module: str = "",
         epochs: Collection[int] = (0, 9, 19),
-        convention: Literal["definition", "study"] = "definition",
+        convention: Convention = "definition",
         flush_every_n_steps: int = 50,
         directory: str | Path | None = None,
         batchnorm: bool = True,
+        run_id: str | None = None,
+        config_hash: str | None = None,
     ) -> None:
-        self.every_n_steps, self.layers, self.signals, self.module = every_n_steps, layers, tuple(signals), module
-        self.epochs, self.convention = tuple(epochs), convention
-        self.flush_every_n_steps = flush_every_n_steps
-        self.directory = Path(directory) if directory is not None else None
-        self.batchnorm = batchnorm
+        self.every_n_steps = at_least("every_n_steps", every_n_steps, 1)
+        self.flush_every_n_steps = at_least("flush_every_n_steps", flush_every_n_steps, 1)
+        self.layers = layer_choice(layers)
+        self.signals = several("signals", signals)
+        for signal in self.signals:
+            one_of("signals", signal, SIGNALS)
+        self.epochs = tuple(at_least("epochs", epoch, 0) for epoch in several("epochs", epochs))
+        self.convention = one_of("convention", convention, get_args(Convention))
+        self.module = of_type("module", module, str)
+        self.batchnorm = of_type("batchnorm", batchnorm, bool)
+        self.directory = None if directory is None else Path(of_type("directory", directory, str, Path)).expanduser()
+        self.run_id = None if run_id is None else of_type("run_id", run_id, str)
+        self.config_hash = None if config_hash is None else of_type("config_hash", config_hash, str)
         self.probe: SignalProbe | None = None
         self.batchnorm_probe: BatchNormProbe | None = None
         self._attached_to: list[nn.Module] = []
-        self._start(Path())
+        # Of the run that was trained last, or whose checkpoint was loaded.
+        self._last_id: str | None = None
+        self._last_path: Path | None = None
+        self._forget()
 
-    def _start(self, directory: Path) -> None:
+    def _forget(self) -> None:
         """Forgets what belongs to an earlier training."""
-        self._directory = directory
         self._pending: list[Readings] = []
         self._batchnorm_pending: list[BatchNormReadings] = []
-        self._writer: HistoryWriter | None = None
-        self._batchnorm_writer: BatchNormWriter | None = None
-        self._means: list[pd.DataFrame] = []
+        self._history: RunHistory | None = None
+        self._figures: RunFigures | None = None
+        self._means: dict[int, pd.DataFrame] = {}  # of the epochs to draw, and of the last one
         self._drawn: int | None = None  # the last epoch with figures
         self._finished: int | None = None  # the step of the last figures
         self._watch = Watch()
         self._steps_done = 0
+        self._epoch_start: int | None = None  # its first step, if this training saw it
         self._loss_scale: float | None = None  # in this step; None: no optimizer has stepped yet
 
     # -- attaching and detaching the probes ---------------------------------------------------------------------------
@@ -154,17 +177,37 @@ class SPPCallback(Callback):
     # -- while training -----------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(self.directory if self.directory is not None else Path(trainer.default_root_dir))
+        self._forget()
         self._steps_done = trainer.global_step
         self._count_steps(trainer)
-        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            resume_at = trainer.global_step or None
-            self._writer = HistoryWriter(self._history, resume_at=resume_at)
-            if self.batchnorm_probe is not None:
-                self._batchnorm_writer = BatchNormWriter(self._directory / "batchnorm.parquet", resume_at=resume_at)
-            # A run that is resumed in the middle of an epoch reads that epoch when it is complete.
-            self._means = self._read_means(range(trainer.current_epoch))
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        # In every process, which log_dir asks for.
+        directory = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
+        if trainer.is_global_zero:
+            self._open(trainer, directory)
+
+    def _open(self, trainer: Trainer, directory: Path) -> None:
+        """Begins the run's history, or goes on with it."""
+        resume_at = trainer.global_step or None
+        self._last_id = self.run_id or (self._last_id if resume_at else None) or uuid.uuid4().hex[:8]
+        self._history = RunHistory(
+            directory,
+            Origin(self.every_n_steps, self._last_id, self.config_hash),
+            resume_at=resume_at,
+            earlier=self._last_path,
+            batchnorm=self.batchnorm_probe is not None,
+        )
+        self._last_path = self._history.path
+        self._figures = RunFigures(self._history.path, self.epochs, self.convention)
+        if resume_at:
+            past = {*self.epochs, trainer.current_epoch - 1}
+            self._means = self._history.means([epoch for epoch in sorted(past) if 0 <= epoch < trainer.current_epoch])
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed may be in the middle of an epoch.
+        resumed = self._history is not None and self._history.resume_at == trainer.global_step
+        self._epoch_start = None if resumed else trainer.global_step
 
     def _count_steps(self, trainer: Trainer) -> None:
         # By the trainer's count: it is what a checkpoint restores, also where a batch makes several optimizer steps.
@@ -198,7 +241,7 @@ class SPPCallback(Callback):
         self._loss_scale = None
         gains = self.batchnorm_probe.readings() if self.batchnorm_probe is not None else None
         self._count_steps(trainer)
-        if self._writer is not None:
+        if self._history is not None:
             self._pending += [readings] if readings is not None else []
             self._batchnorm_pending += [gains] if gains is not None else []
         if len(self._pending) >= self.flush_every_n_steps:
@@ -206,29 +249,42 @@ class SPPCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._flush()  # what a checkpoint has seen is on disk
+        if self._history is not None:
+            # Not by state_dict: a run that goes on without this callback would be warned.
+            where = str(self._history.path.absolute())
+            checkpoint[_IN_CHECKPOINT] = {"run_id": self._history.run.run_id, "history": where}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        found = checkpoint.get(_IN_CHECKPOINT, {})
+        self._last_id, path = found.get("run_id"), found.get("history")
+        self._last_path = Path(path) if path is not None else None
 
     def _flush(self) -> None:
-        if self._writer is not None and self._pending:
-            rows = to_frame(self._pending)
-            self._writer.append(rows)
-            self._pending = []
+        if self._history is None:
+            return
+        rows = to_frame(self._pending) if self._pending else None
+        self._history.append_signals(rows, self._steps_done)
+        self._pending = []
+        gains = batchnorm.to_frame(self._batchnorm_pending) if self._batchnorm_pending else None
+        self._history.append_gains(gains, self._steps_done)
+        self._batchnorm_pending = []
+        if rows is not None:
             self._watch.look(rows)
-        if self._batchnorm_writer is not None and self._batchnorm_pending:
-            self._batchnorm_writer.append(batchnorm.to_frame(self._batchnorm_pending))
-            self._batchnorm_pending = []
 
     # -- at the end of an epoch, and of training ----------------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush()
         epoch = trainer.current_epoch
-        means = self._read_means([epoch])
-        if not means:  # another process, or no step of this epoch was recorded
+        steps = None if self._epoch_start is None else range(self._epoch_start, self._steps_done)
+        means = self._history.means([epoch], steps).get(epoch) if self._history is not None else None
+        if means is None or self._history is None:  # another process, or no step of this epoch was recorded
             return
-        self._means += means
+        self._means = {past: one for past, one in self._means.items() if past in self.epochs} | {epoch: means}
         # Not by `log`: that would be after the epoch's checkpoint, and a run resumed from it would lack them.
-        scalars = {f"spp/{name}": value for name, value in summarize(means[0]).items()}
-        scalars |= {f"batchnorm/{name}": value for name, value in self._summarize_batchnorm(epoch).items()}
+        scalars = {f"spp/{name}": value for name, value in summarize(means).items()}
+        if (gains := self._history.gains(epoch, steps)) is not None:
+            scalars |= {f"batchnorm/{name}": value for name, value in summarize_batchnorm(gains).items()}
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": epoch, **scalars}, step=trainer.global_step - 1)
         if epoch in self.epochs:
@@ -244,59 +300,22 @@ class SPPCallback(Callback):
         try:
             self._flush()
         except Exception as error:  # must not hide the exception
-            log.warning(f"the last steps are not in {self._history}: {error}")
+            log.warning(f"the last steps are not in {self._last_path}: {error}")
         self._detach()  # Lightning does not call teardown
 
-    @property
-    def _history(self) -> Path:
-        return self._directory / "spp.parquet"
-
-    def _read_means(self, epochs: Iterable[int]) -> list[pd.DataFrame]:
-        """The means of those epochs of which steps were recorded."""
-        if self._writer is None or self._writer.last_step is None:
-            return []
-        histories = (read_history(self._history, epochs=[epoch]) for epoch in epochs)
-        return [epoch_mean(history) for history in histories if not history.empty]
-
-    def _summarize_batchnorm(self, epoch: int) -> dict[str, float]:
-        if self._batchnorm_writer is None or self._batchnorm_writer.last_step is None:
-            return {}
-        return summarize_batchnorm(batchnorm_epoch_mean(read_batchnorm(self._batchnorm_writer.path, epochs=[epoch])))
-
     def _draw_last(self, trainer: Trainer) -> None:
-        if not self._means or self._finished == trainer.global_step:
+        if not self._means or self._figures is None or self._finished == trainer.global_step:
             return
         self._finished = trainer.global_step
-        last = int(self._means[-1]["epoch"].iloc[0])
+        last = max(self._means)
         if last != self._drawn:
             self._draw(trainer, last)
-        self._draw_heatmaps(trainer)
+        self._figures.draw_heatmaps(trainer, set(self._means[last]["signal"]))
 
     def _draw(self, trainer: Trainer, epoch: int) -> None:
         self._drawn = epoch
-        means = pd.concat(self._means)
-        epochs = [e for e in self.epochs if e < epoch] + [epoch]
-        panels = plot_spp(means, epochs=epochs, convention=self.convention)
-        self._show(trainer, "spp/panels", panels, f"spp_epoch={epoch}.png")
-        if "gradient" in set(means["signal"]):
-            gradients = plot_gradient(means, epochs=epochs, convention=self.convention)
-            self._show(trainer, "spp/gradients", gradients, f"spp_gradient_epoch={epoch}.png")
-
-    def _draw_heatmaps(self, trainer: Trainer) -> None:
-        for signal in OF_BATCH:
-            history = read_history(self._history, signals=[signal])
-            if not history.empty:
-                figure = plot_heatmap(history, signal=signal)
-                self._show(trainer, f"spp/heatmap_{signal}", figure, f"spp_heatmap_{signal}.png")
-
-    def _show(self, trainer: Trainer, key: str, figure: Figure, file: str) -> None:
-        path = self._directory / file
-        figure.savefig(path)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(key, [str(path)], step=trainer.global_step - 1)
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(key, figure, global_step=trainer.global_step - 1, close=False)
+        if self._figures is not None:
+            self._figures.draw_epoch(trainer, pd.concat(self._means.values()), epoch)
 
 
 def _loss_scale(trainer: Trainer) -> float:
