@@ -21,6 +21,8 @@ ROOMS: dict[str, set[str]] = {
     "files": set(),
     "checks": set(),
     "stored_files": {"errors"},
+    "streams": set(),
+    "wandb_modes": set(),
     "models": {"checks"},
     "data": {"errors", "files"},
     "spp.names": set(),
@@ -32,9 +34,9 @@ ROOMS: dict[str, set[str]] = {
     "spp.run_figures": {"files", "spp.names", "spp.history", "spp.plots"},
     "spp.arguments": set(),
     "spp.callback": {"spp.names", "spp.probe", "spp.history", "spp.plots", "spp.run_figures", "spp.arguments"},
-    "run": {"errors", "files", "stored_files", "data"},
+    "run": {"errors", "files", "stored_files", "wandb_modes", "data"},
     "evidence": {"errors", "files", "stored_files", "spp.names", "spp.history", "run"},
-    "study.common": {"errors", "files", "stored_files", "evidence"},
+    "study.common": {"errors", "files", "stored_files", "wandb_modes", "evidence"},
     "study.table": {"errors", "files", "stored_files", "evidence", "study.common", "spp.plots"},
     "study.figures": {"errors", "files", "stored_files", "evidence", "study.common", "spp.names", "spp.plots"},
     "study.claims": {"errors", "files", "stored_files", "evidence", "study.common", "spp.names"},
@@ -43,9 +45,11 @@ ROOMS: dict[str, set[str]] = {
         *("study.common", "study.table", "study.figures", "study.claims"),
     },
     "dashboard": {"errors", "spp.names"},
-    "train": {"errors", "files", "run"},
-    "__main__": {"errors", "train", "evidence", "study.common", *(f"study.{room}" for room in ("table", "figures"))}
-    | {"study.claims", "study.report", "dashboard"},
+    "train": {"errors", "files", "streams", "run"},
+    "__main__": {
+        *("errors", "streams", "train", "evidence", "dashboard"),
+        *("study.common", "study.table", "study.figures", "study.claims", "study.report"),
+    },
     "__init__": {"aliases"},
 }
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "wandb", "matplotlib", "numpy", "pyarrow", "sklearn"}
@@ -132,7 +136,7 @@ def _files_among(name: str, files: dict[str, Path]) -> Iterator[str]:
     "name",
     [
         *("train", "run/assembly", "run/sweep", "run/results", "run/run_directory", "files", "spp/names"),
-        *("__init__", "__main__"),
+        *("__init__", "__main__", "stored_files", "streams", "wandb_modes"),
         "../hydra_plugins/sppbench_sweeper",
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sppbench.errors import UserError
+from sppbench.streams import survive_any_text
 
 STATUS = "Exit status: 0; {}2 for what the user must fix, which one line says."
 TEXT_FORMATS = ("terminal", "markdown", "json")
@@ -29,31 +31,58 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does, in a line; which exit statuses are its own; its arguments; and what runs it."""
+    """A command.
+
+    Attributes:
+        help: What it does, in a line.
+        status: Which exit statuses are its own.
+        add_arguments: Adds its arguments to a parser.
+        run: Runs it and returns the exit status.
+        more: What its own ``--help`` says beside.
+    """
 
     help: str
     status: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    more: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status."""
+    """Runs a command and returns its exit status.
+
+    Example:
+        >>> main(["table", "results/table1", "--format", "markdown"])
+        0
+    """
+    survive_any_text()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         return _train(arguments[1:])
     chosen = _parser().parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
+        sys.stdout.flush()
     except UserError as error:
         say(str(error))
         return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes once more
+        return 1
     return status
 
 
 def say(problem: str) -> None:
     """Writes a line about a problem to standard error."""
-    print(f"sppbench: {problem}", file=sys.stderr)
+    from sppbench.study.common.plain_text import visible
+
+    print(f"sppbench: {visible(problem)}", file=sys.stderr)
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - unlike Path's it leaves ~nobody as it is
 
 
 def _parser() -> Parser:
@@ -61,11 +90,12 @@ def _parser() -> Parser:
         prog="sppbench",
         description="See how signals travel through a neural net while it trains.",
         epilog="sppbench <command> --help describes a command.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=16),
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True, parser_class=Parser)
     commands.add_parser("train", help="train one net, or many (-m), from a configuration; all options are Hydra's")
     for name, command in COMMANDS.items():
-        text = f"{command.help[0].upper()}{command.help[1:]}."
+        text = f"{command.help[0].upper()}{command.help[1:]}. {command.more}"
         one = commands.add_parser(
             name, help=command.help, description=text, epilog=STATUS.format(command.status and f"{command.status}; ")
         )
@@ -86,10 +116,10 @@ def _train(arguments: list[str]) -> int:
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
-    parser.add_argument("--output", type=Path, metavar="OUT", help="write all formats and the figures into OUT")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
+    parser.add_argument("--output", type=_path, metavar="OUT", help="write all formats and the figures into OUT")
     parser.add_argument(
-        "--published", type=Path, metavar="FILE", help="published values; by default the study's Table 1"
+        "--published", type=_path, metavar="FILE", help="published values; by default the study's Table 1"
     )
     parser.add_argument(
         "--margin",
@@ -133,9 +163,9 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def _figures_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="an outputs directory, or one sweep of it")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="an outputs directory, or one sweep of it")
     parser.add_argument(
-        "--output", type=Path, metavar="OUT", help="write figures, their data and their runs in compact form into OUT"
+        "--output", type=_path, metavar="OUT", help="write figures, their data and their runs in compact form into OUT"
     )
     _add_wandb(parser, "the figures")
 
@@ -167,12 +197,12 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 
 def _claims_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="holds runs, at any depth, of any sweeps")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth, of any sweeps")
     parser.add_argument(
-        "--rules", type=Path, metavar="FILE", help="tests and thresholds; by default the project's conf/claims.yaml"
+        "--rules", type=_path, metavar="FILE", help="tests and thresholds; by default the project's conf/claims.yaml"
     )
     _add_format(parser, TEXT_FORMATS)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the same into FILE, too")
+    parser.add_argument("--output", type=_path, metavar="FILE", help="write the same into FILE, too")
 
 
 def _claims(arguments: argparse.Namespace) -> int:
@@ -195,10 +225,10 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "directory", type=Path, metavar="DIR", help="all outputs or results: holds figures/, table1/, …"
+        "directory", type=_path, metavar="DIR", help="all outputs or results: holds figures/, table1/, …"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
+        "--output", type=_path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
     )
     _add_wandb(parser, "the content, too")
 
@@ -223,8 +253,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _keep_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
-    parser.add_argument("--output", type=Path, metavar="OUT", required=True, help="where they are kept")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
+    parser.add_argument("--output", type=_path, metavar="OUT", required=True, help="where they are kept")
 
 
 def _keep(arguments: argparse.Namespace) -> int:
@@ -250,12 +280,18 @@ def _keep(arguments: argparse.Namespace) -> int:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="holds runs, at any depth")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth")
     parser.add_argument(
         "--data-root",
-        type=Path,
+        type=_path,
         metavar="PATH",
         help="where the data is, which batch normalization needs; by default data.root of each run",
+    )
+    parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help="the runs are your own or of someone you trust: also make nets and data sets that are not sppbench's, and "
+        "so run whatever code their configurations name",
     )
 
 
@@ -265,7 +301,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     status = 0
     for run in find_runs(arguments.directory):
         try:
-            print(f"{run}: {inspect_run(run, arguments.data_root)}", flush=True)
+            print(f"{run}: {inspect_run(run, arguments.data_root, arguments.trusted)}", flush=True)
         except InspectionError as error:  # and there are other runs
             say(f"{run} cannot be inspected: {error}")
             status = 1
@@ -323,6 +359,8 @@ COMMANDS = {
         "1 if a run could not be inspected",
         _inspect_arguments,
         _inspect,
+        "It is safe for runs of others: of what their configurations name, only nets and data sets of sppbench are "
+        "made, and a configuration of more than 4 MB, or that aliases make more than 100,000 values, is refused.",
     ),
     "dashboard": Command("save the W&B view of the project", "", _dashboard_arguments, _dashboard),
 }

@@ -28,6 +28,7 @@ from sppbench.run.checks import UsageError
 from sppbench.run.error_text import is_full_disk, one_line
 from sppbench.run.results import FINAL, Result, Status, git_state, package_versions
 from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, config_hash
+from sppbench.streams import survive_any_text
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
 
@@ -42,6 +43,7 @@ def main() -> None:
     Example:
         $ python -m sppbench.train model=ffnn data=digits trainer=cpu
     """
+    survive_any_text()
     try:
         _hydra_main()
     except KeyboardInterrupt:  # while Hydra composes the configuration

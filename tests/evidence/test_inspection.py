@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,66 @@ def test_data_is_looked_for_where_the_user_says_and_never_downloaded(
     assert (status, err.count("\n")) == (1, 1)
     assert f"no CIFAR-100 in {tmp_path / 'moved'}, and data.download is false." in err
     assert f"no CIFAR-100 in {tmp_path / 'here'}," in say(run, "--data-root", tmp_path / "here")[2]
+
+
+def change_config(run: Path, **parts: Any) -> None:
+    cfg: Any = OmegaConf.load(run / "config.yaml")
+    OmegaConf.save(OmegaConf.merge(cfg, parts), run / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"model": {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["FILE"]}}},
+        {"data": {"_target_": "sppbench.data.cifar100.Path.touch", "self": "FILE"}},
+        {"model": {"init": {"_target_": "sppbench.files.write_text", "path": "FILE", "text": ""}}},
+        {"model": {"init": [{"list": [{"_target_": "builtins.open", "file": "FILE", "mode": "w"}]}]}},
+        {"model": {"_target_": "${other}"}, "other": "sppbench.models.FFNN"},
+        {"model": {"init": "${oc.env:HOME}"}},
+    ],
+)
+def test_nothing_that_a_configuration_names_runs_unless_it_is_trusted(
+    copy: Callable[[str], Path], tmp_path: Path, say: Say, parts: dict[str, Any]
+) -> None:
+    run, planted = copy("ffnn"), tmp_path / "planted"
+    change_config(run, **json.loads(json.dumps(parts).replace("FILE", str(planted))))
+    status, _, err = say(run)
+    assert status == 1
+    assert "config.yaml names" in err or "config.yaml holds the interpolation" in err
+    assert "--trusted" in err
+    assert not planted.exists()
+    assert not (run / "inspection.json").exists()
+
+
+class Mine(nn.Sequential):
+    """A user's own net: a leaf with a weight."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(features, 10))
+
+
+def test_a_trusted_net_is_made(copy: Callable[[str], Path], say: Say) -> None:
+    run = copy("ffnn")
+    cfg: Any = OmegaConf.load(run / "config.yaml")
+    cfg.model = {"_target_": f"{__name__}.Mine", "features": 192}
+    OmegaConf.save(cfg, run / "config.yaml")
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    checkpoint["state_dict"] = {f"net.{name}": value for name, value in Mine(192).state_dict().items()}
+    torch.save(checkpoint, run / "last.ckpt")
+    assert "--trusted" in say(run)[2]
+    assert say(run, "--trusted")[0] == 0
+    assert strictly(run / "inspection.json")["moved"].keys() == {"1.weight", "1.bias"}
+
+
+def test_a_configuration_that_grows_is_refused(copy: Callable[[str], Path], say: Say) -> None:
+    run = copy("ffnn")
+    bomb = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+        f"{one}: &{one} [{', '.join([f'*{before}'] * 9)}]\n" for before, one in pairwise("abcdefghij")
+    )
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + bomb)
+    status, _, err = say(run)
+    assert status == 1
+    assert "its aliases (*) make it more than 100,000 values" in err
 
 
 def test_without_batch_normalization_data_may_be_missing(copy: Callable[[str], Path], tmp_path: Path, say: Say) -> None:

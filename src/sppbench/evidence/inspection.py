@@ -1,7 +1,8 @@
-"""What the last weights of finished runs tell: ``sppbench inspect outputs/figures``.
+"""What the last weights of finished runs show: ``sppbench inspect outputs/figures``.
 
 Beside each ``last.ckpt`` of a run that came to its end it leaves ``inspection.json``; nothing else is changed. Numbers
-that are not finite are null.
+that are not finite are null. Runs of others are safe to inspect: weights are read without code, and only nets and data
+sets of sppbench are made, unless the caller says that the runs are trusted.
 
 - ``steps``: Optimizer steps that the weights have behind them.
 - ``batch_norm``: For each batch normalization, whether its output has the moments that it should have. The net runs in
@@ -35,12 +36,18 @@ from typing import TYPE_CHECKING, Any
 from sppbench.errors import UserError
 from sppbench.files import write_text
 from sppbench.run.results import read_result
+from sppbench.stored_files import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _FINAL = ("completed", "diverged")
 _RESOLUTION = 2.0**-14
+# What conf/model and conf/data name; none of them runs code or writes outside of the folder of its data.
+SAFE_TARGETS = (
+    *("sppbench.models.FFNN", "sppbench.models.EfficientNet"),
+    *("sppbench.data.CIFAR100", "sppbench.data.Digits", "sppbench.data.Synthetic"),
+)
 
 
 class InspectionError(UserError):
@@ -61,14 +68,19 @@ def find_runs(directory: Path) -> list[Path]:
     return runs
 
 
-def inspect_run(run: Path, data_root: Path | None = None) -> str:
-    """Inspects a run if there is a need to; returns what there is to say, in a line.
+def inspect_run(run: Path, data_root: Path | None = None, trusted: bool = False) -> str:
+    """Inspects a finished run unless its weights have been inspected already; returns a line on it.
+
+    Args:
+        run: Its directory.
+        data_root: As of `inspect`.
+        trusted: As of `inspect`.
 
     Raises:
         InspectionError: It cannot be inspected.
     """
     try:
-        return _inspect_if_needed(run, data_root)
+        return _inspect_if_needed(run, data_root, trusted)
     except Exception as error:  # damage can surface as nearly anything
         from sppbench.run.error_text import one_line
 
@@ -76,7 +88,7 @@ def inspect_run(run: Path, data_root: Path | None = None) -> str:
         raise InspectionError(one_line(error).removesuffix(" Ways out:")) from error
 
 
-def _inspect_if_needed(run: Path, data_root: Path | None) -> str:
+def _inspect_if_needed(run: Path, data_root: Path | None, trusted: bool) -> str:
     if not (run / "result.json").exists():
         return "not finished"
     result = read_result(run / "result.json")
@@ -85,15 +97,21 @@ def _inspect_if_needed(run: Path, data_root: Path | None) -> str:
     checkpoint, target = run / "last.ckpt", run / "inspection.json"
     if target.exists() and not (checkpoint.exists() and checkpoint.stat().st_mtime > target.stat().st_mtime):
         return "inspected already"
-    content = inspect(run, data_root)
+    content = inspect(run, data_root, trusted)
     if content["steps"] != result.steps:
         raise ValueError(f"its checkpoint is of step {content['steps']}, its result of step {result.steps}")
     write_text(target, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return _summary(content)
 
 
-def inspect(run: Path, data_root: Path | None = None) -> dict[str, Any]:
+def inspect(run: Path, data_root: Path | None = None, trusted: bool = False) -> dict[str, Any]:
     """The content of a run's inspection.json, computed on the CPU from its configuration and checkpoint.
+
+    Args:
+        run: Its directory.
+        data_root: Where the data is; by default where the run had it.
+        trusted: Whether to make whatever the configuration names as net and data set, and so to run its code. By
+            default only those in `SAFE_TARGETS` are made.
 
     Raises:
         Exception: Of any kind: a file is missing or damaged, weights and configuration do not fit, or the data cannot
@@ -104,7 +122,10 @@ def inspect(run: Path, data_root: Path | None = None) -> dict[str, Any]:
     from sppbench.run.assembly import make_data_and_net
 
     steps, weights = _read_checkpoint(run / "last.ckpt")
-    cfg: Any = OmegaConf.load(run / "config.yaml")
+    config = read_yaml(run / "config.yaml")
+    if not trusted:
+        _refuse_other_targets({key: config.get(key) for key in ("data", "model")})
+    cfg: Any = OmegaConf.create({str(key): value for key, value in config.items()})
     if "root" in cfg.data and data_root is not None:
         cfg.data.root = str(data_root)
     if "download" in cfg.data:
@@ -120,6 +141,27 @@ def inspect(run: Path, data_root: Path | None = None) -> dict[str, Any]:
         "batch_norm": batch_norm_errors(net, lambda: _first_batch(data)),
         "moved": {name: _moved(initial[name], trained.detach()) for name, trained in net.named_parameters()},
     }
+
+
+def _refuse_other_targets(content: Any) -> None:
+    """Refuses a part of a configuration that names anything else to be called than `SAFE_TARGETS`.
+
+    Exact names, since a name such as sppbench.data.cifar100.os.system begins like one of ours; and no interpolation
+    anywhere, since one could make up a name, or read variables of the environment.
+    """
+    if isinstance(content, dict):
+        target = content.get("_target_")
+        if "_target_" in content and target not in SAFE_TARGETS:
+            raise ValueError(
+                f"config.yaml names {target!r}, which is not of sppbench: use --trusted only if you trust it"
+            )
+        for key, value in content.items():
+            _refuse_other_targets([key, value])
+    elif isinstance(content, list):
+        for value in content:
+            _refuse_other_targets(value)
+    elif isinstance(content, str) and "${" in content:
+        raise ValueError(f"config.yaml holds the interpolation {content!r}: if you trust it, --trusted")
 
 
 def _read_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:

@@ -31,6 +31,7 @@ from sppbench.run.checks import (
 )
 from sppbench.run.error_text import explained, one_line
 from sppbench.run.run_directory import RunDirectory
+from sppbench.wandb_modes import WANDB_MODES
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, Trainer
@@ -240,7 +241,7 @@ def _prepare_wandb(node: DictConfig) -> None:
     from wandb.errors import UsageError as WandbUsageError
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    if node.mode not in ("online", "offline", "disabled", "shared"):
+    if node.mode not in WANDB_MODES:
         raise UsageError(f"logger.wandb.mode (or WANDB_MODE) must be online, offline or disabled, got {node.mode!r}")
     if node.mode == "online":
         try:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from sppbench.errors import UserError
 from sppbench.files import write_bytes
+from sppbench.wandb_modes import WANDB_MODES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MODES = ("online", "offline", "disabled", "shared")
 LONGEST_TAG = 64  # W&B's limit
 
 
@@ -67,7 +67,7 @@ def log_run(
     from PIL import Image
 
     mode: Any = os.environ.get("WANDB_MODE", "offline")
-    if mode not in MODES:
+    if mode not in WANDB_MODES:
         raise OutputError(f"WANDB_MODE must be online, offline or disabled, got {mode!r}")
     images = {key: Image.open(io.BytesIO(rendered(figure, "png"))) for key, figure in figures.items()}
     try:
