@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+
 from sppbench.spp.plots.axes import new_figure
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.figures.drawing import Drawing, Look, Match, Panel

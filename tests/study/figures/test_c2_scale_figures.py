@@ -84,7 +84,7 @@ def fabricate(directory: Path, nets: Mapping[str, Value], seeds: Mapping[str, Se
 
 
 def drawn(evidence: Evidence) -> dict[str, Drawing]:
-    return {drawing.name: drawing for drawing in draw_scale(evidence)}
+    return {drawing.name: drawing for drawing in draw_scale(evidence)[0]}
 
 
 def curve(drawing: Drawing, panel: str, name: str) -> pd.DataFrame:
@@ -182,8 +182,8 @@ def test_interventions(drawings: dict[str, Drawing]) -> None:
 
 
 def test_without_runs_there_are_no_figures(tmp_path: Path) -> None:
-    assert draw_scale(Evidence(tmp_path, (), ())) == []
-    assert draw_scale(fabricate(tmp_path, {"ffnn": NETS["ffnn_bn"]})) == []
+    assert draw_scale(Evidence(tmp_path, (), ())) == ([], [])
+    assert draw_scale(fabricate(tmp_path, {"ffnn": NETS["ffnn_bn"]})) == ([], [])
 
 
 @pytest.mark.filterwarnings("error")
@@ -208,7 +208,8 @@ def test_few_seeds(tmp_path: Path) -> None:
 
 def test_a_missing_net_leaves_its_curves_out(tmp_path: Path) -> None:
     nets = {"ffnn_bn": NETS["ffnn_bn"], "ffnn_bn_h100": NETS["ffnn_bn_h100"]}
-    (effect,) = draw_scale(fabricate(tmp_path, nets))  # and no figure of interventions
+    (effect,), notes = draw_scale(fabricate(tmp_path, nets))  # and no figure of interventions
+    assert notes == []
     assert {panel.name for panel in effect.panels if panel.row == 1} == {
         f"h = 100 / h = 500, epoch {epoch}" for epoch in (0, 9, 19)
     }

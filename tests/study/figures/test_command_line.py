@@ -23,7 +23,7 @@ NET = "ffnn_bn_noaffine_h100"
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])  # they take seconds
+    monkeypatch.setattr("sppbench.study.figures.draw_all.draw_scale", lambda evidence: ([], []))  # they take seconds
     path = tmp_path / "outputs" / "figures"
     write_ffnn(path, NET, 868, gradient(figure1))
     return path

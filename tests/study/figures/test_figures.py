@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import itertools
+import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +20,7 @@ from sppbench.evidence.run_files import TableError
 from sppbench.evidence.runs import read_evidence
 from sppbench.study.figures.draw_all import draw_figures, used_runs
 from sppbench.study.figures.drawing import Drawing
-from sppbench.study.figures.figure_output import all_curves
+from sppbench.study.figures.figure_output import all_curves, write_figures
 from sppbench.study.figures.published_figures import read_published_figures
 from tests.fabricate.figures import FIGURE1, figure1, gradient, write_ffnn
 from tests.fabricate.histories import ffnn_layers, write_signals
@@ -27,7 +31,7 @@ OFF_100, OFF_500, ON_500 = "ffnn_bn_noaffine_h100", "ffnn_bn_noaffine", "ffnn_bn
 @pytest.fixture(autouse=True)
 def _no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of claim C2 have tests of their own."""
-    monkeypatch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])
+    monkeypatch.setattr("sppbench.study.figures.draw_all.draw_scale", lambda evidence: ([], []))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,7 @@ def draw(path: Path) -> tuple[dict[str, Drawing], list[str]]:
 @pytest.fixture(scope="module")
 def drawn(whole: Path) -> tuple[dict[str, Drawing], list[str]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])
+        patch.setattr("sppbench.study.figures.draw_all.draw_scale", lambda evidence: ([], []))
         return draw(whole)
 
 
@@ -293,8 +297,43 @@ def test_published_numbers_that_cannot_be_read(tmp_path: Path) -> None:
 def test_published_figures_are_those_of_the_reference() -> None:
     figures = {figure.name: figure for figure in read_published_figures().figures}
     assert list(figures) == [f"figure{number}" for number in range(1, 6)]
-    assert [figure.criterion for figure in figures.drawn_runs()] == [0.1, 0.1, 0.1, 0.3, 0.3]
+    assert [figure.criterion for figure in figures.values()] == [0.1, 0.1, 0.1, 0.3, 0.3]
     first = {(one.layer, one.epoch): one.low for one in figures["figure1"].anchors}
     for place, layer in enumerate(("block0.activation", "block4.activation", "block8.activation")):
         assert [first[layer, epoch] for epoch in (0, 9, 19)] == [FIGURE1[epoch][place] for epoch in (0, 9, 19)]
     assert dataclasses.asdict(figures["figure2"].anchors[1])["high"] == 0.65e-7
+
+
+def failing(*arguments: object, **keywords: object) -> None:
+    raise RuntimeError("latex was not found\non this machine")
+
+
+@pytest.mark.parametrize("fault", ["plot_gradient", "match_figure", "try_readings"])
+def test_a_figure_that_cannot_be_drawn_is_a_note_and_the_others_are_drawn(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    module = "figures_1_to_5" if fault == "plot_gradient" else "draw_all"
+    original = getattr(importlib.import_module(f"sppbench.study.figures.{module}"), fault)
+    calls = itertools.count()
+
+    def first_fails(*arguments: Any, **keywords: Any) -> Any:
+        return (failing if next(calls) == 0 else original)(*arguments, **keywords)
+
+    monkeypatch.setattr(f"sppbench.study.figures.{module}.{fault}", first_fails)
+    drawings, notes = draw(whole)
+    assert list(drawings) == [
+        *("figure1_h100_definition", "figure1_h500", "figure1_h500_definition", "figure3", "figure3_definition")
+    ]
+    assert "figure1_h100 cannot be drawn: RuntimeError: latex was not found on this machine" in notes
+
+
+def test_a_figure_that_cannot_be_saved_is_a_note_and_the_others_are_written(whole: Path, tmp_path: Path) -> None:
+    drawings, notes = draw_figures(read_evidence(whole))
+    drawings[0].figure.savefig = failing  # type: ignore[method-assign]
+    paths, problems = write_figures(drawings, notes, [], tmp_path)
+    text = "figure1_h100 cannot be drawn: RuntimeError: latex was not found on this machine"
+    assert problems == [text]
+    others = {f"{drawing.name}.{suffix}" for drawing in drawings[1:] for suffix in ("png", "pdf")}
+    assert {path.name for path in paths if path.suffix != ".md"} == others | {"curves.parquet", "matches.json"}
+    assert all(path.is_file() for path in paths)
+    assert text in json.loads((tmp_path / "matches.json").read_text())["notes"]

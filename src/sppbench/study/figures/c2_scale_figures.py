@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ from sppbench.study.figures.bands import (
     say_runs,
 )
 from sppbench.study.figures.c2_gain_figures import draw_gains
-from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_panels
+from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_each, draw_panels
 
 LR = 0.001
 EPOCHS = (0, 9, 19)
@@ -51,8 +51,8 @@ Source = Callable[[Sequence[int]], Profiles]
 Row = dict[str, tuple[Source, str]]
 
 
-def draw_scale(evidence: Evidence) -> list[Drawing]:
-    """The figures of claim C2, those of them for which there are runs.
+def draw_scale(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
+    """The figures of claim C2 for which there are runs, and a note for each that cannot be drawn.
 
     `scale_effect`, width × affine; `scale_interventions`, only the scale or only the shift learned; `gain_factors`,
     `gain_factors_all` and `gain_changes`, what the backward gain of each batch normalization is made of.
@@ -60,9 +60,15 @@ def draw_scale(evidence: Evidence) -> list[Drawing]:
     Args:
         evidence: Runs that follow the study's protocol.
     """
-    depths = layer_depths(evidence, [*NETS, *_interventions()], LR)
-    drawings = [_effect(evidence, depths), _intervention(evidence, depths), *draw_gains(evidence, NETS, LR)]
-    return [drawing for drawing in drawings if drawing is not None]
+    depths = cache(lambda: layer_depths(evidence, [*NETS, *_interventions()], LR))
+    drawings, notes = draw_each(
+        {
+            "scale_effect": lambda: _effect(evidence, depths()),
+            "scale_interventions": lambda: _intervention(evidence, depths()),
+        }
+    )
+    of_gains, notes_on_gains = draw_gains(evidence, NETS, LR)
+    return [*drawings, *of_gains], [*notes, *notes_on_gains]
 
 
 def _interventions() -> list[str]:

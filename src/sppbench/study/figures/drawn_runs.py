@@ -10,8 +10,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from sppbench.evidence.epochs import BATCHNORM_FILE
 from sppbench.evidence.runs import Evidence, EvidenceError, Recorded
 from sppbench.spp.plots.curves import Convention, select_curves
+from sppbench.study.figures.drawing import reason
 from sppbench.study.figures.published_figures import PublishedFigures
 
 Batches = Literal["all", "full"]
@@ -64,8 +66,8 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
             run.signals("full")
             layers[run.seed] = tuple(Values(run, "all", "study", published.epochs).layers.names)
             whole[run.seed] = run
-        except (EvidenceError, ValueError) as error:
-            notes.append(f"not drawn: {model}, seed {run.seed}: {error}")
+        except Exception as error:  # a damaged table raises many kinds, and there are other runs
+            notes.append(f"not drawn: {model}, seed {run.seed}: {reason(error)}")
             continue
         if note := _say_nonfinite(run, frame):
             notes.append(note)
@@ -75,6 +77,11 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
         notes.append(f"not drawn: {whole.pop(seed).path} has {count} that the other seeds of {model} have")
     runs = sorted(whole.values(), key=lambda run: (run.seed != published.seeds[0], run.seed))
     return Net(model, tuple(runs), tuple(notes))
+
+
+def has_gains(run: Recorded) -> bool:
+    """Whether a run recorded the backward gains of its batch normalizations, whole or damaged."""
+    return any((run.path / name).exists() for name in ("batchnorm.parquet", BATCHNORM_FILE))
 
 
 def _usual(layers: list[tuple[str, ...]]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
 from sppbench.study.figures.draw_all import draw_figures
 from sppbench.study.figures.drawing import Drawing
+from sppbench.study.figures.drawn_runs import has_gains
 from sppbench.study.report.run_list import departures
 from sppbench.study.table.cells import Table, read_table
 
@@ -80,9 +81,14 @@ def _read_table(directory: Path) -> tuple[Table | None, str]:
 
 
 def odd_runs(evidence: Evidence) -> Iterator[str]:
-    """Recorded signals that are damaged, not finite, or of other layers than the net's other runs have; a line each."""
+    """Histories that are damaged, or whose signals are not finite or of other layers than usual; a line each."""
     layers: dict[str, dict[Path, tuple[str, ...]]] = {}
     for run in evidence.runs:
+        if run.counts and has_gains(run):
+            try:
+                _ = run.gains
+            except EvidenceError as error:
+                yield str(error)
         if run.counts and run.has_signals:
             try:
                 yield from _not_finite(run)

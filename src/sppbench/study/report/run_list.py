@@ -59,7 +59,7 @@ def _row(run: Recorded, directory: Path, page: Path) -> Row:
     dead = run.run.kind if run.run.kind in ("NaN", "constant prediction") else None
     git = (result.git if result is not None else None) or {}
     return Row(
-        link=quote(Path(os.path.relpath(run.path.resolve(), page.resolve().parent)).as_posix()) + "/",
+        link=quote(os.fsencode(Path(os.path.relpath(run.path.resolve(), page.resolve().parent)).as_posix())) + "/",
         name=run.path.relative_to(directory).as_posix(),
         model=run.model,
         lr=run.lr,
