@@ -1,4 +1,4 @@
-"""The command: the report of an empty, a partial, a damaged and a complete directory, and what the user must mend."""
+"""The command: the report of an empty, a partial, a damaged and a complete directory, and what the user must fix."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from sppbench.__main__ import main
 from sppbench.study.report.content import Content
+from sppbench.study.report.page import ReportError, claim_rows, log_report, write_report
 from sppbench.study.table.export import tidy
 from tests.fabricate.histories import ffnn_layers, write_gains, write_signals
 from tests.fabricate.runs import write_run
@@ -119,8 +120,6 @@ def test_a_result_that_disappoints_the_user_is_one_line(tmp_path: Path, say: Say
 def test_the_old_page_stays_when_the_new_one_fails(
     tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sppbench.study.report import page as output
-
     content, path = make_content(outputs), tmp_path / "report.html"
     path.write_text("old")
 
@@ -128,26 +127,29 @@ def test_the_old_page_stays_when_the_new_one_fails(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(output.ReportError, match="No space left"):
-        output.write_report(content, path)
+    with pytest.raises(ReportError, match="No space left"):
+        write_report(content, path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["report.html"]
 
 
-def test_wandb_gets_the_same(tmp_path: Path, outputs: Path) -> None:
-    from sppbench.study.report.page import claim_rows, log_report
+def failing(*arguments: object, **keywords: object) -> None:
+    raise RuntimeError("latex was not found")
 
+
+def test_wandb_gets_the_same(tmp_path: Path, outputs: Path) -> None:
     content: Content = make_content(outputs)
     content = dataclasses.replace(content, drawings=content.drawings[1:])
-    log_report(content)
+    content.drawings[0].figure.savefig = failing  # type: ignore[method-assign]
+    assert log_report(content) == ["bands cannot be drawn: RuntimeError: latex was not found"]
     [run] = (outputs / "wandb").glob("offline-run-*")
     [file] = run.glob("run-*.wandb")
     deadline = time.monotonic() + 30
     while not (logged := read_wandb(file)) and time.monotonic() < deadline:
         time.sleep(0.05)
     [row] = logged
-    for name in ("bands", "stack"):
-        assert (run / "files" / row[f"report/{name}.path"]).read_bytes().startswith(b"\x89PNG")
+    assert (run / "files" / row["report/stack.path"]).read_bytes().startswith(b"\x89PNG")
+    assert "report/bands.path" not in row
     claims = json.loads((run / "files" / row["report/claims.path"]).read_text(encoding="utf-8"))
     rows = [dict(zip(claims["columns"], values, strict=True)) for values in claims["data"]]
     assert rows == claim_rows(content.claims)
