@@ -201,7 +201,7 @@ def test_few_seeds(tmp_path: Path) -> None:
         one["value"], [0.75 * on_off(str(layer)) * math.exp(0.1) for layer in one.index], rtol=1e-6
     )
     assert one[["low", "high"]].isna().all(axis=None)
-    assert "ffnn_bn_noaffine_h100 (seeds 2); ffnn_bn_h100 (seeds 1, 2); ffnn_bn (seeds 3)" in effect.caption
+    assert "ffnn_bn_noaffine_h100 (seed 2); ffnn_bn_h100 (seeds 1, 2); ffnn_bn (seed 3)" in effect.caption
     assert "n = 1;" in effect.caption
     assert "n = 2." in effect.caption
 

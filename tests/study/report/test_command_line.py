@@ -51,7 +51,7 @@ def test_an_empty_directory(tmp_path: Path, say: Say) -> None:
     assert (status, err) == (0, "")
     assert "C1 undecided, C2 undecided" in out
     found = page(tmp_path)
-    assert "nothing can be said on the study's claims yet" in found.one(id="answer").text
+    assert "nothing can be said about the study's claims yet" in found.one(id="answer").text
     assert {badge.attributes["data-verdict"] for badge in found.all(data_verdict=None)} == {"undecided"}
     assert "python -m sppbench.train -m sweeps=table1" in found.one("section", id="table").text
     assert "python -m sppbench.train -m sweeps=figures" in found.one("section", id="figures").text

@@ -203,7 +203,7 @@ def test_a_figure_that_fails_is_a_note_and_the_others_are_shown(
 
 
 @pytest.mark.parametrize("verdict", ["holds", "fails", "undecided"])
-def test_verdicts_do_not_hang_on_colour(outputs: Path, tmp_path: Path, verdict: str) -> None:
+def test_verdicts_do_not_depend_on_color(outputs: Path, tmp_path: Path, verdict: str) -> None:
     page = page_of(make_content(outputs), tmp_path / "report.html")
     assert {badge.text.split()[-1] for badge in page.all(data_verdict=verdict)} == {verdict}
 

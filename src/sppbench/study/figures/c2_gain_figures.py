@@ -31,8 +31,8 @@ LOOKS_OF_CHANGES = LOOKS | {MEASURED: Look("#000000", style="", marker="D", mark
 DEFINITION = (
     "Backward gain G = mean(g_in²) / mean(g_out²) of each batch normalization, where g_out and g_in are the gradients "
     "with respect to its output and its input, and its factors: γ², 1/(v + ε), and p ≤ 1, the share that its backward "
-    "pass does not remove. As log₂ they add up, positive ones stacked upward from 0 and negative ones "
-    "downward; p is so near to 1 that it hardly shows"
+    "pass does not remove. Their log₂ add up: positive ones are stacked upward from 0, negative ones downward; p is so "
+    "close to 1 that it hardly shows"
 )
 
 
@@ -69,7 +69,7 @@ def _read_gains(evidence: Evidence, models: Mapping[str, str], lr: float) -> tup
     closure = max(float(table["closure"].max()) for table in gains.values())
     seeds = {model: profiles.table["seed"].unique().tolist() for model, profiles in found.items()}
     closing = (
-        f"The product of the factors departs from the measured gain by at most {closure:.1e} of it in any step. "
+        f"The product of the factors differs from the measured gain by at most {closure:.1e} of it in any step. "
         f"Mean over seeds. {say_runs(seeds, lr)}{say_problems(problems)}"
     )
     return gains, closing

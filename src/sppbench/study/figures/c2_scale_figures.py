@@ -36,7 +36,7 @@ DEPTH = "model depth (layers)"
 GAMMA = "\N{GREEK SMALL LETTER GAMMA}"
 NO_CHANGE, HALF = "ratio 1", "ratio ½, the threshold of C2"
 
-# Width has a colour, affine a line style; of the palette of Okabe & Ito.
+# Width has a color, affine a line style; of the palette of Okabe & Ito.
 ORANGE, BLUE, GREEN, PURPLE = "#E69F00", "#0072B2", "#009E73", "#CC79A7"
 DASHED = (0.0, (4.0, 1.5))
 WIDTH_COLORS = {100: ORANGE, 500: BLUE}
@@ -119,9 +119,9 @@ def _effect(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
     ]
     caption = (
         f"Feed-forward nets of width h with batch normalization, its scale and shift learned (on) or absent (off) in "
-        f"the eight hidden blocks; the first block has both. Top: {STATISTIC}. Dots mark the ReLU outputs, the peaks "
-        f"that the study reads. Below: ratios layer by layer, formed for each seed (on and off begin with the "
-        f"same weights and see the same batches; nets of different width see the same batches only). {BAND_WORDS}. "
+        f"the eight hidden blocks; the first block has both. Top: {STATISTIC}. Dots mark the ReLU outputs, whose "
+        f"peaks the study reads. Below: ratios layer by layer, formed for each seed (on and off start from the "
+        f"same weights and see the same batches; nets of different width only see the same batches). {BAND_WORDS}. "
         f"on/off over all ReLU outputs and epochs {', '.join(map(str, EPOCHS))}: {'; '.join(ratios)}. "
         f"{say_runs(_seeds(evidence, NETS), LR)}{say_problems(problems)}"
     )
@@ -131,7 +131,7 @@ def _effect(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
 
 
 def _below(color: str) -> Look:
-    """Of a curve that another one may cover: it shows on both sides of that."""
+    """For a curve that another one may cover: it shows on both sides of the other one."""
     return Look(color, width=3.0, alpha=0.4, marker="o")
 
 
@@ -161,8 +161,8 @@ def _intervention(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
     nets = [f"{net}{suffix}" for suffix in WIDTHS.values() for net in (OFF, ON, SCALE, SHIFT)]
     caption = (
         f"Which of scale {GAMMA} and shift β changes the gradients: ratio to the net that learns neither in its hidden "
-        f"blocks, layer by layer, formed for each seed, of the {STATISTIC}. Dots mark the ReLU outputs. {BAND_WORDS}. "
-        f"{say_runs(_seeds(evidence, nets), LR)}{say_problems(problems)}"
+        f"blocks, layer by layer and formed for each seed. Of each net: {STATISTIC}. Dots mark the ReLU outputs. "
+        f"{BAND_WORDS}. {say_runs(_seeds(evidence, nets), LR)}{say_problems(problems)}"
     )
     title = "Interventions: only the scale or only the shift is learned"
     return _drawing("scale_interventions", title, caption, panels, curves, looks | REFERENCES)
@@ -171,7 +171,7 @@ def _intervention(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
 def _collect(
     rows: Sequence[tuple[str, str, Row, Sequence[str]]], epochs: Sequence[int], depths: dict[str, int]
 ) -> tuple[list[Panel], pd.DataFrame, list[str]]:
-    """Panels for what there is: rows of (name, label of y, curves, reference lines), a column an epoch."""
+    """Panels, curves and problems, from rows of (name, label of y, curves, reference lines); a column an epoch."""
     panels: list[Panel] = []
     frames: list[pd.DataFrame] = []
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""The runs that figures are made of: those that follow the protocol, whose signals are whole, one a net and seed."""
+"""The runs that figures are drawn from: they follow the protocol and have whole signals; one for each net and seed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Net:
 def follow_protocol(evidence: Evidence, published: PublishedFigures) -> Evidence:
     """The runs of the figures' nets at their learning rate that follow the study's protocol.
 
-    Those on other data are left out without a word, those that depart otherwise with one.
+    Runs on other data are left out silently; for every other departure there is a line in `problems`.
     """
     data = published.protocol[DATA]
     wanted = tuple(run for run in evidence.runs if run.lr == published.lr and run.run.settings.get(DATA) == data)

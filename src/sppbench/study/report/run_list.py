@@ -77,7 +77,7 @@ def _row(run: Recorded, directory: Path, page: Path) -> Row:
 
 
 def last_train_loss(run: Recorded) -> float | None:
-    """Training loss of the last epoch in metrics.csv; None if it tells none."""
+    """Training loss of the last epoch in metrics.csv; None if there is none."""
     try:
         losses = run.metrics["train/loss"].dropna()
     except (EvidenceError, KeyError):
