@@ -15,7 +15,7 @@ from sppbench.__main__ import main
 from sppbench.study.report.content import Content
 from sppbench.study.report.page import ReportError, claim_rows, log_report, write_report
 from sppbench.study.table.export import tidy
-from tests.fabricate.histories import ffnn_layers, write_gains, write_signals
+from tests.fabricate.histories import ffnn_layers, lose_steps, write_gains, write_signals
 from tests.fabricate.runs import write_run
 from tests.spp.test_callback import read_wandb
 from tests.study.report.reading import Element, read_page
@@ -97,6 +97,32 @@ def test_damage_is_said_and_stops_nothing(tmp_path: Path, say: Say, monkeypatch:
     assert {"figure1_h500", "figure2_h500", "scale_effect"} <= set(names), "the others are drawn"
     ratio = found.one("article", id="C2").all("tr")
     assert any(row.values and row.values[0] == pytest.approx(0.5) for row in ratio), "three whole pairs are counted"
+
+
+def test_a_history_with_a_gap_is_said_and_not_averaged(
+    tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sppbench.study.report.page.paper", lambda drawing: "data:,")  # takes most of the time
+    outputs = tmp_path / "outputs"
+    for seed in (67, 868, 970):
+        _write_ffnn(outputs, "ffnn_bn_noaffine", seed, 2e-7)
+        _write_ffnn(outputs, "ffnn_bn", seed)
+    lacking = outputs / "figures" / "ffnn_bn" / "lr=0.001" / "seed=868"
+    lose_steps(lacking)
+    status, out, err = say(outputs)
+    assert (status, err) == (0, "")
+    found = page(tmp_path)
+    for name in ("spp.parquet", "batchnorm.parquet"):
+        problem = f"{lacking / name} lacks the steps"
+        assert problem in out
+        assert problem in found.one("section", id="problems").text
+    notes = found.one("section", id="figures").all("ul", class_="notes")[0].text
+    assert f"not drawn: ffnn_bn, seed 868: {lacking / 'spp.parquet'} lacks the steps" in notes
+    captions = {figure.attributes["id"]: figure.one("figcaption").text for figure in found.all("figure")}
+    assert "seed 67" in captions["figure2_h500"], "the study's first seed is 868"
+    assert f"{lacking / 'spp.parquet'} lacks the steps" in captions["scale_effect"].partition("Left out: ")[2]
+    assert f"{lacking / 'batchnorm.parquet'} lacks the steps" in captions["gain_changes"].partition("Left out: ")[2]
+    assert "ffnn_bn (seed 868)" in captions["gain_changes"].partition("Missing: ")[2]
 
 
 def test_a_result_that_disappoints_the_user_is_one_line(tmp_path: Path, say: Say) -> None:
