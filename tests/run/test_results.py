@@ -44,6 +44,25 @@ def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
         read_result(tmp_path / "result.json")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("status", "finished"), ("model", 5), ("wall_seconds", "x"), ("wall_seconds", None), ("steps", 1.5)),
+        *(("seed", True), ("git", "x"), ("test", []), ("versions", {"torch": None}), ("versions", "x")),
+    ],
+)
+def test_a_value_of_another_type_is_named(tmp_path: Path, field: str, value: object) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(asdict(RESULT) | {field: value}))
+    with pytest.raises(ResultError, match=rf"cannot read .*result\.json: {field} "):
+        read_result(tmp_path / "result.json")
+
+
+def test_stored_results_are_read() -> None:
+    files = sorted((Path(__file__).parents[2] / "results").rglob("result.json"))
+    assert len(files) > 10
+    assert {read_result(file).status for file in files} <= {"completed", "diverged"}
+
+
 def test_git_state_names_a_commit_of_this_checkout() -> None:
     state = git_state()
     assert state is None or (len(state["commit"]) == 40 and isinstance(state["dirty"], bool))

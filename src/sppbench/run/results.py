@@ -9,13 +9,26 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sppbench.errors import UserError
 from sppbench.files import write_text
 
 Status = Literal["completed", "diverged", "stopped_early", "failed", "interrupted"]
 FINAL: tuple[Status, ...] = ("completed", "diverged", "stopped_early")  # such a run is not run again
+
+
+_NONE = type(None)
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("status", "model", "data", "optimizer", "device", "config_hash"), (str,)),
+    **dict.fromkeys(("seed", "epochs", "steps", "threads"), (int,)),
+    **dict.fromkeys(("lr", "wall_seconds"), (int, float)),
+    **dict.fromkeys(("test", "val", "git"), (dict, _NONE)),
+    "diverged_at": (int, _NONE),
+    "error": (str, _NONE),
+    "images_per_second": (int, float, _NONE),
+    "versions": (dict,),
+}
 
 
 class ResultError(UserError):
@@ -78,12 +91,30 @@ def read_result(path: Path) -> Result:
     """Reads a result.json.
 
     Raises:
-        ResultError: It is not JSON, or lacks fields or has others.
+        ResultError: It is not JSON, or lacks fields, has others, or values of other types.
+
+    Example:
+        >>> read_result(Path("outputs/runs/ffnn/lr=0.001/seed=868/result.json")).test["accuracy"]
+        25.1
     """
     try:
-        return Result(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        result = Result(**json.loads(path.read_text(encoding="utf-8")))
+        _check_types(result)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ResultError(f"cannot read {path}: {error}") from error
+    return result
+
+
+def _check_types(result: Result) -> None:
+    for name, value in dataclasses.asdict(result).items():
+        allowed = _TYPES[name]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise ValueError(f"{name} is {value!r}")
+    if result.status not in get_args(Status):
+        raise ValueError(f"status is {result.status!r}")
+    for package, found in result.versions.items():
+        if not isinstance(found, str):
+            raise ValueError(f"versions has {found!r} for {package}")
 
 
 def package_versions() -> dict[str, str]:
