@@ -43,6 +43,7 @@ class Outcome:
 
 def preload() -> None:
     """Imports what commands import inside of their functions."""
+    import sppbench.study.claims.text
     import sppbench.study.figures.output
     import sppbench.study.report.output
     import torch
@@ -56,10 +57,9 @@ def preload() -> None:
     import sppbench.run.memory
     import sppbench.spp.callback
     import sppbench.study.claims.judge
-    import sppbench.study.claims.text
     import sppbench.study.figures.draw_all
     import sppbench.study.report.content
-    import sppbench.study.table.output
+    import sppbench.study.table.formats
     import sppbench.study.table.table_figures
     import sppbench.train  # noqa: F401
 

@@ -86,7 +86,7 @@ def test_every_panel_shows_what_is_logged(
     view: Json, config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sppbench.study.table.cells import read_table
-    from sppbench.study.table.output import log_table
+    from sppbench.study.table.formats import log_table
     from sppbench.study.table.table_figures import draw_figures
     from sppbench.train import train
     from tests.fabricate.runs import write_cell

@@ -110,7 +110,7 @@ def _margin(text: str) -> float:
 
 def _table(arguments: argparse.Namespace) -> int:
     from sppbench.study.table.cells import read_table
-    from sppbench.study.table.output import FORMATS, log_table, write_table
+    from sppbench.study.table.formats import FORMATS, log_table, write_table
     from sppbench.study.table.verdict import MARGIN
 
     table = read_table(arguments.directory, arguments.published, arguments.margin or MARGIN)
@@ -179,8 +179,8 @@ def _claims_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _claims(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.runs import read_evidence
+    from sppbench.study.claims.formats import FORMATS, write_claims
     from sppbench.study.claims.judge import judge
-    from sppbench.study.claims.text import FORMATS, write_claims
 
     evidence = read_evidence(arguments.directory)
     text = FORMATS[arguments.format](judge(evidence, arguments.rules))

@@ -10,8 +10,8 @@ import pytest
 
 from sppbench.evidence.runs import read_evidence
 from sppbench.study.claims.claim import Claim, Part
+from sppbench.study.claims.formats import FORMATS, terminal
 from sppbench.study.claims.judge import judge
-from sppbench.study.claims.text import FORMATS, terminal
 from tests.commands import Say, saying
 from tests.fabricate.claims import CONSTANT, cell, rules
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from sppbench.study.claims.claim import combine
-from sppbench.study.common.intervals import Estimate, above, at_most, below, difference, mean
+from sppbench.study.common.intervals import Estimate, above, at_most, below, difference, mean, student, summarize, welch
 from tests.fabricate.claims import T2
 
 
@@ -37,6 +39,22 @@ def test_welch_where_one_group_has_no_spread_has_the_freedom_of_the_other() -> N
 def test_the_confidence_counts() -> None:
     t = 0.8 / (2 * 0.9 * 0.1) ** 0.5
     assert mean([1.0, 2.0, 6.0], 0.8).interval == pytest.approx((3 - t * math.sqrt(7 / 3), 3 + t * math.sqrt(7 / 3)))
+
+
+def test_intervals_are_those_of_scipy() -> None:
+    a, b = [32.18, 33.4, 31.9, 32.5], [27.53, 29.0, 28.1, 26.2, 30.3]
+    reference = stats.ttest_ind(a, b, equal_var=False)
+    ends = reference.confidence_interval(0.9)
+    assert difference(a, b, 0.9).interval == pytest.approx((ends.low, ends.high), rel=1e-13)
+    interval, df = welch(summarize(a), summarize(b), 0.9)
+    assert interval == pytest.approx((ends.low, ends.high), rel=1e-13)
+    assert df == pytest.approx(reference.df, rel=1e-13)
+    ends = stats.ttest_1samp(a, 0.0).confidence_interval(0.95)
+    assert mean(a, 0.95).interval == pytest.approx((ends.low, ends.high), rel=1e-13)
+    columns = np.array([a, a[::-1]]).T
+    low, high = student(columns.mean(axis=0), columns.std(axis=0, ddof=1), 4, 0.95)
+    assert low == pytest.approx([ends.low] * 2, rel=1e-13)
+    assert high == pytest.approx([ends.high] * 2, rel=1e-13)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.1, 33.3])

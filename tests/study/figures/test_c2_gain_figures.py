@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from sppbench.evidence.runs import Evidence, Run
-from sppbench.evidence.seed_gains import attribute_change, log_gains
+from sppbench.evidence.seeds import attribute_change, log_gains
 from sppbench.spp.history.writer import BatchNormWriter
 from sppbench.study.figures.c2_gain_figures import MEASURED, draw_gains
 from sppbench.study.figures.drawing import Drawing

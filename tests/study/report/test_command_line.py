@@ -14,7 +14,7 @@ import pytest
 from sppbench.__main__ import main
 from sppbench.study.report.content import Content
 from sppbench.study.report.page import ReportError, claim_rows, log_report, write_report
-from sppbench.study.table.export import tidy
+from sppbench.study.table.formats import tidy
 from tests.fabricate.histories import ffnn_layers, lose_steps, write_gains, write_signals
 from tests.fabricate.runs import write_run
 from tests.spp.test_callback import read_wandb

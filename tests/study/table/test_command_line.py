@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import sppbench.study.table
 from sppbench.files import write_text
 from sppbench.study.table.cells import read_table
-from sppbench.study.table.output import FORMATS
+from sppbench.study.table.formats import FORMATS
 from tests.commands import Say, saying
 from tests.fabricate.runs import write_cell, write_run
 from tests.spp.test_callback import read_wandb
@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_the_old_files(
             raise OSError(28, "No space left on device")
         write_text(path, text)
 
-    monkeypatch.setattr("sppbench.study.table.output.write_text", fail)
+    monkeypatch.setattr("sppbench.study.table.formats.write_text", fail)
     status, out, err = say(sweep, "--output", tmp_path / "out")
     assert status == 2
     assert one_line(err) == f"sppbench: cannot write to {tmp_path / 'out'}: No space left on device\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -13,10 +14,8 @@ import pandas as pd
 import pytest
 
 from sppbench.study.table.cells import Table, read_table
-from sppbench.study.table.export import tidy, to_csv, to_json
-from sppbench.study.table.latex import escape, latex
+from sppbench.study.table.formats import in_latex, latex, markdown, terminal, tidy, to_csv, to_json
 from sppbench.study.table.notes import notes
-from sppbench.study.table.text import markdown, terminal
 from tests.fabricate.runs import MODELS, SEEDS, write_cell, write_run
 
 NAN = {"classes_predicted": 1, "logits_finite": False}
@@ -99,7 +98,7 @@ def test_json(table: Table) -> None:
 
 def test_markdown(table: Table) -> None:
     lines = markdown(table).splitlines()
-    assert lines[0] == "# a_sweep"
+    assert lines[0] == r"# a\_sweep"
     starts = [number for number, line in enumerate(lines) if line.startswith("| ---")]
     matrix, details = ([cells_of(line) for line in lines[start - 1 : lines.index("", start)]] for start in starts)
     assert matrix[0] == ["learning rate", *(escaped(title) for title in table.titles.values())]
@@ -191,7 +190,7 @@ def test_latex(table: Table) -> None:
 
 
 def test_latex_escapes() -> None:
-    assert escape(r"a_b 5% \x {y} #1 ~ ^ $ & ±—†") == (
+    assert in_latex(r"a_b 5% \x {y} #1 ~ ^ $ & ±—†") == (
         r"a\_b 5\% \textbackslash{}x \{y\} \#1 \textasciitilde{} \textasciicircum{} \$ \& $\pm$---\dag{}"
     )
 
@@ -200,3 +199,26 @@ def test_markdown_escapes(tmp_path: Path) -> None:
     write_run(tmp_path / "s|w*eep", "ffnn", 0.01, 1, 20.0, name="a|b<c>")
     [row] = [line for line in markdown(read_table(tmp_path / "s|w*eep")).splitlines() if line.startswith("| 0.01 | 20")]
     assert cells_of(row) == ["0.01", "20.00 ± — (n = 1)"]
+
+
+EVIL = "=1+1\n[a](http://b)\x1b[2J"
+
+
+def test_a_name_of_any_characters_is_only_shown(tmp_path: Path) -> None:
+    write_run(tmp_path / "sweep", "ffnn", 0.01, 1, 20.0, name=EVIL)
+    table = read_table(tmp_path / "sweep")
+    header, row = csv.reader(to_csv(table).splitlines())
+    assert row[header.index("model")] == r"'=1+1\n[a](http://b)\x1b[2J"
+    for text in (terminal(table), markdown(table), latex(table), to_json(table)):
+        assert "\x1b" not in text
+    assert sum(r"=1+1\n[a](http://b)\x1b[2J" in line for line in terminal(table).splitlines()) == 1
+    assert r"=1+1\\n[a\](http://b)\\x1b[2J" in markdown(table)
+    assert json.loads(to_json(table))["cells"][0]["model"] == EVIL
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+def test_a_spreadsheet_sees_no_formula(tmp_path: Path, start: str) -> None:
+    write_run(tmp_path, "ffnn", 0.01, 1, 20.0, name=f"{start}SUM(A1)")
+    [row] = csv.DictReader(to_csv(read_table(tmp_path)).splitlines())
+    assert row["model"] == row["title"] == f"'{start}SUM(A1)"
+    assert row["mean"] == "20.0"

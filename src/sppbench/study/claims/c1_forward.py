@@ -7,7 +7,7 @@ from typing import Any
 from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.stored_files import is_number
 from sppbench.study.claims.claim import Part
-from sppbench.study.claims.record import Cell, Record
+from sppbench.study.claims.record import Record, Setup
 from sppbench.study.claims.thresholds import Forward
 from sppbench.study.common.intervals import Verdict
 
@@ -18,7 +18,7 @@ def forward_parts(record: Record, rule: Forward) -> tuple[Part, ...]:
 
 
 def _part(record: Record, rule: Forward, net: str) -> Part:
-    cell = Cell(net, record.rules.lr)
+    cell = Setup(net, record.rules.lr)
     runs = record.runs(cell)
     errors: dict[int, float] = {}
     problems, details = [], []

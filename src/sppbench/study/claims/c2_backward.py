@@ -2,6 +2,9 @@
 
 Ratios of the second moments of gradients are of two nets with the same seed, as geometric means over layers and epochs;
 intervals are of the mean logarithm over seeds.
+
+Context is which factor of the backward gain G = γ²·1/(v + ε)·p of batch normalization carries its change over training:
+from the first to the last epoch log2 of it changes by a sum of three logarithms.
 """
 
 from __future__ import annotations
@@ -9,14 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-from sppbench.evidence.seed_profiles import Profiles, log_profiles, paired_ratio
-from sppbench.study.claims.c2_gains import gain_parts
+import pandas as pd
+
+from sppbench.evidence.seeds import Profiles, log_gains, log_profiles, paired_ratio
+from sppbench.spp.names import FACTOR_SYMBOLS, GAIN_AND_FACTORS
 from sppbench.study.claims.claim import Part
-from sppbench.study.claims.record import Cell, Record
-from sppbench.study.claims.thresholds import Backward
-from sppbench.study.common.intervals import Estimate, Verdict, at_most, mean, measured
+from sppbench.study.claims.record import Record, Setup
+from sppbench.study.claims.thresholds import Affine, Backward
+from sppbench.study.common.intervals import Estimate, Verdict, above, at_most, mean, measured
 
+_CHANGES = list(GAIN_AND_FACTORS)
 _QUANTITY = "ratio of gradients' second moments at the ReLU outputs"
 
 
@@ -59,7 +66,7 @@ def backward_parts(record: Record, rule: Backward) -> tuple[Part, ...]:
         for above, below in {(question.numerator, question.denominator) for question in questions}
     }
     parts = [_ratio(record, rule, question, pairs[question.numerator, question.denominator]) for question in questions]
-    return (*parts, *gain_parts(record, rule))
+    return (*parts, *_gain_parts(record, rule))
 
 
 def _widths(rule: Backward) -> list[_Question]:
@@ -94,7 +101,7 @@ def _ratio(record: Record, rule: Backward, question: _Question, pairs: Profiles)
     by_seed = table.groupby("seed")["log_ratio"].mean()
     logs = {int(seed): float(value) for seed, value in by_seed.items()}
     estimate = mean(list(logs.values()), rules.confidence).mapped(math.exp) if logs else None
-    cells = [Cell(net, rules.lr) for net in (question.numerator, question.denominator)]
+    cells = [Setup(net, rules.lr) for net in (question.numerator, question.denominator)]
     verdict: Verdict = "undecided"
     missing = ""
     if estimate is not None and len(logs) >= rules.seeds:
@@ -119,7 +126,7 @@ def _ratio(record: Record, rule: Backward, question: _Question, pairs: Profiles)
     )
 
 
-def _needs(record: Record, rule: Backward, cells: Sequence[Cell], paired: dict[int, float]) -> str:
+def _needs(record: Record, rule: Backward, cells: Sequence[Setup], paired: dict[int, float]) -> str:
     """The runs for as many pairs as are needed, those first of whose pairs one run is there."""
     usable = {
         cell: set(log_profiles(record.evidence, cell.net, rule.epochs, rule.layers, cell.lr).table["seed"])
@@ -130,3 +137,76 @@ def _needs(record: Record, rule: Backward, cells: Sequence[Cell], paired: dict[i
     candidates.sort(key=lambda seed: not any(seed in seeds for seeds in usable.values()))
     chosen = candidates[: record.rules.seeds - len(paired)]
     return record.needs((cell, [seed for seed in chosen if seed not in usable[cell]]) for cell in cells)
+
+
+def _gain_parts(record: Record, rule: Backward) -> tuple[Part, ...]:
+    """Context, by width: the share of γ² in the change of the gain, where both scale and shift are learned."""
+    return tuple(_gain_part(record, rule, h, nets) for h, nets in sorted(rule.widths.items()))
+
+
+def _gain_part(record: Record, rule: Backward, h: int, nets: Affine) -> Part:
+    rules = record.rules
+    cell = Setup(nets.both, rules.lr)
+    by_seed, problems = _by_seed(record, rule, nets.both)
+    off, _ = _by_seed(record, rule, nets.neither)
+    changes = [int(seed) for seed in by_seed.index]
+    verdict: Verdict = "undecided"
+    estimate: Estimate | None = None
+    missing, details = "", [*problems]
+    if changes:
+        averages = by_seed.mean()
+        details = [
+            _sentence(averages, rule),
+            *([f"affine off: {_sentence(off.mean(), rule)}"] if len(off) else []),
+            *problems,
+        ]
+        if abs(averages["gain"]) >= rule.gain_change:
+            estimate = mean([float(share) for share in by_seed["gamma_squared"] / by_seed["gain"]], rules.confidence)
+        else:
+            missing = f"the gain hardly changed (by less than {rule.gain_change:g}): there is nothing to attribute"
+    if len(changes) < rules.seeds:
+        missing = record.needs([(cell, record.unused(record.runs(cell), rules.seeds - len(changes)))])
+    elif estimate is not None:
+        verdict = above(estimate, rule.gain_share)
+        missing = record.more([cell], changes, "the interval is too wide") if verdict == "undecided" else ""
+    return Part(
+        f"γ² in the change of the gain, h = {h}",
+        f"share of γ² in the change of log2 of the backward gain from epoch {rule.epochs[0]} to {rule.epochs[-1]}",
+        *measured(estimate),
+        len(changes),
+        f"interval above {rule.gain_share:g}: the learned scale carries the change",
+        verdict,
+        missing,
+        tuple(details),
+        decides=False,
+    )
+
+
+def _by_seed(record: Record, rule: Backward, net: str) -> tuple[pd.DataFrame, list[str]]:
+    """Change of log2 of the gain and of its factors from the first to the last epoch, as means over layers.
+
+    Returns:
+        A row a seed; and which runs were left out, because their gains are not finite, do not reach the epochs, or are
+        missed by the product of their factors.
+    """
+    found = log_gains(record.evidence, net, record.rules.lr)
+    problems = [problem for problem in found.problems if problem.startswith("left out")]
+    wanted = [layer for layer in found.table["layer"].unique() if fnmatchcase(layer, rule.gain_layers)]
+    chosen = found.table[found.table["layer"].isin(wanted)]
+    changes: dict[int, pd.Series] = {}
+    for seed, rows in chosen.groupby("seed"):
+        start, end = (rows[rows["epoch"] == epoch].set_index("layer") for epoch in (rule.epochs[0], rule.epochs[-1]))
+        if start.empty or end.empty:
+            problems.append(
+                f"left out: {net}, seed {seed}, has no gains of epochs {rule.epochs[0]} and {rule.epochs[-1]}"
+            )
+        elif not max(start["closure"].max(), end["closure"].max()) <= rule.closure:
+            problems.append(f"left out: {net}, seed {seed}, whose gains are not the product of their factors")
+        else:
+            changes[int(seed)] = (end[_CHANGES] - start[_CHANGES]).mean(skipna=False)
+    return pd.DataFrame(changes).T, problems
+
+
+def _sentence(changes: pd.Series, rule: Backward) -> str:
+    factors = ", ".join(f"{symbol} {changes[name]:+.2f}" for name, symbol in FACTOR_SYMBOLS.items())
+    return f"log2 of the gain changed by {changes['gain']:+.2f} (mean over {rule.gain_layers} and seeds): {factors}"

@@ -6,22 +6,21 @@ from typing import Any
 
 from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.stored_files import is_number
-from sppbench.study.claims.chance import CONSTANT, at_chance
 from sppbench.study.claims.claim import Part
-from sppbench.study.claims.record import Cell, Record
+from sppbench.study.claims.record import CONSTANT, Record, Setup, at_chance
 from sppbench.study.claims.thresholds import Lifeless
 from sppbench.study.common.intervals import Verdict
 
 
 def lifeless_parts(record: Record, rule: Lifeless) -> tuple[Part, ...]:
     """Deciding parts: one a learning rate, and the control; context: what moved, by learning rate."""
-    cells = [Cell(rule.net, lr) for lr in rule.lrs]
+    cells = [Setup(rule.net, lr) for lr in rule.lrs]
     chance = [at_chance(record, cell, rule.seeds, [CONSTANT]) for cell in cells]
     return (*chance, _control(record, rule), *(_moved(record, rule, cell) for cell in cells))
 
 
 def _control(record: Record, rule: Lifeless) -> Part:
-    cell = Cell(rule.control, record.rules.lr)
+    cell = Setup(rule.control, record.rules.lr)
     accuracies = record.accuracies(cell)
     best = max(accuracies.values(), default=None)
     verdict: Verdict = "holds" if best is not None and best > rule.control_accuracy else "undecided"
@@ -49,7 +48,7 @@ def _epochs(run: Run) -> int:
     return run.result.epochs if run.result is not None else 0
 
 
-def _moved(record: Record, rule: Lifeless, cell: Cell) -> Part:
+def _moved(record: Record, rule: Lifeless, cell: Setup) -> Part:
     """Context: how far training has moved the parameters that should have stayed where they were."""
     runs = record.runs(cell)
     farthest: dict[int, float] = {}

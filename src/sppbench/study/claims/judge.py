@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sppbench.evidence.runs import Evidence
-from sppbench.study.claims.accuracy import magnitude_parts, rate_parts, stable_parts
 from sppbench.study.claims.c1_forward import forward_parts
 from sppbench.study.claims.c2_backward import backward_parts
+from sppbench.study.claims.c3_stable import stable_parts
+from sppbench.study.claims.c4_magnitude import magnitude_parts
 from sppbench.study.claims.c5_lifeless import lifeless_parts
+from sppbench.study.claims.c6_rates import rate_parts
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.claims.record import Record
 from sppbench.study.claims.thresholds import read_rules

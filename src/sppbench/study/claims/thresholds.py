@@ -30,6 +30,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Forward(Rule):
+    """Of C1."""
+
     nets: tuple[str, ...]
     relative_error: float
 
@@ -46,6 +48,8 @@ class Affine:
 
 @dataclass(frozen=True)
 class Backward(Rule):
+    """Of C2."""
+
     widths: dict[int, Affine]
     layers: str
     epochs: tuple[int, ...]
@@ -58,6 +62,8 @@ class Backward(Rule):
 
 @dataclass(frozen=True)
 class Stable(Rule):
+    """Of C3."""
+
     nets: tuple[str, ...]
     better: str
     accuracy_above: float
@@ -65,6 +71,8 @@ class Stable(Rule):
 
 @dataclass(frozen=True)
 class Magnitude(Rule):
+    """Of C4."""
+
     with_mp: str
     with_mp_equal_init: str
     without_mp: str
@@ -73,6 +81,8 @@ class Magnitude(Rule):
 
 @dataclass(frozen=True)
 class Lifeless(Rule):
+    """Of C5."""
+
     net: str
     lrs: tuple[float, ...]
     seeds: int
@@ -84,6 +94,8 @@ class Lifeless(Rule):
 
 @dataclass(frozen=True)
 class Rates(Rule):
+    """Of C6."""
+
     survives: str
     nets: tuple[str, ...]
     lrs: tuple[float, ...]

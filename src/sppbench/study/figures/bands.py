@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from sppbench.evidence.runs import Evidence, EvidenceError
-from sppbench.evidence.seed_profiles import Profiles
+from sppbench.evidence.seeds import Profiles
+from sppbench.study.common.intervals import student
 from sppbench.study.figures.drawing import COLUMNS
 
 CONFIDENCE = 0.95
@@ -35,8 +35,7 @@ def mean_and_band(
     seeds = len(logarithms)
     mean = logarithms.mean(axis=0)
     if seeds >= FEWEST:
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * stats.sem(logarithms, axis=0)
-        return mean, mean - reach, mean + reach
+        return mean, *student(mean, logarithms.std(axis=0, ddof=1), seeds, CONFIDENCE)
     if seeds == 1:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     return mean, logarithms.min(axis=0), logarithms.max(axis=0)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sppbench.evidence.runs import Evidence
-from sppbench.evidence.seed_profiles import Profiles, log_profiles, paired_ratio
+from sppbench.evidence.seeds import Profiles, log_profiles, paired_ratio
 from sppbench.spp.plots.axes import MARK_COLOR, depth_ticks
 from sppbench.study.figures.bands import (
     BAND_WORDS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from sppbench.evidence.epochs import BATCHNORM_FILE
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
+from sppbench.evidence.seeds import unusual
 from sppbench.spp.plots.curves import Convention, select_curves
 from sppbench.study.figures.drawing import reason
 from sppbench.study.figures.published_figures import PublishedFigures
@@ -71,9 +71,9 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
             continue
         if note := _say_nonfinite(run, frame):
             notes.append(note)
-    usual = _usual(list(layers.values()))
-    for seed in [seed for seed in whole if layers[seed] != usual]:
-        count = f"{len(layers[seed])} layers, and not the {len(usual)}"
+    usual, odd = unusual(layers)
+    for seed in odd:
+        count = f"{len(layers[seed])} layers, and not the {len(usual or ())}"
         notes.append(f"not drawn: {whole.pop(seed).path} has {count} that the other seeds of {model} have")
     runs = sorted(whole.values(), key=lambda run: (run.seed != published.seeds[0], run.seed))
     return Net(model, tuple(runs), tuple(notes))
@@ -82,11 +82,6 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
 def has_gains(run: Run) -> bool:
     """Whether a run recorded the backward gains of its batch normalizations, whole or damaged."""
     return any((run.path / name).exists() for name in ("batchnorm.parquet", BATCHNORM_FILE))
-
-
-def _usual(layers: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """The most frequent ones; of equally frequent ones those of the smaller seed."""
-    return Counter(layers).most_common(1)[0][0] if layers else ()
 
 
 def _say_nonfinite(run: Run, frame: pd.DataFrame) -> str:

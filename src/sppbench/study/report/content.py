@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sppbench.evidence.runs import Evidence, EvidenceError, Run, read_evidence
+from sppbench.evidence.seeds import unusual
 from sppbench.study.claims.claim import Claim
 from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
@@ -99,11 +99,12 @@ def odd_runs(evidence: Evidence) -> Iterator[str]:
             net = {key: value for key, value in run.settings.items() if key.startswith("model.")}
             layers.setdefault(f"{run.model} {net}", {})[run.path] = names
     for of_net in layers.values():
-        usual, _ = Counter(of_net.values()).most_common(1)[0]
-        for path, names in of_net.items():
-            if len(names) != len(usual):
-                yield f"{path} recorded {len(names)} layers, and not {len(usual)} as other runs of the same net did"
-            elif names != usual:
+        usual, odd = unusual(of_net)
+        for path in odd:
+            count, others = len(of_net[path]), len(usual or ())
+            if count != others:
+                yield f"{path} recorded {count} layers, and not {others} as other runs of the same net did"
+            else:
                 yield f"{path} recorded layers of other names than other runs of the same net did"
 
 

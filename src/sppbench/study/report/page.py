@@ -22,9 +22,8 @@ from sppbench.study.figures.figure_output import renderable
 from sppbench.study.report import run_list
 from sppbench.study.report.charts import chart
 from sppbench.study.report.content import TABLE, Content, answer, ways_to_make
-from sppbench.study.table.export import tidy
+from sppbench.study.table.formats import CAPTION, ours, plus_minus, tidy
 from sppbench.study.table.notes import notes
-from sppbench.study.table.text import CAPTION, ours, plus_minus
 
 Made = TypeVar("Made")
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sppbench.study.common.intervals import Summary
+from sppbench.study.common.intervals import Summary, quantile, welch
 
 Verdict = Literal["reproduced", "higher", "lower", "undecided", "incomplete"]
 
@@ -49,24 +49,9 @@ class Comparison:
 def compare(ours: Summary, published: Summary) -> Comparison:
     """Both intervals. The published value has a standard deviation and n of at least 2."""
     assert published.std is not None
-    difference = ours.mean - published.mean
-    half = _t(PREDICTION, published.n - 1) * published.std * math.sqrt(1 / published.n + 1 / ours.n)
-    prediction = (published.mean - half, published.mean + half)
-    if ours.std is None:
-        return Comparison(difference, None, None, prediction)
-    a, b = ours.std**2 / ours.n, published.std**2 / published.n
-    if a + b == 0:
-        return Comparison(difference, (difference, difference), None, prediction)
-    df = (a + b) ** 2 / (a**2 / (ours.n - 1) + b**2 / (published.n - 1))  # Welch–Satterthwaite
-    half = _t(CONFIDENCE, df) * math.sqrt(a + b)
-    return Comparison(difference, (difference - half, difference + half), df, prediction)
-
-
-def _t(confidence: float, df: float) -> float:
-    """The two-sided quantile of Student's t."""
-    from scipy.special import stdtrit  # as scipy.stats.t.ppf, which takes a second longer to import
-
-    return float(stdtrit(df, (1 + confidence) / 2))
+    half = quantile(PREDICTION, published.n - 1) * published.std * math.sqrt(1 / published.n + 1 / ours.n)
+    interval, df = welch(ours, published, CONFIDENCE)
+    return Comparison(ours.mean - published.mean, interval, df, (published.mean - half, published.mean + half))
 
 
 def decide(

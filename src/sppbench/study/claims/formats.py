@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 from sppbench.files import write_text
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.common.output import OutputError
-
-WIDTH = 110  # columns of a terminal
-DASH = "\N{EM DASH}"
+from sppbench.study.common.plain_text import in_markdown, visible
+from sppbench.study.common.text_tables import DASH, pipes, wrapped
 
 
 def terminal(claims: Sequence[Claim]) -> str:
@@ -25,36 +23,29 @@ def terminal(claims: Sequence[Claim]) -> str:
 
 
 def _block(claim: Claim) -> Iterable[str]:
-    yield from _wrapped(f"{claim.id}  {claim.verdict.upper()}  {claim.statement}", "", " " * 4)
-    yield from _wrapped(f"({claim.source})", "    ", "    ")
+    yield from wrapped(f"{claim.id}  {claim.verdict.upper()}  {claim.statement}", "", " " * 4)
+    yield from wrapped(f"({claim.source})", "    ", "    ")
     said: set[str] = set()
     for (decides, quantity, criterion), parts in groupby(
         claim.parts, lambda part: (part.decides, part.quantity, part.criterion)
     ):
         yield ""
         sentence = f"{quantity}. Holds if {criterion}." if decides else f"Context: {quantity}. Holds if {criterion}."
-        yield from _wrapped(sentence[0].upper() + sentence[1:], "  ", "  ")
+        yield from wrapped(sentence[0].upper() + sentence[1:], "  ", "  ")
         for part in parts:
-            yield f"    {part.name:<50} {_measured(part):<30} n = {part.n:<3} {part.verdict}".rstrip()
+            yield f"    {visible(part.name):<50} {_measured(part):<30} n = {part.n:<3} {part.verdict}".rstrip()
             yield from _notes(part, said)
 
 
 def _notes(part: Part, said: set[str]) -> Iterable[str]:
     """What is missing and the details; what was said above is not repeated."""
     if part.missing:
-        yield from _wrapped("as above" if part.missing in said else part.missing, "      ! ", " " * 8)
+        yield from wrapped("as above" if part.missing in said else part.missing, "      ! ", " " * 8)
         said.add(part.missing)
     for detail in part.details:
         if detail not in said:
-            yield from _wrapped(detail, "      - ", " " * 8)
+            yield from wrapped(detail, "      - ", " " * 8)
         said.add(detail)
-
-
-def _wrapped(text: str, first: str, other: str) -> list[str]:
-    # Paths and commands stay whole, to be copied.
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=other, break_long_words=False, break_on_hyphens=False
-    )
 
 
 def _measured(part: Part) -> str:
@@ -71,7 +62,7 @@ def _number(value: float) -> str:
 
 def markdown(claims: Sequence[Claim]) -> str:
     """A table of verdicts, then a table of parts and the details for each claim."""
-    lines = ["# Claims", "", *_pipes(["claim", "verdict", "statement"], [_summary(claim) for claim in claims])]
+    lines = ["# Claims", "", *pipes(["claim", "verdict", "statement"], [_summary(claim) for claim in claims])]
     for claim in claims:
         rows = [
             [
@@ -82,22 +73,20 @@ def markdown(claims: Sequence[Claim]) -> str:
         ]
         header = ["part", "quantity", "value [interval]", "n", "criterion", "verdict", "missing"]
         details = [f"- {part.name}: {detail}" for part in claim.parts for detail in part.details]
-        lines += ["", f"## {claim.id}: {claim.verdict}", "", _escaped(claim.statement), "", f"Source: {claim.source}."]
-        lines += ["", *_pipes(header, rows), *([""] if details else []), *map(_escaped, details)]
+        lines += [
+            "",
+            f"## {claim.id}: {claim.verdict}",
+            "",
+            in_markdown(claim.statement),
+            "",
+            f"Source: {in_markdown(claim.source)}.",
+        ]
+        lines += ["", *pipes(header, rows), *([""] if details else []), *map(in_markdown, details)]
     return "\n".join(lines)
 
 
 def _summary(claim: Claim) -> list[str]:
     return [claim.id, claim.verdict, claim.statement]
-
-
-def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(_escaped(value) for value in line)} |" for line in lines]
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\|*_`<" else letter for letter in text)
 
 
 def to_json(claims: Sequence[Claim]) -> str:
