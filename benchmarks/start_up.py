@@ -59,8 +59,8 @@ def main() -> None:
             "first step, CSV": [*run, "logger=csv"],
             "first step, CSV and W&B": run,
             "train --help": ["-m", "sppbench.train", "--help"],
-            "table --help": ["-m", "sppbench.study.table", "--help"],
-            "report --help": ["-m", "sppbench.study.report", "--help"],
+            "table --help": ["-m", "sppbench", "table", "--help"],
+            "report --help": ["-m", "sppbench", "report", "--help"],
         }
         times = in_turns({name: partial(seconds, command) for name, command in commands.items()}, options.rounds)
     bare = median(times["bare imports"])

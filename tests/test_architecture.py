@@ -135,8 +135,8 @@ def _files_among(name: str, files: dict[str, Path]) -> Iterator[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("train", "run/assembly", "run/sweep", "run/results", "run/run_directory", "files", "spp/names"),
-        *("__init__", "__main__", "stored_files", "streams", "wandb_modes"),
+        *("train", "run/assembly", "run/sweep", "run/results", "run/run_directory", "run/checkpoint", "run/checks"),
+        *("files", "spp/names", "stored_files", "streams", "wandb_modes", "__init__", "__main__"),
         "../hydra_plugins/sppbench_sweeper",
     ],
 )

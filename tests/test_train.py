@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from sppbench.evidence.runs import read_run
 from sppbench.run import assembly
 from sppbench.run.assembly import build, make_data_and_net, resolve
-from sppbench.run.checks import check_cuda_graphs, how_to_compile
 from sppbench.run.classifier import Classifier
 from sppbench.run.results import read_result
 from sppbench.run.run_directory import RunDirectory, RunDirectoryError
@@ -162,17 +161,6 @@ def test_a_compiled_run_is_the_same_and_takes_one_graph(
     first = gains[0]["step"] == 0
     np.testing.assert_allclose(gains[0]["gain"][first], gains[1]["gain"][first], rtol=1e-3)
     assert weights(tmp_path / "eager").keys() == weights(tmp_path / "compiled").keys()
-
-
-def test_cuda_graphs_do_not_accumulate_gradients() -> None:
-    """Without a GPU there are none, and PyTorch leaves them out."""
-    for value in ("reduce-overhead", {"triton.cudagraphs": True}):
-        how = how_to_compile(value)
-        with pytest.raises(UsageError, match="accumulate_grad_batches"):
-            check_cuda_graphs(how, 2, "cuda")
-        check_cuda_graphs(how, 1, "cuda")
-        check_cuda_graphs(how, 2, "cpu")
-    check_cuda_graphs(how_to_compile(True), 2, "cuda")
 
 
 def test_every_run_of_a_long_sweep_is_compiled() -> None:
@@ -505,6 +493,7 @@ def test_a_run_that_is_cut_short_is_final_and_counts_nowhere(
         (["+trainer.max_steps=4"], 4),
         (["trainer.max_epochs=2", "trainer.limit_train_batches=2"], 4),
         (["trainer.max_epochs=2", STOP_AFTER % 6], 6),
+        (["trainer.max_epochs=1", "trainer.log_every_n_steps=0"], 3),
     ],
 )
 def test_a_run_that_reaches_its_limit_is_complete(

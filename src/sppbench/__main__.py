@@ -90,7 +90,6 @@ def _parser() -> Parser:
         prog="sppbench",
         description="See how signals travel through a neural net while it trains.",
         epilog="sppbench <command> --help describes a command.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=16),
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True, parser_class=Parser)
     commands.add_parser("train", help="train one net, or many (-m), from a configuration; all options are Hydra's")
@@ -172,6 +171,7 @@ def _figures_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _figures(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.runs import EvidenceError, read_evidence
+    from sppbench.study.common.plain_text import visible
     from sppbench.study.figures.draw_all import draw_figures, used_runs
     from sppbench.study.figures.figure_output import log_figures, terminal, write_figures
 
@@ -187,9 +187,10 @@ def _figures(arguments: argparse.Namespace) -> int:
         print(f"\nWritten to {arguments.output}, and {len(runs)} runs in compact form:")
         print("\n".join(f"  {path.name}" for path in paths))
     if notes:
-        print("\nNotes:\n" + "\n".join(f"- {note}" for note in notes))
+        print("\nNotes:\n" + "\n".join(f"- {visible(note)}" for note in notes))
     if arguments.wandb and drawings:
-        log_figures(drawings, arguments.directory)
+        for problem in log_figures(drawings, arguments.directory):
+            say(problem)
     return 0
 
 
@@ -234,6 +235,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from sppbench.study.common.plain_text import visible
     from sppbench.study.report.content import gather
     from sppbench.study.report.page import check_writable, log_report, write_report
 
@@ -243,9 +245,10 @@ def _report(arguments: argparse.Namespace) -> int:
     verdicts = ", ".join(f"{claim.id} {claim.verdict}" for claim in content.claims)
     print(f"{arguments.output} ({size / 1e6:.1f} MB): {verdicts}")
     for problem in content.problems:
-        print(f"- {problem}")
+        print(f"- {visible(problem)}")
     if arguments.wandb:
-        log_report(content)
+        for problem in log_report(content):
+            say(problem)
     return 0
 
 

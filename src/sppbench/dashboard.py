@@ -1,9 +1,9 @@
 """The saved W&B view of the project: ``sppbench dashboard``.
 
-Sections: Training, Signals, BN gain and Table; runs are grouped by cell, so that a line is the mean over the seeds of a
-net at a learning rate, and its band goes from the lowest to the highest of them. Each call saves a view of its own. It
-shows what runs, ``sppbench table --wandb`` and ``sppbench report --wandb`` have logged; W&B must
-have that (``wandb sync`` for what was logged offline). Needs the extra ``dashboard``.
+Sections: Training, Signals, BN gain and Table. Runs are grouped by cell, so that a line is the mean over the seeds of a
+net at a learning rate, and its band goes from the lowest to the highest of them. Each call saves a view of its own. A
+view shows what runs, ``sppbench table --wandb`` and ``sppbench report --wandb`` have logged to W&B; what was logged
+offline must be sent there by ``wandb sync`` first. Needs the extra ``dashboard``.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def _signals() -> Section:
 
 
 def _batchnorm() -> Section:
-    """The backward gain of batch normalizations and its factors (``sppbench.spp.sums.batchnorm_sums``); of the
-    report the figures on what moved the gain."""
+    """The backward gain of batch normalizations and its factors (``sppbench.spp.sums.batchnorm_sums``), and the
+    report's figures of claim C2."""
     ends = ("batchnorm/gain_max", "batchnorm/gain_min")
     return _section(
         "BN gain",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -59,7 +59,8 @@ def read_text(file: Path) -> str:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value read from a file is a finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    largest = sys.float_info.max  # of what has no place in a float nothing can be computed
+    return isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def write_signals(
                         }
                     )
     HistoryWriter(run / "spp.parquet").append(pd.DataFrame(rows), end=STEPS)
+
+
+def lose_steps(run: Path) -> None:
+    """Writes ``spp.parquet`` and ``batchnorm.parquet`` anew, in two parts between which a third one is missing."""
+    for name, writer in (("spp.parquet", HistoryWriter), ("batchnorm.parquet", BatchNormWriter)):
+        if not (run / name).exists():
+            continue
+        frame = pd.read_parquet(run / name)
+        shutil.rmtree(run / name)
+        steps = sorted(frame["step"].unique())
+        last_before, first_after = steps[len(steps) // 3 - 1], steps[-(len(steps) // 3)]
+        writer(run / name).append(frame[frame["step"] <= last_before])
+        writer(run / name, resume_at=int(first_after)).append(frame[frame["step"] >= first_after])
 
 
 def write_gains(

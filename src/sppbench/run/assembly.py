@@ -172,10 +172,10 @@ def _make_optimizer(cfg: DictConfig, net: nn.Module) -> Any:
 
 
 def _make_probes(cfg: DictConfig, run: RunDirectory) -> list[Callback]:
-    """What records the run, if anything does. ``run.run_id`` names the run."""
+    """What records the run, if anything does; its histories say, as checkpoints do, whose they are."""
     from hydra.utils import instantiate
 
-    return [instantiate(cfg.spp, directory=str(run.path))] if cfg.spp._target_ else []
+    return [instantiate(cfg.spp, directory=str(run.path), **mark_of(run))] if cfg.spp._target_ else []
 
 
 def _users_callbacks(cfg: DictConfig) -> list[Callback]:

@@ -9,13 +9,15 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sppbench.errors import UserError
 from sppbench.files import write_text
+from sppbench.stored_files import is_number, read_text
 
 Status = Literal["completed", "diverged", "stopped_early", "failed", "interrupted"]
 FINAL: tuple[Status, ...] = ("completed", "diverged", "stopped_early")  # such a run is not run again
+_SCORES = ("accuracy", "top5", "loss", "classes_predicted", "logit_std", "images")
 
 
 class ResultError(UserError):
@@ -78,12 +80,45 @@ def read_result(path: Path) -> Result:
     """Reads a result.json.
 
     Raises:
-        ResultError: It is not JSON, or lacks fields or has others.
+        ResultError: It is not JSON, or lacks fields, has others, or values of other types.
+
+    Example:
+        >>> read_result(Path("outputs/runs/ffnn/lr=0.001/seed=868/result.json")).test["accuracy"]
+        25.1
     """
     try:
-        return Result(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        result = Result(**json.loads(read_text(path)))
+        _check_types(result)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ResultError(f"cannot read {path}: {error}") from error
+    return result
+
+
+def _check_types(result: Result) -> None:
+    """Refuses values of other types than the fields have, and scores and states of the source that are none."""
+    for name, hint in get_type_hints(Result).items():
+        if not _fits(value := getattr(result, name), hint):
+            raise ValueError(f"{name} is {value!r}")
+    for part in ("test", "val", "train"):
+        for name, value in (getattr(result, part) or {}).items():
+            if name in _SCORES and not _fits(value, float | None):
+                raise ValueError(f"{part}.{name} is {value!r}")
+    if result.git is not None and not _fits(result.git.get("commit", ""), str):
+        raise ValueError(f"git.commit is {result.git['commit']!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a type: a plain one, or made of Literal, dict and | as those above."""
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
+    if arguments:
+        return any(_fits(value, one) for one in arguments)
+    if hint is float:
+        return is_number(value)
+    return hint is Any or (isinstance(value, hint) and (hint is bool or not isinstance(value, bool)))
 
 
 def package_versions() -> dict[str, str]:

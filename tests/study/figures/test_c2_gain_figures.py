@@ -50,7 +50,7 @@ def fabricate(directory: Path, seeds: Mapping[str, Sequence[int]], layers: Seque
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
     evidence = fabricate(tmp_path_factory.mktemp("gains"), dict.fromkeys(NETS, (1, 2, 3)))
-    return {drawing.name: drawing for drawing in draw_gains(evidence, NETS, 0.001)}
+    return {drawing.name: drawing for drawing in draw_gains(evidence, NETS, 0.001)[0]}
 
 
 def table(drawing: Drawing, panel: str) -> pd.DataFrame:
@@ -127,7 +127,7 @@ def test_the_measured_gain_is_drawn_as_measured(tmp_path: Path) -> None:
     row = {"depth": 0, "layer": "norm", "gain": 0.51, "gamma_squared": 1.0, "inverse_variance": 0.5, "projection": 1.0}
     rows = [{"step": step, "epoch": step, **row} for step in range(2)]
     BatchNormWriter(tmp_path / "batchnorm.parquet").append(pd.DataFrame(rows))
-    drawings = draw_gains(Evidence(tmp_path, (record(tmp_path, "ffnn_bn", 1),), ()), NETS, 0.001)
+    drawings, _ = draw_gains(Evidence(tmp_path, (record(tmp_path, "ffnn_bn", 1),), ()), NETS, 0.001)
     rows = table(drawings[1], "on: norm")
     np.testing.assert_allclose(rows[MEASURED], math.log2(0.51), atol=1e-6)
     np.testing.assert_allclose(rows[list(PARTS)].sum(axis=1), -1.0, atol=1e-6)
@@ -157,10 +157,10 @@ def test_a_faulty_run_is_left_out_with_the_reason(tmp_path: Path, fault: str) ->
         "damaged": "batchnorm.parquet",
     }[fault]
     assert reason in problem
-    drawings = draw_gains(Evidence(tmp_path, tuple(runs), ()), NETS, 0.001)
+    drawings, _ = draw_gains(Evidence(tmp_path, tuple(runs), ()), NETS, 0.001)
     assert all(reason in drawing.caption.partition("Left out: ")[2] for drawing in drawings)
 
 
 def test_without_gains_there_are_no_figures(tmp_path: Path) -> None:
-    assert draw_gains(Evidence(tmp_path, (), ()), NETS, 0.001) == []
-    assert draw_gains(Evidence(tmp_path, (record(tmp_path, "ffnn_bn", 1),), ()), NETS, 0.001) == []
+    assert draw_gains(Evidence(tmp_path, (), ()), NETS, 0.001) == ([], [])
+    assert draw_gains(Evidence(tmp_path, (record(tmp_path, "ffnn_bn", 1),), ()), NETS, 0.001) == ([], [])

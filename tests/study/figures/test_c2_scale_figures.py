@@ -83,7 +83,7 @@ def fabricate(directory: Path, nets: Mapping[str, Value], seeds: Mapping[str, Se
 
 
 def drawn(evidence: Evidence) -> dict[str, Drawing]:
-    return {drawing.name: drawing for drawing in draw_scale(evidence)}
+    return {drawing.name: drawing for drawing in draw_scale(evidence)[0]}
 
 
 def curve(drawing: Drawing, panel: str, name: str) -> pd.DataFrame:
@@ -181,8 +181,8 @@ def test_interventions(drawings: dict[str, Drawing]) -> None:
 
 
 def test_without_runs_there_are_no_figures(tmp_path: Path) -> None:
-    assert draw_scale(Evidence(tmp_path, (), ())) == []
-    assert draw_scale(fabricate(tmp_path, {"ffnn": NETS["ffnn_bn"]})) == []
+    assert draw_scale(Evidence(tmp_path, (), ())) == ([], [])
+    assert draw_scale(fabricate(tmp_path, {"ffnn": NETS["ffnn_bn"]})) == ([], [])
 
 
 @pytest.mark.filterwarnings("error")
@@ -200,14 +200,15 @@ def test_few_seeds(tmp_path: Path) -> None:
         one["value"], [0.75 * on_off(str(layer)) * math.exp(0.1) for layer in one.index], rtol=1e-6
     )
     assert one[["low", "high"]].isna().all(axis=None)
-    assert "ffnn_bn_noaffine_h100 (seeds 2); ffnn_bn_h100 (seeds 1, 2); ffnn_bn (seeds 3)" in effect.caption
+    assert "ffnn_bn_noaffine_h100 (seed 2); ffnn_bn_h100 (seeds 1, 2); ffnn_bn (seed 3)" in effect.caption
     assert "n = 1;" in effect.caption
     assert "n = 2." in effect.caption
 
 
 def test_a_missing_net_leaves_its_curves_out(tmp_path: Path) -> None:
     nets = {"ffnn_bn": NETS["ffnn_bn"], "ffnn_bn_h100": NETS["ffnn_bn_h100"]}
-    (effect,) = draw_scale(fabricate(tmp_path, nets))  # and no figure of interventions
+    (effect,), notes = draw_scale(fabricate(tmp_path, nets))  # and no figure of interventions
+    assert notes == []
     assert {panel.name for panel in effect.panels if panel.row == 1} == {
         f"h = 100 / h = 500, epoch {epoch}" for epoch in (0, 9, 19)
     }

@@ -23,7 +23,7 @@ NET = "ffnn_bn_noaffine_h100"
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])  # they take seconds
+    monkeypatch.setattr("sppbench.study.figures.draw_all.draw_scale", lambda evidence: ([], []))  # they take seconds
     path = tmp_path / "outputs" / "figures"
     write_ffnn(path, NET, 868, gradient(figure1))
     return path
@@ -112,6 +112,21 @@ def test_only_damaged_runs_are_told(tmp_path: Path, say: Say) -> None:
     assert status == 0
     assert out.startswith("There is nothing to draw.\n")
     assert f"cannot read {run / 'config.yaml'}" in out
+
+
+def test_names_of_any_characters_are_only_read(tmp_path: Path, say: Say) -> None:
+    outputs = tmp_path / "\x1b[2J\n# [name](http:)|`"
+    write_ffnn(outputs / "figures", NET, 868, gradient(figure1))
+    run = outputs / "figures" / NET / "lr=0.001" / "seed=67"
+    run.mkdir()
+    (run / "config.yaml").write_text("][")
+    status, out, err = say(outputs, "--output", tmp_path / "new")
+    assert (status, err) == (0, "")
+    assert "\x1b" not in out
+    assert r"/\x1b[2J\n# [name](http:)|`/figures/" in out.partition("\nNotes:\n")[2]
+    text = (tmp_path / "new" / "matches.md").read_text(encoding="utf-8")
+    assert r"/\\x1b[2J\\n\# [name\](http:)\|\`/figures/" in text
+    assert len([line for line in text.splitlines() if line.startswith("#")]) == 3
 
 
 def test_wandb_offline(sweep: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_order(values: Write, published: PublishedFigure) -> None:
     assert judge({0: 2.0, 19: 2.0, 9: 1.0}).agrees is False, "equal is not larger"
 
 
-def test_the_highest_peaks_are_higher_than_their_neighbours(values: Write) -> None:
+def test_the_highest_peaks_are_higher_than_their_neighbors(values: Write) -> None:
     heights = {"block2.norm": 9.0, "block2.activation": 10.0, "block5.norm": 4.0, "flatten": 3.0, "classifier": 2.0}
     found = values(by_layer(heights))
     assert highest_peaks(found, "gradient", "acsm", 4) == ["block2.activation", "block5.norm", "flatten", "classifier"]

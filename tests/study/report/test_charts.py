@@ -44,7 +44,7 @@ def test_what_cannot_be_drawn_leaves_gaps_and_is_counted() -> None:
     assert chart(fabricate.profiles("figure3", 20)).undrawn == ""
 
 
-def test_a_point_without_neighbours_is_seen_where_there_are_many() -> None:
+def test_a_point_without_neighbors_is_seen_where_there_are_many() -> None:
     values = np.full(100, np.nan)
     values[50] = 1.0
     panel = Panel("p", 0, 0, "layer", "value")

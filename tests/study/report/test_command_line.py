@@ -1,4 +1,4 @@
-"""The command: the report of an empty, a partial, a damaged and a complete directory, and what the user must mend."""
+"""The command: the report of an empty, a partial, a damaged and a complete directory, and what the user must fix."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 
 from sppbench.__main__ import main
 from sppbench.study.report.content import Content
+from sppbench.study.report.page import ReportError, claim_rows, log_report, write_report
 from sppbench.study.table.formats import tidy
-from tests.fabricate.histories import ffnn_layers, write_gains, write_signals
+from tests.fabricate.histories import ffnn_layers, lose_steps, write_gains, write_signals
 from tests.fabricate.runs import write_run
 from tests.spp.test_callback import read_wandb
 from tests.study.report.reading import Element, read_page
@@ -50,7 +51,7 @@ def test_an_empty_directory(tmp_path: Path, say: Say) -> None:
     assert (status, err) == (0, "")
     assert "C1 undecided, C2 undecided" in out
     found = page(tmp_path)
-    assert "nothing can be said on the study's claims yet" in found.one(id="answer").text
+    assert "nothing can be said about the study's claims yet" in found.one(id="answer").text
     assert {badge.attributes["data-verdict"] for badge in found.all(data_verdict=None)} == {"undecided"}
     assert "python -m sppbench.train -m sweeps=table1" in found.one("section", id="table").text
     assert "python -m sppbench.train -m sweeps=figures" in found.one("section", id="figures").text
@@ -98,6 +99,32 @@ def test_damage_is_said_and_stops_nothing(tmp_path: Path, say: Say, monkeypatch:
     assert any(row.values and row.values[0] == pytest.approx(0.5) for row in ratio), "three whole pairs are counted"
 
 
+def test_a_history_with_a_gap_is_said_and_not_averaged(
+    tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sppbench.study.report.page.paper", lambda drawing: "data:,")  # takes most of the time
+    outputs = tmp_path / "outputs"
+    for seed in (67, 868, 970):
+        _write_ffnn(outputs, "ffnn_bn_noaffine", seed, 2e-7)
+        _write_ffnn(outputs, "ffnn_bn", seed)
+    lacking = outputs / "figures" / "ffnn_bn" / "lr=0.001" / "seed=868"
+    lose_steps(lacking)
+    status, out, err = say(outputs)
+    assert (status, err) == (0, "")
+    found = page(tmp_path)
+    for name in ("spp.parquet", "batchnorm.parquet"):
+        problem = f"{lacking / name} lacks the steps"
+        assert problem in out
+        assert problem in found.one("section", id="problems").text
+    notes = found.one("section", id="figures").all("ul", class_="notes")[0].text
+    assert f"not drawn: ffnn_bn, seed 868: {lacking / 'spp.parquet'} lacks the steps" in notes
+    captions = {figure.attributes["id"]: figure.one("figcaption").text for figure in found.all("figure")}
+    assert "seed 67" in captions["figure2_h500"], "the study's first seed is 868"
+    assert f"{lacking / 'spp.parquet'} lacks the steps" in captions["scale_effect"].partition("Left out: ")[2]
+    assert f"{lacking / 'batchnorm.parquet'} lacks the steps" in captions["gain_changes"].partition("Left out: ")[2]
+    assert "ffnn_bn (seed 868)" in captions["gain_changes"].partition("Missing: ")[2]
+
+
 def test_a_result_that_disappoints_the_user_is_one_line(tmp_path: Path, say: Say) -> None:
     (tmp_path / "outputs").mkdir()
     (tmp_path / "file").touch()
@@ -119,8 +146,6 @@ def test_a_result_that_disappoints_the_user_is_one_line(tmp_path: Path, say: Say
 def test_the_old_page_stays_when_the_new_one_fails(
     tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sppbench.study.report import page as output
-
     content, path = make_content(outputs), tmp_path / "report.html"
     path.write_text("old")
 
@@ -128,26 +153,29 @@ def test_the_old_page_stays_when_the_new_one_fails(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(output.ReportError, match="No space left"):
-        output.write_report(content, path)
+    with pytest.raises(ReportError, match="No space left"):
+        write_report(content, path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["report.html"]
 
 
-def test_wandb_gets_the_same(tmp_path: Path, outputs: Path) -> None:
-    from sppbench.study.report.page import claim_rows, log_report
+def failing(*arguments: object, **keywords: object) -> None:
+    raise RuntimeError("latex was not found")
 
+
+def test_wandb_gets_the_same(tmp_path: Path, outputs: Path) -> None:
     content: Content = make_content(outputs)
     content = dataclasses.replace(content, drawings=content.drawings[1:])
-    log_report(content)
+    content.drawings[0].figure.savefig = failing  # type: ignore[method-assign]
+    assert log_report(content) == ["bands cannot be drawn: RuntimeError: latex was not found"]
     [run] = (outputs / "wandb").glob("offline-run-*")
     [file] = run.glob("run-*.wandb")
     deadline = time.monotonic() + 30
     while not (logged := read_wandb(file)) and time.monotonic() < deadline:
         time.sleep(0.05)
     [row] = logged
-    for name in ("bands", "stack"):
-        assert (run / "files" / row[f"report/{name}.path"]).read_bytes().startswith(b"\x89PNG")
+    assert (run / "files" / row["report/stack.path"]).read_bytes().startswith(b"\x89PNG")
+    assert "report/bands.path" not in row
     claims = json.loads((run / "files" / row["report/claims.path"]).read_text(encoding="utf-8"))
     rows = [dict(zip(claims["columns"], values, strict=True)) for values in claims["data"]]
     assert rows == claim_rows(content.claims)

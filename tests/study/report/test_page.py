@@ -13,7 +13,7 @@ import pytest
 from sppbench.evidence.runs import read_evidence
 from sppbench.study.figures.drawing import Reading
 from sppbench.study.report.content import Content, odd_runs
-from sppbench.study.report.page import number, render
+from sppbench.study.report.page import number, render, write_report
 from sppbench.study.report.run_list import departures, machines, nets, rows, settings
 from sppbench.study.table.cells import read_table
 from tests.fabricate import report as fabricate
@@ -22,6 +22,8 @@ from tests.fabricate.runs import write_cell, write_run
 from tests.study.report.reading import Element, read_page
 
 HOSTILE = "<script>alert('x')</script>"
+# What a directory may be called, and an error may say; the last is a byte that is not UTF-8, as Python reads it.
+NAMES = (HOSTILE, '"onload="alert(1)', "'><img src=x>", "two\nlines\r", "\x1b[31mred\x07", "{{ 1 + 1 }}", "\udc80")
 
 
 @pytest.fixture
@@ -151,8 +153,57 @@ def test_nothing_is_loaded_and_nothing_breaks_out(outputs: Path, tmp_path: Path)
     assert html.count("plotly.js v") == 1
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_messages_of_any_characters_are_text(outputs: Path, tmp_path: Path, name: str) -> None:
+    write_run(outputs / "table1", "sn_efficientnet_mp", 0.1, 67, None, "failed", error=name)
+    path = outputs / f"sweep {name.replace('/', '')}"
+    (outputs / "table1").rename(path)
+    content = make_content(outputs)
+    drawing = dataclasses.replace(content.drawings[1], title=name, caption=name)
+    content = dataclasses.replace(
+        content, problems=(name,), departures={name: [name]}, figure_notes=(name,), drawings=(drawing,)
+    )
+    write_report(content, tmp_path / "report.html")
+    page = read_page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    shown = " ".join(name.encode("utf-8", "backslashreplace").decode().split())
+    assert {one.tag for one in page.all()} == {one.tag for one in page_of(make_content(path.parent), path).all()}
+    assert not [key for one in page.all() for key in one.attributes if key.startswith("on")]
+    for section in ("problems", "figures", "runs"):
+        assert shown in page.one("section", id=section).text
+    links = [
+        unquote(row.one("a").attributes["href"], errors="surrogateescape") for row in page.all("tr", data_run=None)
+    ]
+    assert len([link for link in links if (tmp_path / link).parent == path / "sn_efficientnet_mp" / "lr=0.1"]) == 2
+    assert all((tmp_path / link).is_dir() for link in links)
+
+
+def test_a_figure_that_fails_is_a_note_and_the_others_are_shown(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = make_content(outputs)
+    first, second, third = content.drawings
+
+    def failing(*arguments: object, **keywords: object) -> None:
+        raise RuntimeError("latex was not found")
+
+    first.figure.savefig = failing  # type: ignore[method-assign]
+    broken = dataclasses.replace(second, panels=(dataclasses.replace(second.panels[0], y_scale="other"),))  # type: ignore[arg-type]
+    page = page_of(dataclasses.replace(content, drawings=(first, broken, third)), tmp_path / "report.html")
+    notes = page.one("section", id="figures").all("ul", class_="notes")[0].text
+    assert "figure3 cannot be drawn on paper: RuntimeError: latex was not found" in notes
+    assert "bands cannot be drawn as an interactive figure: ValueError: " in notes
+    shown = {figure.attributes["id"]: figure for figure in page.all("figure")}
+    assert list(shown) == ["figure3", "bands", "stack"]
+    assert {name: bool(figure.all(id=f"plot-{name}")) for name, figure in shown.items()} == {
+        "figure3": True,
+        "bands": False,
+        "stack": True,
+    }
+    assert {name: len(figure.all("img")) for name, figure in shown.items()} == {"figure3": 0, "bands": 1, "stack": 1}
+
+
 @pytest.mark.parametrize("verdict", ["holds", "fails", "undecided"])
-def test_verdicts_do_not_hang_on_colour(outputs: Path, tmp_path: Path, verdict: str) -> None:
+def test_verdicts_do_not_depend_on_color(outputs: Path, tmp_path: Path, verdict: str) -> None:
     page = page_of(make_content(outputs), tmp_path / "report.html")
     assert {badge.text.split()[-1] for badge in page.all(data_verdict=verdict)} == {verdict}
 

@@ -1,4 +1,4 @@
-"""From values of several seeds to a curve with a band, and words that say which runs are behind it."""
+"""Curves with bands from the values of several seeds, and sentences on the runs behind them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sppbench.evidence.runs import Evidence
+from sppbench.evidence.runs import Evidence, EvidenceError
 from sppbench.evidence.seeds import Profiles
 from sppbench.study.common.intervals import student
 from sppbench.study.figures.drawing import COLUMNS
@@ -16,8 +16,8 @@ from sppbench.study.figures.drawing import COLUMNS
 CONFIDENCE = 0.95
 FEWEST = 3  # seeds, for an interval
 BAND_WORDS = (
-    f"Curves are geometric means over seeds. Bands are {100 * CONFIDENCE:g} % t-intervals of the mean logarithm for "
-    f"{FEWEST} or more seeds, go from the lower to the higher of two, and are absent for one"
+    f"Curves are geometric means over seeds. With {FEWEST} or more seeds a band is the {100 * CONFIDENCE:g} % "
+    "t-interval of the mean logarithm, with two it reaches from one to the other, and with one there is none"
 )
 
 
@@ -65,8 +65,6 @@ def pooled_ratio(ratios: Profiles) -> str:
 
 def layer_depths(evidence: Evidence, models: Iterable[str], lr: float) -> dict[str, int]:
     """The place of each layer among all leaves of its net, from 0, as the first readable runs of these nets say."""
-    from sppbench.evidence.runs import EvidenceError
-
     depths: dict[str, int] = {}
     for model in models:
         for run in evidence.select(model, lr, signals=True):
@@ -80,23 +78,25 @@ def layer_depths(evidence: Evidence, models: Iterable[str], lr: float) -> dict[s
 
 
 def say_runs(found: Mapping[str, Collection[int]], lr: float) -> str:
-    """Which seeds of each net are there, and which are missing: those that another one of them has."""
+    """A sentence on the seeds of each net: a seed is missing where another one of the nets has it."""
     models = list(found)
     union = sorted({seed for seeds in found.values() for seed in seeds})
-    text = f"Runs: learning rate {lr:g}, seeds {_list(union)}"
+    text = f"Runs: learning rate {lr:g}, {_seeds(union)}"
     absent = {model: [seed for seed in union if seed not in found[model]] for model in models}
     if not any(absent.values()):
         return f"{text} of {_list(models)}."
-    lacking = [
-        f"{model} ({f'seeds {_list(absent[model])}' if found[model] else 'all'})" for model in models if absent[model]
-    ]
+    lacking = [f"{model} ({_seeds(absent[model]) if found[model] else 'all'})" for model in models if absent[model]]
     return f"{text}. Missing: {'; '.join(lacking)}."
 
 
 def say_problems(problems: Iterable[str]) -> str:
-    """What was left out and why, each once; empty if there is nothing to say."""
+    """A sentence on what was left out and why, each once; empty if nothing was."""
     unique = [problem for problem in dict.fromkeys(problems) if problem.startswith("left out: ")]
     return f" Left out: {'; '.join(problem.removeprefix('left out: ') for problem in unique)}." if unique else ""
+
+
+def _seeds(seeds: Collection[int]) -> str:
+    return f"seed{'s' if len(seeds) != 1 else ''} {_list(seeds)}"
 
 
 def _list(values: Iterable[object]) -> str:

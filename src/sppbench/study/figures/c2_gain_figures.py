@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sppbench.evidence.runs import Evidence
+from sppbench.evidence.runs import Evidence, EvidenceError
 from sppbench.evidence.seeds import attribute_change, log_gains
 from sppbench.spp.names import FACTOR_SYMBOLS
 from sppbench.study.figures.bands import say_problems, say_runs
-from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_panels
+from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_each, draw_panels
+from sppbench.study.figures.drawn_runs import has_gains
+
+# By what a net is called: the table of `log_gains`.
+Gains = dict[str, pd.DataFrame]
 
 MEASURED = "measured gain G"
 LOOKS = {
@@ -25,13 +30,13 @@ LOOKS_OF_CHANGES = LOOKS | {MEASURED: Look("#000000", style="", marker="D", mark
 DEFINITION = (
     "Backward gain G = mean(g_in²) / mean(g_out²) of each batch normalization, where g_out and g_in are the gradients "
     "with respect to its output and its input, and its factors: γ², 1/(v + ε), and p ≤ 1, the share that its backward "
-    "pass does not remove. As log₂ they add up, positive ones stacked upward from 0 and negative ones "
-    "downward; p is so near to 1 that it hardly shows"
+    "pass does not remove. Their log₂ add up: positive ones are stacked upward from 0, negative ones downward; p is so "
+    "close to 1 that it hardly shows"
 )
 
 
-def draw_gains(evidence: Evidence, models: Mapping[str, str], lr: float) -> list[Drawing]:
-    """Three figures, or none if no run of these nets has recorded gains.
+def draw_gains(evidence: Evidence, models: Mapping[str, str], lr: float) -> tuple[list[Drawing], list[str]]:
+    """Three figures, or none if no run of these nets has recorded gains; and a note for each that cannot be drawn.
 
     `gain_changes`: of each layer the change of log2 G from the first epoch to the last, by factor; `gain_factors`:
     log2 of G and its factors over the epochs, of the first, the middle and the last layer; `gain_factors_all`: of all.
@@ -41,27 +46,37 @@ def draw_gains(evidence: Evidence, models: Mapping[str, str], lr: float) -> list
         models: Names of the nets, and what they are called in the figures.
         lr: Learning rate.
     """
+    read = cache(lambda: _read_gains(evidence, models, lr))
+    return draw_each(
+        {
+            "gain_changes": lambda: _changes(*read()),
+            "gain_factors": lambda: _some_factors(*read()),
+            "gain_factors_all": lambda: _all_factors(*read()),
+        }
+    )
+
+
+def _read_gains(evidence: Evidence, models: Mapping[str, str], lr: float) -> tuple[Gains, str]:
+    """The gains, by what their nets are called, and the sentences on the runs that end each caption."""
     found = {model: log_gains(evidence, model, lr) for model in models}
     gains = {models[model]: profiles.table for model, profiles in found.items() if len(profiles.table)}
-    if not gains:
-        return []
     problems = [problem for profiles in found.values() for problem in profiles.problems]
+    if not gains:
+        if any(has_gains(run) for model in models for run in evidence.select(model, lr)):
+            raise EvidenceError(f"there is no usable run.{say_problems(problems)}")
+        return {}, ""
     closure = max(float(table["closure"].max()) for table in gains.values())
     seeds = {model: profiles.table["seed"].unique().tolist() for model, profiles in found.items()}
     closing = (
-        f"The product of the factors departs from the measured gain by at most {closure:.1e} of it in any step. "
+        f"The product of the factors differs from the measured gain by at most {closure:.1e} of it in any step. "
         f"Mean over seeds. {say_runs(seeds, lr)}{say_problems(problems)}"
     )
-    layers = list(dict.fromkeys(layer for table in gains.values() for layer in table["layer"]))
-    some = list(dict.fromkeys((layers[0], layers[len(layers) // 2], layers[-1])))
-    return [
-        _changes(gains, closing),
-        _factors("gain_factors", "first, middle and last layer", gains, some, closing, 1.5),
-        _factors("gain_factors_all", "all layers", gains, layers, closing, 0.95),
-    ]
+    return gains, closing
 
 
-def _changes(gains: dict[str, pd.DataFrame], closing: str) -> Drawing:
+def _changes(gains: Gains, closing: str) -> Drawing | None:
+    if not gains:
+        return None
     panels, frames, words = [], [], []
     for number, (title, table) in enumerate(gains.items()):
         changes = attribute_change(table)
@@ -81,9 +96,23 @@ def _changes(gains: dict[str, pd.DataFrame], closing: str) -> Drawing:
     return _drawing(*figures, caption, panels, frames, 2.3, LOOKS_OF_CHANGES)
 
 
-def _factors(
-    name: str, which: str, gains: dict[str, pd.DataFrame], layers: list[str], closing: str, height: float
-) -> Drawing:
+def _some_factors(gains: Gains, closing: str) -> Drawing | None:
+    layers = _layers(gains)
+    some = list(dict.fromkeys(layers[place] for place in (0, len(layers) // 2, -1))) if layers else []
+    return _factors("gain_factors", "first, middle and last layer", gains, some, closing, 1.5)
+
+
+def _all_factors(gains: Gains, closing: str) -> Drawing | None:
+    return _factors("gain_factors_all", "all layers", gains, _layers(gains), closing, 0.95)
+
+
+def _layers(gains: Gains) -> list[str]:
+    return list(dict.fromkeys(layer for table in gains.values() for layer in table["layer"]))
+
+
+def _factors(name: str, which: str, gains: Gains, layers: list[str], closing: str, height: float) -> Drawing | None:
+    if not layers:
+        return None
     panels, frames = [], []
     names = {**FACTOR_SYMBOLS, "gain": MEASURED}
     for column, (title, table) in enumerate(gains.items()):

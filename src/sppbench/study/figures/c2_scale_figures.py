@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ from sppbench.study.figures.bands import (
     say_runs,
 )
 from sppbench.study.figures.c2_gain_figures import draw_gains
-from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_panels
+from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_each, draw_panels
 
 LR = 0.001
 EPOCHS = (0, 9, 19)
@@ -36,7 +36,7 @@ DEPTH = "model depth (layers)"
 GAMMA = "\N{GREEK SMALL LETTER GAMMA}"
 NO_CHANGE, HALF = "ratio 1", "ratio ½, the threshold of C2"
 
-# Width has a colour, affine a line style; of the palette of Okabe & Ito.
+# Width has a color, affine a line style; of the palette of Okabe & Ito.
 ORANGE, BLUE, GREEN, PURPLE = "#E69F00", "#0072B2", "#009E73", "#CC79A7"
 DASHED = (0.0, (4.0, 1.5))
 WIDTH_COLORS = {100: ORANGE, 500: BLUE}
@@ -51,8 +51,8 @@ Source = Callable[[Sequence[int]], Profiles]
 Row = dict[str, tuple[Source, str]]
 
 
-def draw_scale(evidence: Evidence) -> list[Drawing]:
-    """The figures of claim C2, those of them for which there are runs.
+def draw_scale(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
+    """The figures of claim C2 for which there are runs, and a note for each that cannot be drawn.
 
     `scale_effect`, width × affine; `scale_interventions`, only the scale or only the shift learned; `gain_factors`,
     `gain_factors_all` and `gain_changes`, what the backward gain of each batch normalization is made of.
@@ -60,9 +60,15 @@ def draw_scale(evidence: Evidence) -> list[Drawing]:
     Args:
         evidence: Runs that follow the study's protocol.
     """
-    depths = layer_depths(evidence, [*NETS, *_interventions()], LR)
-    drawings = [_effect(evidence, depths), _intervention(evidence, depths), *draw_gains(evidence, NETS, LR)]
-    return [drawing for drawing in drawings if drawing is not None]
+    depths = cache(lambda: layer_depths(evidence, [*NETS, *_interventions()], LR))
+    drawings, notes = draw_each(
+        {
+            "scale_effect": lambda: _effect(evidence, depths()),
+            "scale_interventions": lambda: _intervention(evidence, depths()),
+        }
+    )
+    of_gains, notes_on_gains = draw_gains(evidence, NETS, LR)
+    return [*drawings, *of_gains], [*notes, *notes_on_gains]
 
 
 def _interventions() -> list[str]:
@@ -113,9 +119,9 @@ def _effect(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
     ]
     caption = (
         f"Feed-forward nets of width h with batch normalization, its scale and shift learned (on) or absent (off) in "
-        f"the eight hidden blocks; the first block has both. Top: {STATISTIC}. Dots mark the ReLU outputs, the peaks "
-        f"that the study reads. Below: ratios layer by layer, formed for each seed (on and off begin with the "
-        f"same weights and see the same batches; nets of different width see the same batches only). {BAND_WORDS}. "
+        f"the eight hidden blocks; the first block has both. Top: {STATISTIC}. Dots mark the ReLU outputs, whose "
+        f"peaks the study reads. Below: ratios layer by layer, formed for each seed (on and off start from the "
+        f"same weights and see the same batches; nets of different width only see the same batches). {BAND_WORDS}. "
         f"on/off over all ReLU outputs and epochs {', '.join(map(str, EPOCHS))}: {'; '.join(ratios)}. "
         f"{say_runs(_seeds(evidence, NETS), LR)}{say_problems(problems)}"
     )
@@ -125,7 +131,7 @@ def _effect(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
 
 
 def _below(color: str) -> Look:
-    """Of a curve that another one may cover: it shows on both sides of that."""
+    """For a curve that another one may cover: it shows on both sides of the other one."""
     return Look(color, width=3.0, alpha=0.4, marker="o")
 
 
@@ -155,8 +161,8 @@ def _intervention(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
     nets = [f"{net}{suffix}" for suffix in WIDTHS.values() for net in (OFF, ON, SCALE, SHIFT)]
     caption = (
         f"Which of scale {GAMMA} and shift β changes the gradients: ratio to the net that learns neither in its hidden "
-        f"blocks, layer by layer, formed for each seed, of the {STATISTIC}. Dots mark the ReLU outputs. {BAND_WORDS}. "
-        f"{say_runs(_seeds(evidence, nets), LR)}{say_problems(problems)}"
+        f"blocks, layer by layer and formed for each seed. Of each net: {STATISTIC}. Dots mark the ReLU outputs. "
+        f"{BAND_WORDS}. {say_runs(_seeds(evidence, nets), LR)}{say_problems(problems)}"
     )
     title = "Interventions: only the scale or only the shift is learned"
     return _drawing("scale_interventions", title, caption, panels, curves, looks | REFERENCES)
@@ -165,7 +171,7 @@ def _intervention(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
 def _collect(
     rows: Sequence[tuple[str, str, Row, Sequence[str]]], epochs: Sequence[int], depths: dict[str, int]
 ) -> tuple[list[Panel], pd.DataFrame, list[str]]:
-    """Panels for what there is: rows of (name, label of y, curves, reference lines), a column an epoch."""
+    """Panels, curves and problems, from rows of (name, label of y, curves, reference lines); a column an epoch."""
     panels: list[Panel] = []
     frames: list[pd.DataFrame] = []
     problems: list[str] = []

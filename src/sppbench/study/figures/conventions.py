@@ -16,11 +16,11 @@ from sppbench.study.figures.published_figures import PublishedFigure, PublishedF
 
 BATCHES: dict[Batches, str] = {"all": "all batches", "full": "full batches only"}
 CONVENTIONS: dict[Convention, str] = {"study": "study's convention", "definition": "by definition"}
-NUMBERED = "numbered spikes that are none of our highest peaks (Swish outputs are not compared)"
+NUMBERED = "numbered spikes that are not among our highest peaks (Swish outputs are not compared)"
 
 
 def try_readings(figure: PublishedFigure, nets: Mapping[str, Net], published: PublishedFigures) -> tuple[Reading, ...]:
-    """Every combination of net, averaging and convention, and of what the study's numbers of layers count.
+    """Every combination of net, averaging and convention, and every way to number the layers.
 
     Args:
         figure: The published one.
@@ -48,7 +48,7 @@ def _reading(
         try:
             fits[run.seed] = fit(net.values(run, batches, convention, published.epochs), figure.anchors)
         except EvidenceError:
-            continue  # the net's notes tell
+            continue  # the net's notes say why
     if not fits or (drawn := next(iter(fits.values()))).rmse is None:
         return Reading(text, measure, None, None, 0, False, f"no usable run of {net.model}")
     if not drawn.complete:

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from sppbench.errors import UserError
 from sppbench.spp.plots.axes import FONT, GRID_COLOR, MARK_COLOR, fixed_settings, new_figure, short_number
 from sppbench.spp.plots.lines import LineStyle
 
@@ -140,6 +141,32 @@ class Reading:
     n: int
     best: bool
     note: str = ""
+
+
+def draw_each(
+    figures: Mapping[str, Callable[[], Drawing | None]],
+) -> tuple[list[Drawing], list[str]]:
+    """Draws figures, each for itself: one that fails costs no other.
+
+    Args:
+        figures: By name: what draws it; None means that there are no runs for it.
+
+    Returns:
+        The figures, and a line for each that failed, with the reason.
+    """
+    drawings, notes = [], []
+    for name, draw in figures.items():
+        try:
+            drawings += [drawing] if (drawing := draw()) is not None else []
+        except Exception as error:  # matplotlib, NumPy and pandas raise many kinds
+            notes.append(f"{name} cannot be drawn: {reason(error)}")
+    return drawings, notes
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line; with its kind, unless it was raised for the user to read."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 @fixed_settings()

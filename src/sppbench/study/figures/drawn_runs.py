@@ -1,4 +1,4 @@
-"""The runs that figures are made of: those that follow the protocol, whose signals are whole, one a net and seed."""
+"""The runs that figures are drawn from: they follow the protocol and have whole signals; one for each net and seed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from sppbench.evidence.epochs import BATCHNORM_FILE
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
 from sppbench.evidence.seeds import unusual
 from sppbench.spp.plots.curves import Convention, select_curves
+from sppbench.study.figures.drawing import reason
 from sppbench.study.figures.published_figures import PublishedFigures
 
 Batches = Literal["all", "full"]
@@ -46,7 +48,7 @@ class Net:
 def follow_protocol(evidence: Evidence, published: PublishedFigures) -> Evidence:
     """The runs of the figures' nets at their learning rate that follow the study's protocol.
 
-    Those on other data are left out without a word, those that depart otherwise with one.
+    Runs on other data are left out silently; for every other departure there is a line in `problems`.
     """
     data = published.protocol[DATA]
     wanted = tuple(run for run in evidence.runs if run.lr == published.lr and run.settings.get(DATA) == data)
@@ -64,8 +66,8 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
             run.signals("full")
             layers[run.seed] = tuple(Values(run, "all", "study", published.epochs).layers.names)
             whole[run.seed] = run
-        except (EvidenceError, ValueError) as error:
-            notes.append(f"not drawn: {model}, seed {run.seed}: {error}")
+        except Exception as error:  # a damaged table raises many kinds, and there are other runs
+            notes.append(f"not drawn: {model}, seed {run.seed}: {reason(error)}")
             continue
         if note := _say_nonfinite(run, frame):
             notes.append(note)
@@ -75,6 +77,11 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
         notes.append(f"not drawn: {whole.pop(seed).path} has {count} that the other seeds of {model} have")
     runs = sorted(whole.values(), key=lambda run: (run.seed != published.seeds[0], run.seed))
     return Net(model, tuple(runs), tuple(notes))
+
+
+def has_gains(run: Run) -> bool:
+    """Whether a run recorded the backward gains of its batch normalizations, whole or damaged."""
+    return any((run.path / name).exists() for name in ("batchnorm.parquet", BATCHNORM_FILE))
 
 
 def _say_nonfinite(run: Run, frame: pd.DataFrame) -> str:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from sppbench.evidence.keep import write_compact
 from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.files import replacing, write_text
-from sppbench.study.common.output import OutputError, log_run
+from sppbench.study.common.output import OutputError, log_run, rendered
 from sppbench.study.common.output import write_figures as write_images
-from sppbench.study.figures.drawing import Drawing, Match, Reading
+from sppbench.study.common.plain_text import in_markdown, visible
+from sppbench.study.figures.drawing import Drawing, Match, Reading, reason
 
 CURVES_FILE = "curves.parquet"
 WIDTH = 118  # of the terminal's table
@@ -38,7 +40,8 @@ def write_figures(
 ) -> tuple[list[Path], list[str]]:
     """Writes each figure as PNG and PDF, curves.parquet, matches.json and matches.md, and the runs in compact form.
 
-    Each file is whole, or is what it was before. Without figures only the texts are written.
+    Each file is whole, or is what it was before. A figure that cannot be rendered becomes a note. Without figures only
+    the texts are written.
 
     Args:
         drawings: The figures.
@@ -47,29 +50,41 @@ def write_figures(
         directory: Is made if it is not there.
 
     Returns:
-        The files, without those of the runs; and which runs could not be written, a line each.
+        The files, without those of the runs; and what could not be written, a figure or a run a line.
 
     Raises:
         OutputError: The directory cannot be written to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        paths = write_images({drawing.name: drawing.figure for drawing in drawings}, directory)
+        paths, problems = _write_images(drawings, directory)
         if drawings:
             paths.append(directory / CURVES_FILE)
             with replacing(paths[-1]) as file:
                 all_curves(drawings).to_parquet(file, index=False, compression="zstd")
-        content = {"matches": match_rows(drawings), "readings": reading_rows(drawings), "notes": list(notes)}
+        content = {"matches": match_rows(drawings), "readings": reading_rows(drawings), "notes": [*notes, *problems]}
         texts = {
             "matches.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
-            "matches.md": markdown(drawings, notes),
+            "matches.md": markdown(drawings, [*notes, *problems]),
         }
         for name, text in texts.items():
             paths.append(directory / name)
             write_text(paths[-1], text)
     except OSError as error:
         raise OutputError(f"cannot write to {directory}: {error.strerror or error}") from error
-    return paths, _write_runs(runs, directory)
+    return paths, [*problems, *_write_runs(runs, directory)]
+
+
+def _write_images(drawings: Sequence[Drawing], directory: Path) -> tuple[list[Path], list[str]]:
+    paths, problems = [], []
+    for drawing in drawings:
+        try:
+            paths += write_images({drawing.name: drawing.figure}, directory)
+        except OSError:
+            raise
+        except Exception as error:  # matplotlib raises many kinds, and the other figures are wanted
+            problems.append(f"{drawing.name} cannot be drawn: {reason(error)}")
+    return paths, problems
 
 
 def _write_runs(runs: Sequence[Run], directory: Path) -> list[str]:
@@ -82,8 +97,11 @@ def _write_runs(runs: Sequence[Run], directory: Path) -> list[str]:
     return problems
 
 
-def log_figures(drawings: Sequence[Drawing], directory: Path) -> None:
+def log_figures(drawings: Sequence[Drawing], directory: Path) -> list[str]:
     """Logs one W&B run with an image for each figure, and the tables ``matches`` and ``readings``.
+
+    Returns:
+        A line for each figure that cannot be rendered, and is left out.
 
     Raises:
         OutputError: W&B refuses it, or cannot be reached.
@@ -93,15 +111,29 @@ def log_figures(drawings: Sequence[Drawing], directory: Path) -> None:
         for row in reading_rows(drawings)
     ]
     matches = [{**row, "agrees": str(row["agrees"])} for row in match_rows(drawings)]
-    images = {drawing.name: drawing.figure for drawing in drawings}
+    images, problems = renderable(drawings)
     log_run(directory, "figures", directory.resolve().name, {"matches": matches, "readings": readings}, images)
+    return problems
+
+
+def renderable(drawings: Sequence[Drawing]) -> tuple[dict[str, Figure], list[str]]:
+    """The figures on paper that can be rendered, by name, and a line for each other one; found out by rendering."""
+    figures, problems = {}, []
+    for drawing in drawings:
+        try:
+            rendered(drawing.figure, "png")
+        except Exception as error:  # as above
+            problems.append(f"{drawing.name} cannot be drawn: {reason(error)}")
+        else:
+            figures[drawing.name] = drawing.figure
+    return figures, problems
 
 
 def terminal(drawing: Drawing) -> str:
     """Title, caption, matches and readings, aligned."""
     lines = [
-        f"{drawing.name}: {drawing.title}",
-        *textwrap.wrap(drawing.caption, WIDTH, initial_indent="  ", subsequent_indent="  "),
+        f"{drawing.name}: {visible(drawing.title)}",
+        *textwrap.wrap(visible(drawing.caption), WIDTH, initial_indent="  ", subsequent_indent="  "),
     ]
     if drawing.matches:
         lines += ["", *_aligned(MATCH_HEADER, [_match(match) for match in drawing.matches], MATCH_WIDTHS)]
@@ -119,7 +151,7 @@ def markdown(drawings: Sequence[Drawing], notes: Sequence[str]) -> str:
     for drawing in drawings:
         if not drawing.matches and not drawing.readings:
             continue
-        parts += [f"## {_escape(drawing.name)}: {_escape(drawing.title)}", _escape(drawing.caption)]
+        parts += [f"## {in_markdown(drawing.name)}: {in_markdown(drawing.title)}", in_markdown(drawing.caption)]
         if drawing.matches:
             parts.append(_pipes(MATCH_HEADER, [_match(match) for match in drawing.matches]))
         if drawing.readings in shown:
@@ -128,9 +160,9 @@ def markdown(drawings: Sequence[Drawing], notes: Sequence[str]) -> str:
         shown.add(drawing.readings)
         for measure, readings in _by_measure(drawing.readings).items():
             rows = [(*_reading(reading), reading.note) for reading in readings]
-            parts += [f"Readings, by {_escape(measure)}:", _pipes((*READING_HEADER, "note"), rows)]
+            parts += [f"Readings, by {in_markdown(measure)}:", _pipes((*READING_HEADER, "note"), rows)]
     if notes:
-        parts += ["## Notes", "\n".join(f"- {_escape(note)}" for note in notes)]
+        parts += ["## Notes", "\n".join(f"- {in_markdown(note)}" for note in notes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -183,7 +215,8 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], widths: Seque
     lines = []
     for row in [header, ["-" * width for width in widths], *rows]:
         cells = [
-            textwrap.wrap(cell, width, break_on_hyphens=False) or [""] for cell, width in zip(row, widths, strict=True)
+            textwrap.wrap(visible(cell), width, break_on_hyphens=False) or [""]
+            for cell, width in zip(row, widths, strict=True)
         ]
         for number in range(max(map(len, cells))):
             parts = [cell[number] if number < len(cell) else "" for cell in cells]
@@ -194,11 +227,5 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], widths: Seque
 
 
 def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *[[_escape(cell) for cell in row] for row in rows]]
+    lines = [header, ["---"] * len(header), *[[in_markdown(cell) for cell in row] for row in rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _escape(text: str) -> str:
-    for character in "\\|*_<":
-        text = text.replace(character, f"\\{character}")
-    return text

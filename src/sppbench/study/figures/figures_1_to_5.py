@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from sppbench.evidence.runs import Run
 from sppbench.spp.names import PANEL_SIGNALS, Signal
-from sppbench.spp.plots.axes import DEPTH_LABEL
+from sppbench.spp.plots.axes import DEPTH_LABEL, fixed_settings
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Convention, formula
 from sppbench.spp.plots.lines import Style
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
@@ -35,6 +35,7 @@ NO_MEAN = (
 SWISH = "For Swish the study recorded the inner sigmoid; here it is the activation's output"
 
 
+@fixed_settings()
 def draw_study(
     name: str,
     figure: PublishedFigure,

@@ -25,7 +25,7 @@ Judged = tuple[str, bool | None]
 
 
 def match_figure(figure: PublishedFigure, of_seeds: OfSeeds) -> tuple[Match, ...]:
-    """Every comparison with a published figure, judged by the drawn seed; the other seeds are told beside it.
+    """Every comparison with a published figure, judged by the drawn seed; the other seeds are given beside it.
 
     Args:
         figure: The published one.
@@ -47,7 +47,7 @@ def match_figure(figure: PublishedFigure, of_seeds: OfSeeds) -> tuple[Match, ...
 def _match_anchors(what: str, anchors: Sequence[Anchor], criterion: float, of_seeds: OfSeeds) -> Match:
     fits = {seed: fit(values, anchors) for seed, values in of_seeds.items()}
     drawn = next(iter(fits.values()))
-    text = "nothing of it"
+    text = "no value"
     if drawn.rmse is not None:
         text = f"{drawn.rmse:.3f}{say_seeds(fits)}"
         if (far := drawn.farthest) is not None and far.decades:
@@ -220,7 +220,7 @@ class Fit:
 
     @property
     def rmse(self) -> float | None:
-        """Root mean square over the anchors that the run tells; None if there is none of them."""
+        """Root mean square over the anchors at which the run has a value; None if it has none."""
         known = [distance.decades for distance in self.distances if distance.decades is not None]
         return float(np.sqrt(np.mean(np.square(known)))) if known else None
 
@@ -274,7 +274,7 @@ def at(values: Values, signal: str, statistic: str, layer: str, epoch: int | Non
 
 
 def highest_peaks(values: Values, signal: str, statistic: str, count: int) -> list[str]:
-    """The layers of the highest peaks (higher than both neighbours), the highest first.
+    """The layers of the highest peaks (higher than both neighbors), the highest first.
 
     The curve is the largest over the drawn epochs. Values that are not finite are left out, and so are Swish outputs:
     there the study recorded another tensor, the inner sigmoid.
@@ -283,7 +283,7 @@ def highest_peaks(values: Values, signal: str, statistic: str, count: int) -> li
     panel = panel[[not values.is_swish(name) for name in panel.index]]
     curve = panel.where(np.isfinite(panel)).max(axis=1).dropna()
     heights = curve.to_numpy()
-    # The ends are peaks if they are higher than their one neighbour.
+    # The ends are peaks if they are higher than their one neighbor.
     peaks, _ = find_peaks(np.concatenate([[-np.inf], heights, [-np.inf]]))
     order = sorted(peaks - 1, key=lambda place: -heights[place])
     return [str(curve.index[place]) for place in order[:count]]

@@ -91,16 +91,16 @@ class PublishedFigure:
 
 @dataclass(frozen=True)
 class PublishedFigures:
-    """All of them.
+    """The published figures, and what they have in common.
 
     Attributes:
         citation: Where they are from.
         note: What the reader must know about the numbers.
-        epochs: That are drawn.
+        epochs: The drawn ones, in order.
         lr: Learning rate of the runs.
         seeds: The study's, in its order.
         protocol: Dotted keys of a configuration and the values that all runs must have.
-        nets: By name of a net, more of them.
+        nets: By name of a net: more such keys and values.
         figures: In order.
     """
 

@@ -1,4 +1,4 @@
-"""A drawing's curves as an interactive Plotly figure: one that can be zoomed and read off by pointing."""
+"""A drawing's curves as an interactive Plotly figure, with zoom and values on hover."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Values = NDArray[np.float64]
 # In pixels; a column narrower than COLUMN is scrolled rather than squeezed.
 ROW, COLUMN = 240, 260
 GAP, TOP, BOTTOM = 62, 44, 48
-PAPER = "rgba(0,0,0,0)"  # the page's own colours show through
+PAPER = "rgba(0,0,0,0)"  # the page's own colors show through
 GREY = "#777777"  # of text and axes where the page's style sheet does not set them
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif'
 MARKED = 40  # up to so many points in a curve, each has a marker
@@ -299,7 +299,7 @@ def _log_ticks(result: go.Figure, where: dict[str, int]) -> dict[str, Any]:
 
 
 def _set_layout(result: go.Figure, inside: int, titled: bool) -> None:
-    """Margins, legend and colours around panels that are `inside` pixels high; `titled` if each has a title."""
+    """Margins, legend and colors around panels that are `inside` pixels high; `titled` if each has a title."""
     top = TOP + (18 if titled else 0)
     result.update_layout(
         template="none",

@@ -1,4 +1,4 @@
-"""What the page says, before it has a form."""
+"""What the page says: its content, its first paragraph, and the commands that make it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
 from sppbench.study.figures.draw_all import draw_figures
 from sppbench.study.figures.drawing import Drawing
+from sppbench.study.figures.drawn_runs import has_gains
 from sppbench.study.report.run_list import departures
 from sppbench.study.table.cells import Table, read_table
 
@@ -79,9 +80,14 @@ def _read_table(directory: Path) -> tuple[Table | None, str]:
 
 
 def odd_runs(evidence: Evidence) -> Iterator[str]:
-    """Run signals that are damaged, not finite, or of other layers than the net's other runs have; a line each."""
+    """Histories that are damaged, or whose signals are not finite or of other layers than usual; a line each."""
     layers: dict[str, dict[Path, tuple[str, ...]]] = {}
     for run in evidence.runs:
+        if run.counts and has_gains(run):
+            try:
+                _ = run.gains
+            except EvidenceError as error:
+                yield str(error)
         if run.counts and run.has_signals:
             try:
                 yield from _not_finite(run)
@@ -116,22 +122,22 @@ _WORDS = (("holds", "holds", "hold"), ("fails", "fails", "fail"), ("undecided", 
 
 
 def answer(content: Content) -> list[str]:
-    """What the runs say to the claims; one sentence each."""
+    """What the runs say about the claims, in sentences."""
     claims, runs = content.claims, content.evidence.runs
     counted = [run for run in runs if run.counts]
     nets = len({run.model for run in counted})
     if not counted:
         return [
-            f"No run under {content.evidence.directory} has come to its end, so that nothing can be said on the "
-            "study's claims yet."
+            f"No run under {content.evidence.directory} has finished, so nothing can be said about the study's claims "
+            "yet."
         ]
     verdicts = []
     for verdict, one, several in _WORDS:
         if which := [claim.id for claim in claims if claim.verdict == verdict]:
             verdicts.append(f"{len(which)} {one if len(which) == 1 else several} ({', '.join(which)})")
     sentences = [
-        f"Of the study's {len(claims)} claims, {_joined(verdicts)}, judged by {_count(len(counted), 'run')} of "
-        f"{_count(nets, 'net')} that came to their end."
+        f"Of the study's {len(claims)} claims, {_joined(verdicts)}, judged by {_count(len(counted), 'finished run')} "
+        f"of {_count(nets, 'net')}."
     ]
     headline = next((claim for claim in claims if claim.id == HEADLINE), None)
     return sentences + ([_headline(headline)] if headline is not None else [])
@@ -158,14 +164,14 @@ def _headline(claim: Claim) -> str:
 
 
 def ways_to_make(content: Content) -> list[tuple[str, str]]:
-    """What to type, and what it is good for."""
+    """Commands, and what each of them does."""
     directory = content.evidence.directory
     return [
-        (f"sppbench report {directory} --output report.html", "makes this page anew from what is there"),
+        (f"sppbench report {directory} --output report.html", "makes this page again, from the runs so far"),
         ("python -m sppbench.train -m sweeps=figures", "runs what is missing for the figures and for claims C1 and C2"),
         (f"python -m sppbench.train -m sweeps={TABLE}", "runs what is missing for Table 1 and for claims C3 to C6"),
         (f"sppbench inspect {directory}", "inspects the weights of finished runs, for claims C1 and C5"),
         (f"sppbench figures {directory} --output DIR", "writes the figures as PNG and PDF, with their data"),
-        (f"sppbench claims {directory}", "the verdicts alone, in the terminal"),
-        (f"sppbench table {directory / TABLE}", "Table 1 alone"),
+        (f"sppbench claims {directory}", "prints the verdicts"),
+        (f"sppbench table {directory / TABLE}", "prints Table 1"),
     ]

@@ -6,8 +6,9 @@ import base64
 import io
 import math
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,18 +17,21 @@ from sppbench.errors import UserError
 from sppbench.files import write_text
 from sppbench.study.claims.claim import Claim
 from sppbench.study.common.output import log_run
-from sppbench.study.figures.drawing import Drawing
+from sppbench.study.figures.drawing import Drawing, reason
+from sppbench.study.figures.figure_output import renderable
 from sppbench.study.report import run_list
 from sppbench.study.report.charts import chart
 from sppbench.study.report.content import TABLE, Content, answer, ways_to_make
 from sppbench.study.table.formats import CAPTION, ours, plus_minus, tidy
 from sppbench.study.table.notes import notes
 
+Made = TypeVar("Made")
+
 DASH, MINUS = "\N{EM DASH}", "\N{MINUS SIGN}"
 
 
 class ReportError(UserError):
-    """Something that the user must mend; the message says what, in a line."""
+    """Something that the user must fix; the message says what, in a line."""
 
 
 def render(content: Content, page: Path) -> str:
@@ -46,14 +50,20 @@ def render(content: Content, page: Path) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"number": number, "paper": paper}
+    environment.filters |= {"number": number}
     environment.globals |= {"ours": ours, "plus_minus": plus_minus, "dash": DASH}
     evidence = content.evidence
-    return environment.get_template("report.html.j2").render(
+    notes_on_figures = list(content.figure_notes)
+    charts = _made(chart, content.drawings, "as an interactive figure", notes_on_figures)
+    papers = _made(paper, content.drawings, "on paper", notes_on_figures)
+    html = environment.get_template("report.html.j2").render(
         content=content,
         answer=answer(content),
         ways=ways_to_make(content),
-        charts={drawing.name: chart(drawing) for drawing in content.drawings},
+        drawings=[drawing for drawing in content.drawings if drawing.name in charts or drawing.name in papers],
+        charts=charts,
+        papers=papers,
+        figure_notes=notes_on_figures,
         plotlyjs=Markup(get_plotlyjs()),
         table=content.table,
         table_name=TABLE,
@@ -65,6 +75,19 @@ def render(content: Content, page: Path) -> str:
         machines=run_list.machines(evidence.runs),
         markup=Markup,
     )
+    # Names of files that are not UTF-8 are lone surrogates in Python, which no page can hold.
+    return html.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _made(make: Callable[[Drawing], Made], drawings: Iterable[Drawing], how: str, notes: list[str]) -> dict[str, Made]:
+    """What `make` makes of each drawing, by its name; of one that fails a note, and the others are still made."""
+    made = {}
+    for drawing in drawings:
+        try:
+            made[drawing.name] = make(drawing)
+        except Exception as error:  # Plotly and matplotlib raise many kinds
+            notes.append(f"{drawing.name} cannot be drawn {how}: {reason(error)}")
+    return made
 
 
 def number(value: Any, form: str = ".4g") -> Markup:
@@ -96,10 +119,10 @@ def paper(drawing: Drawing) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Refuses a place for the page before the work begins.
+    """Checks that the page can be written, before the work begins.
 
     Raises:
-        ReportError: There is no such directory, or one may not write to it, or the page's name is that of a directory.
+        ReportError: There is no such directory, it is not writable, or the page's name is that of a directory.
     """
     if path.is_dir():
         raise ReportError(f"cannot write {path}: it is a directory")
@@ -110,7 +133,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_report(content: Content, path: Path) -> int:
-    """Writes the page; whoever reads it meanwhile finds the old page or the new one.
+    """Writes the page: there is the old page or the new one at any time.
 
     Returns:
         Its size in bytes.
@@ -149,8 +172,11 @@ def claim_rows(claims: tuple[Claim, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def log_report(content: Content) -> None:
+def log_report(content: Content) -> list[str]:
     """Logs one W&B run with the keys ``report/claims``, ``report/table1`` and ``report/<figure>``.
+
+    Returns:
+        A line for each figure that cannot be rendered, and is left out.
 
     Raises:
         OutputError: W&B refuses it, or cannot be reached.
@@ -159,5 +185,7 @@ def log_report(content: Content) -> None:
     tables = {"report/claims": claim_rows(content.claims)}
     if content.table is not None:
         tables[f"report/{TABLE}"] = tidy(content.table)
-    figures = {f"report/{drawing.name}": drawing.figure for drawing in content.drawings}
-    log_run(directory, "report", directory.resolve().name, tables, figures)
+    figures, problems = renderable(content.drawings)
+    named = {f"report/{name}": figure for name, figure in figures.items()}
+    log_run(directory, "report", directory.resolve().name, tables, named)
+    return problems

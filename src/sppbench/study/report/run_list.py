@@ -59,7 +59,7 @@ def _row(run: Run, directory: Path, page: Path) -> Row:
     dead = run.kind if run.kind in ("NaN", "constant prediction") else None
     git = (result.git if result is not None else None) or {}
     return Row(
-        link=quote(Path(os.path.relpath(run.path.resolve(), page.resolve().parent)).as_posix()) + "/",
+        link=quote(os.fsencode(Path(os.path.relpath(run.path.resolve(), page.resolve().parent)).as_posix())) + "/",
         name=run.path.relative_to(directory).as_posix(),
         model=run.model,
         lr=run.lr,
@@ -77,7 +77,7 @@ def _row(run: Run, directory: Path, page: Path) -> Row:
 
 
 def last_train_loss(run: Run) -> float | None:
-    """Training loss of the last epoch in metrics.csv; None if it tells none."""
+    """Training loss of the last epoch in metrics.csv; None if there is none."""
     try:
         losses = run.metrics["train/loss"].dropna()
     except (EvidenceError, KeyError):

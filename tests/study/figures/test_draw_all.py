@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
+import itertools
+import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from sppbench.evidence.keep import write_compact
-from sppbench.evidence.runs import EvidenceError, read_evidence
+from sppbench.evidence.runs import read_evidence
 from sppbench.study.figures.draw_all import draw_figures, used_runs
 from sppbench.study.figures.drawing import Drawing
-from sppbench.study.figures.figure_output import all_curves
-from sppbench.study.figures.published_figures import read_published_figures
+from sppbench.study.figures.figure_output import all_curves, write_figures
 from tests.fabricate.figures import FIGURE1, figure1, gradient, write_ffnn
 from tests.fabricate.histories import ffnn_layers, write_signals
 
@@ -26,7 +28,7 @@ OFF_100, OFF_500, ON_500 = "ffnn_bn_noaffine_h100", "ffnn_bn_noaffine", "ffnn_bn
 @pytest.fixture(autouse=True)
 def _no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of claim C2 have tests of their own."""
-    monkeypatch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])
+    monkeypatch.setattr("sppbench.study.figures.draw_all.draw_scale", lambda evidence: ([], []))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def draw(path: Path) -> tuple[dict[str, Drawing], list[str]]:
 @pytest.fixture(scope="module")
 def drawn(whole: Path) -> tuple[dict[str, Drawing], list[str]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sppbench.study.figures.c2_scale_figures.draw_scale", lambda evidence: [])
+        patch.setattr("sppbench.study.figures.draw_all.draw_scale", lambda evidence: ([], []))
         return draw(whole)
 
 
@@ -271,29 +273,36 @@ def test_swish_is_told(tmp_path: Path) -> None:
     assert text in drawing.figure.legends[0].get_title().get_text()
 
 
-def test_published_numbers_that_cannot_be_read(tmp_path: Path) -> None:
-    file = tmp_path / "figures.yaml"
-    file.write_text("source: {title: poster}\nnote: none\nepochs: [0]\n")
-    with pytest.raises(EvidenceError, match=f"cannot read {file}: it has no key 'learning_rate'"):
-        read_published_figures(file)
-    text = (Path(__file__).parents[3] / "conf" / "published" / "poster_figures.yaml").read_text()
-    for old, new, message in (
-        ("{0: 8.9e-7,", "{0: 0,", "0 at block0.activation has no logarithm"),
-        ("[0.5e-7, 0.65e-7]", "[0.65e-7, 0.5e-7]", "neither a value nor a range"),
-        ("signal: activation", "signal: actuation", "there is no panel for signal 'actuation'"),
-        ("layout: gradient", "layout: gradients", "the layout of figure1 is 'gradients'"),
-    ):
-        assert old in text
-        file.write_text(text.replace(old, new))
-        with pytest.raises(EvidenceError, match=message):
-            read_published_figures(file)
+def failing(*arguments: object, **keywords: object) -> None:
+    raise RuntimeError("latex was not found\non this machine")
 
 
-def test_published_figures_are_those_of_the_reference() -> None:
-    figures = {figure.name: figure for figure in read_published_figures().figures}
-    assert list(figures) == [f"figure{number}" for number in range(1, 6)]
-    assert [figure.criterion for figure in figures.values()] == [0.1, 0.1, 0.1, 0.3, 0.3]
-    first = {(one.layer, one.epoch): one.low for one in figures["figure1"].anchors}
-    for place, layer in enumerate(("block0.activation", "block4.activation", "block8.activation")):
-        assert [first[layer, epoch] for epoch in (0, 9, 19)] == [FIGURE1[epoch][place] for epoch in (0, 9, 19)]
-    assert dataclasses.asdict(figures["figure2"].anchors[1])["high"] == 0.65e-7
+@pytest.mark.parametrize("fault", ["plot_gradient", "match_figure", "try_readings"])
+def test_a_figure_that_cannot_be_drawn_is_a_note_and_the_others_are_drawn(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    module = "figures_1_to_5" if fault == "plot_gradient" else "draw_all"
+    original = getattr(importlib.import_module(f"sppbench.study.figures.{module}"), fault)
+    calls = itertools.count()
+
+    def first_fails(*arguments: Any, **keywords: Any) -> Any:
+        return (failing if next(calls) == 0 else original)(*arguments, **keywords)
+
+    monkeypatch.setattr(f"sppbench.study.figures.{module}.{fault}", first_fails)
+    drawings, notes = draw(whole)
+    assert list(drawings) == [
+        *("figure1_h100_definition", "figure1_h500", "figure1_h500_definition", "figure3", "figure3_definition")
+    ]
+    assert "figure1_h100 cannot be drawn: RuntimeError: latex was not found on this machine" in notes
+
+
+def test_a_figure_that_cannot_be_saved_is_a_note_and_the_others_are_written(whole: Path, tmp_path: Path) -> None:
+    drawings, notes = draw_figures(read_evidence(whole))
+    drawings[0].figure.savefig = failing  # type: ignore[method-assign]
+    paths, problems = write_figures(drawings, notes, [], tmp_path)
+    text = "figure1_h100 cannot be drawn: RuntimeError: latex was not found on this machine"
+    assert problems == [text]
+    others = {f"{drawing.name}.{suffix}" for drawing in drawings[1:] for suffix in ("png", "pdf")}
+    assert {path.name for path in paths if path.suffix != ".md"} == others | {"curves.parquet", "matches.json"}
+    assert all(path.is_file() for path in paths)
+    assert text in json.loads((tmp_path / "matches.json").read_text())["notes"]
