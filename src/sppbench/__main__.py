@@ -216,6 +216,8 @@ def _claims(arguments: argparse.Namespace) -> int:
     print(text)
     for problem in evidence.problems:
         say(f"not counted: {problem}")
+    for line in evidence.duplicates:
+        say(line)
     if arguments.output is not None:
         write_claims(text, arguments.output)
     return 0

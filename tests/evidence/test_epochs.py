@@ -80,6 +80,7 @@ def test_a_run_that_did_not_come_to_its_end_is_read_as_far_as_it_goes(tmp_path: 
 
 def test_the_history_of_another_configuration(tmp_path: Path) -> None:
     run = whole_run(tmp_path, config_hash="0123456789ab")
+    write_run(tmp_path, "ffnn_bn", 0.001, 868, 20.0, steps=STEPS, config_hash="0123456789ab")
     assert len(spp_epochs(run))
     write_run(tmp_path, "ffnn_bn", 0.001, 868, 20.0, steps=STEPS, config_hash="ba9876543210")
     for read in READERS.values():

@@ -106,6 +106,40 @@ def test_a_run_is_chosen_once_and_the_one_with_signals_first(tmp_path: Path) -> 
     assert {run.sweep for run in read_evidence(tmp_path / "b" / "ffnn" / "..").runs} == {"b"}
 
 
+def test_a_run_of_table_1_counts_and_another_ones_signals_are_used(tmp_path: Path) -> None:
+    other = write_run(tmp_path / "figures", "ffnn", 0.001, 868, 20.0)
+    write_signals(other, _values, ffnn_layers(batch_norm=False))
+    (other / "inspection.json").write_text("{}")
+    write_run(tmp_path / "table1", "ffnn", 0.001, 868, 21.0)
+    write_run(tmp_path / "zoo", "ffnn", 0.001, 868, 22.0)
+    write_run(tmp_path / "zoo", "ffnn", 0.001, 67, 23.0)
+    write_run(tmp_path / "short", "ffnn", 0.001, 67, 24.0, overrides=["trainer.max_epochs=8"])  # another experiment
+    evidence = read_evidence(tmp_path)
+    assert [run.accuracy for run in evidence.select("ffnn", 0.001, [868])] == [21.0]
+    assert [run.accuracy for run in evidence.select("ffnn", 0.001, [868], signals=True)] == [20.0]
+    (line,) = evidence.duplicates
+    place = "ffnn/lr=0.001/seed=868"
+    assert line == (
+        f"ffnn at lr 0.001, seed 868 ran 3 times: {tmp_path}/figures/{place} (20.00 %) is used for its signals alone; "
+        f"{tmp_path}/table1/{place} (21.00 %) counts; {tmp_path}/zoo/{place} (22.00 %) is not used"
+    )
+
+
+def test_a_result_of_another_configuration_is_damaged(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "ffnn", 0.001, 868, 20.0)
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("max_epochs: 20", "max_epochs: 2"))
+    evidence = read_evidence(tmp_path)
+    assert evidence.runs == ()
+    assert "result.json: it is of the configuration" in evidence.problems[0]
+
+
+def test_kept_results_are_of_their_configurations() -> None:
+    evidence = read_evidence(Path(__file__).parents[2] / "results")
+    assert len(evidence.runs) > 30
+    assert evidence.problems == ()
+
+
 def test_runs_that_depart_from_the_protocol_are_named(tmp_path: Path) -> None:
     write_run(tmp_path, "ffnn", 0.001, 868, 20.0)
     write_run(tmp_path, "ffnn", 0.001, 67, 20.0, overrides=["trainer.max_epochs=8"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,8 @@ from hydra import compose, initialize_config_dir
 
 from sppbench.files import config_directory
 from sppbench.run.assembly import resolve
-from sppbench.run.results import Result
+from sppbench.run.results import Result, read_result
+from sppbench.run.run_directory import config_hash
 
 SEEDS = (868, 67, 472, 362, 970)
 MODELS = ("efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp")
@@ -76,10 +78,19 @@ def write_run(
             "threads": 2,
             "versions": VERSIONS,
             "git": None,
-            "config_hash": "0123456789ab",
+            "config_hash": config_hash(config),
         }
         Result(**result | fields).write(path / "result.json")
     return path
+
+
+def reconfigure(run: Path, old: str, new: str) -> None:
+    """Changes the text of a run's configuration, and its hash in the result."""
+    file = run / "config.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    result = read_result(run / "result.json")
+    dataclasses.replace(result, config_hash=config_hash(yaml.safe_load(file.read_text()))).write(run / "result.json")
 
 
 def write_cell(directory: Path, model: str, lr: float, accuracies: Sequence[float], **arguments: Any) -> None:

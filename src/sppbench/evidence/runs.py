@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,15 @@ import pandas as pd
 from sppbench.errors import UserError
 from sppbench.evidence import epochs
 from sppbench.run.results import Result, ResultError, Status, read_result
-from sppbench.run.run_directory import identity
+from sppbench.run.run_directory import config_hash, identity
 from sppbench.spp.history.schema import HistoryError
 from sppbench.stored_files import is_number, read_yaml
 
 # "unfinished": there is a configuration but no result, because the run is under way or was killed.
 State = Status | Literal["unfinished", "damaged"]
 COUNTED: tuple[State, ...] = ("completed", "diverged")
+
+FIRST_SWEEP = "table1"  # its run counts where another sweep has one of the same net, learning rate and seed
 
 # They name a run, and are not among its settings.
 _NAMES = frozenset({"seed", "data.seed", "name", "optimizer.lr"})
@@ -93,8 +95,8 @@ class Run:
         return any((self.path / name).exists() for name in ("spp.parquet", epochs.SPP_FILE))
 
     @property
-    def _tells(self) -> tuple[bool, bool]:
-        return self.has_signals, (self.path / "inspection.json").exists()
+    def _rank(self) -> tuple[bool, bool, bool]:
+        return self.sweep == FIRST_SWEEP, self.has_signals, (self.path / "inspection.json").exists()
 
     def signals(self, batches: str = "all") -> pd.DataFrame:
         """Epoch means of the signals, as `sppbench.spp.epoch_mean` gives them, over "all" batches or "full" ones.
@@ -177,15 +179,16 @@ def read_run(path: Path) -> Run:
         model, lr, seed = str(config["name"]), float(config["optimizer"]["lr"]), int(config["seed"])
         if int(config["data"]["num_classes"]) < 1:
             raise ValueError("data.num_classes")
+        hash_of_config = config_hash(config)
     except UserError as error:
         raise EvidenceError(str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise EvidenceError(f"{config_file} is not the configuration of a run ({error!r})") from error
     result: Result | None = None
     problem: str | None = None
     try:
         result = read_result(result_file)
-        _check(result, (model, lr, seed), result_file)
+        _check(result, (model, lr, seed), hash_of_config, result_file)
         state, problem = cast(State, result.status), result.error
     except ResultError as error:
         gone = isinstance(error.__cause__, FileNotFoundError)
@@ -205,15 +208,18 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _check(result: Result, run: tuple[str, float, int], file: Path) -> None:
+def _check(result: Result, run: tuple[str, float, int], hash_of_config: str, file: Path) -> None:
     """Refuses a result that is whole JSON with the right fields, but cannot be true."""
     if (result.model, result.lr, result.seed) != run:
         raise ResultError(f"cannot read {file}: it is of another run than config.yaml beside it")
-    if not isinstance(result.device, str) or not isinstance(result.versions, dict):
-        raise ResultError(f"cannot read {file}: device {result.device!r}, versions {result.versions!r}")
+    if result.config_hash != hash_of_config:
+        raise ResultError(
+            f"cannot read {file}: it is of the configuration {result.config_hash}, and config.yaml beside it is "
+            f"{hash_of_config}"
+        )
     if result.status in ("failed", "interrupted", "stopped_early"):
         return
-    accuracy = result.test.get("accuracy") if isinstance(result.test, dict) else None
+    accuracy = (result.test or {}).get("accuracy")
     if result.status not in COUNTED or not is_number(accuracy) or not 0 <= accuracy <= 100:
         raise ResultError(f"cannot read {file}: status {result.status!r} with test accuracy {accuracy!r}")
 
@@ -237,8 +243,10 @@ class Evidence:
     ) -> list[Run]:
         """The runs of a net that came to their end, one a learning rate and seed, sorted.
 
-        Of several with the same net, learning rate and seed that one is taken which tells most: one with recorded
-        signals, then one that was inspected, then the first.
+        The rule for a run that is there more than once, of the same net, learning rate and seed: the one of the sweep
+        `FIRST_SWEEP` counts; without it one with recorded signals, then one that was inspected, then the first by
+        sweep. Where signals are asked for, the rule applies to the runs that recorded them. So all accuracies, losses
+        and inspections of a net are of the runs of Table 1, whoever asks.
 
         Args:
             model: Name of the net.
@@ -252,9 +260,18 @@ class Evidence:
             fits = run.model == model and lr in (None, run.lr) and (wanted is None or run.seed in wanted)
             if fits and run.counts and (run.has_signals or not signals):
                 known = chosen.get((run.lr, run.seed))
-                if known is None or run._tells > known._tells:
+                if known is None or run._rank > known._rank:
                     chosen[run.lr, run.seed] = run
         return [chosen[key] for key in sorted(chosen)]
+
+    @property
+    def duplicates(self) -> tuple[str, ...]:
+        """Runs of the same net, learning rate, seed and settings: a line for each set, with what each counts for."""
+        alike: dict[str, list[Run]] = {}
+        for run in self.runs:
+            if run.counts:
+                alike.setdefault(f"{run.model} {run.lr} {run.seed} {run.settings}", []).append(run)
+        return tuple(_uses(runs) for runs in alike.values() if len(runs) > 1)
 
     def only(self, protocol: dict[str, Any], of_models: dict[str, dict[str, Any]] | None = None) -> Evidence:
         """The runs that follow a protocol; the others become problems that name the key in which they depart.
@@ -275,6 +292,18 @@ class Evidence:
             else:
                 runs.append(run)
         return Evidence(self.directory, tuple(runs), tuple(problems))
+
+
+def _uses(runs: Sequence[Run]) -> str:
+    """What each of several runs that differ in nothing is used for."""
+    counting = max(runs, key=lambda run: run._rank)
+    recorded = [run for run in runs if run.has_signals]
+    uses = {id(run): "is not used" for run in runs}
+    if recorded:
+        uses[id(max(recorded, key=lambda run: run._rank))] = "is used for its signals alone"
+    uses[id(counting)] = "counts"
+    texts = [f"{run.path} ({run.accuracy:.2f} %) {uses[id(run)]}" for run in runs]
+    return f"{counting.model} at lr {counting.lr:g}, seed {counting.seed} ran {len(runs)} times: {'; '.join(texts)}"
 
 
 def read_evidence(directory: str | Path) -> Evidence:

@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from sppbench.errors import UserError
 from sppbench.files import sync_directory, write_text
 from sppbench.run.results import FINAL, Result, read_result
+from sppbench.stored_files import read_yaml
 
 # Where a run takes place and what it tells about itself: not what it computes, but for rounding.
 NEUTRAL_KEYS = frozenset(
@@ -286,15 +287,16 @@ class RunDirectory:
 
     def _saved_config(self) -> dict[str, Any]:
         try:
-            saved = OmegaConf.to_container(OmegaConf.load(self.config_file))
-        except FileNotFoundError:  # another process has begun anew
-            raise
-        except Exception as error:
-            reason = str(error).splitlines()[0]
+            return {str(key): value for key, value in read_yaml(self.config_file).items()}
+        except UserError as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # another process has begun anew
+                raise error.__cause__ from None
+            if error.__cause__ is None:  # YAML, but no keys and values
+                return {}
+            reason = str(error).removeprefix(f"cannot read {self.config_file}: ")
             raise RunDirectoryError(
                 f"{self.config_file} is damaged ({reason}): put a whole one in its place, or remove {self.path}"
             ) from None
-        return {str(key): value for key, value in saved.items()} if isinstance(saved, dict) else {}
 
 
 def _delete(item: Path) -> None:

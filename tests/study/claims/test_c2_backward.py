@@ -13,7 +13,7 @@ from sppbench.evidence.epochs import batchnorm_epochs
 from sppbench.evidence.keep import write_compact
 from sppbench.evidence.runs import read_evidence
 from tests.fabricate.claims import T2, gains, gradients, judged, part, rules
-from tests.fabricate.runs import SEEDS
+from tests.fabricate.runs import SEEDS, reconfigure
 
 THREE = SEEDS[:3]
 # log of the ratio is off by so much in each of the three seeds: its sample variance is 0.04, its mean 0
@@ -156,7 +156,7 @@ def test_a_run_that_is_not_finite_is_left_out_and_another_seed_asked_for(tmp_pat
 def test_a_run_off_the_protocol_does_not_count(tmp_path: Path) -> None:
     pair(tmp_path, 500, -2.0)
     for path in (tmp_path / "ffnn_bn").rglob("config.yaml"):
-        path.write_text(path.read_text().replace("max_epochs: 20", "max_epochs: 21"))
+        reconfigure(path.parent, "max_epochs: 20", "max_epochs: 21")
     one = part(judged(tmp_path, "C2"), "affine on / off, h = 500")
     assert (one.verdict, one.n) == ("undecided", 0)
     assert "trainer.max_epochs is 21" in one.missing

@@ -245,6 +245,24 @@ def test_a_copied_run_is_refused(tmp_path: Path) -> None:
         read_table(tmp_path)
 
 
+def test_runs_of_other_sweeps_are_named(tmp_path: Path) -> None:
+    for sweep in ("table1", "figures"):
+        write_cell(tmp_path / sweep, "ffnn", 0.001, [20.0, 21.0])
+    write_cell(tmp_path / "other", "ffnn_bn", 0.001, [20.0])
+    found = {
+        sweep: [note for note in notes(read_table(tmp_path / sweep)) if "too" in note]
+        for sweep in ("table1", "figures")
+    }
+    places = [f"ffnn/lr=0.001/seed={seed}" for seed in (67, 868)]
+    assert found["table1"] == [
+        f"Run in another sweep, too (these do not count): {', '.join(f'figures/{place}' for place in places)}."
+    ]
+    assert found["figures"] == [
+        "Run in another sweep, too (for claims and report it is these that count): "
+        f"{', '.join(f'table1/{place}' for place in places)}."
+    ]
+
+
 def test_names_are_those_of_the_configuration(tmp_path: Path) -> None:
     write_run(tmp_path, "efficientnet_bn", 0.001, 868, 33.0)
     (tmp_path / "efficientnet_bn").rename(tmp_path / "renamed")

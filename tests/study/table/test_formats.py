@@ -92,8 +92,8 @@ def test_json(table: Table) -> None:
     assert content["notes"] == notes(table)
     statuses = {run["status"] for cell in content["cells"] for run in cell["runs"]}
     assert statuses == {"completed", "diverged", "failed", "interrupted"}
-    [config_hash] = {run["config_hash"] for cell in content["cells"] for run in cell["runs"]}
-    assert config_hash == "0123456789ab"
+    hashes = {run["config_hash"] for cell in content["cells"] for run in cell["runs"]}
+    assert all(re.fullmatch("[0-9a-f]{12}", one) for one in hashes)
 
 
 def test_markdown(table: Table) -> None:

@@ -33,7 +33,7 @@ class Content:
         table_problem: Why there is none; empty if there is one.
         drawings: The figures that could be drawn.
         figure_notes: What is missing or odd about them.
-        problems: Files and runs that are damaged or odd, a line each.
+        problems: Files and runs that are damaged or odd, and runs that are there twice, a line each.
         departures: Runs that do not count for the claims: by how they depart from the protocol, their paths.
     """
 
@@ -65,7 +65,7 @@ def gather(directory: str | Path) -> Content:
         table_problem=table_problem,
         drawings=tuple(drawings),
         figure_notes=tuple(figure_notes),
-        problems=tuple(dict.fromkeys([*evidence.problems, *odd_runs(evidence)])),
+        problems=tuple(dict.fromkeys([*evidence.problems, *evidence.duplicates, *odd_runs(evidence)])),
         departures=departures(evidence.runs, read_rules().protocol),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from sppbench.evidence.runs import Run, State
+from sppbench.evidence.runs import FIRST_SWEEP, Run, State
 from sppbench.study.table.cells import Cell, Table
 from sppbench.study.table.verdict import can_be_reproduced
 
@@ -32,7 +32,14 @@ def describe_source(table: Table) -> str:
 
 def notes(table: Table) -> list[str]:
     """All notes: on runs that do not count, on those that count but are special, and on the comparison."""
-    texts = [*_uncounted(table), *_missing(table), *_special(table), *_machines(table), *_departures(table)]
+    texts = [
+        *_uncounted(table),
+        *_missing(table),
+        *_special(table),
+        *_elsewhere(table),
+        *_machines(table),
+        *_departures(table),
+    ]
     if table.published is not None:
         texts += [*_too_wide(table), describe_test(table), describe_source(table)]
     return texts
@@ -94,6 +101,20 @@ def _missing_runs(cell: Cell) -> str:
     if others:
         parts.append(f"{others} run{'s' if others > 1 else ''} with other seeds")
     return " and ".join(parts)
+
+
+def _elsewhere(table: Table) -> Iterable[str]:
+    """Runs that stand in the sweep `FIRST_SWEEP` and in another one beside it; see `Evidence.select` for the rule."""
+    sweep = table.directory.resolve()
+    others = [sweep.parent / FIRST_SWEEP] if sweep.name != FIRST_SWEEP else sorted(sweep.parent.iterdir())
+    places = [run.place for run in table.runs if run.counts]
+    twice = [
+        one / place for one in others if one != sweep for place in places if (one / place / "result.json").exists()
+    ]
+    if twice:
+        listed = ", ".join(path.relative_to(sweep.parent).as_posix() for path in twice)
+        counting = "these do not count" if sweep.name == FIRST_SWEEP else "for claims and report it is these that count"
+        yield f"Run in another sweep, too ({counting}): {listed}."
 
 
 def _special(table: Table) -> Iterable[str]:
