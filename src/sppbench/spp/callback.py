@@ -15,7 +15,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from torch import nn
 
-from sppbench.spp.arguments import at_least, layer_choice, of_type, one_of, several
+from sppbench.checks import check_choice, check_integer, check_type, several
 from sppbench.spp.history.health import Watch, summarize, summarize_batchnorm
 from sppbench.spp.history.parts import Origin
 from sppbench.spp.history.run_history import RunHistory
@@ -23,7 +23,7 @@ from sppbench.spp.names import DEFAULT_SIGNALS, SIGNALS
 from sppbench.spp.plots.curves import Convention
 from sppbench.spp.probe import batchnorm
 from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
-from sppbench.spp.probe.layers import LayerChoice
+from sppbench.spp.probe.layers import LayerChoice, checked_choice
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.probe.readings import Readings, to_frame
 from sppbench.spp.run_figures import RunFigures
@@ -106,19 +106,23 @@ class SPPCallback(Callback):
         run_id: str | None = None,
         config_hash: str | None = None,
     ) -> None:
-        self.every_n_steps = at_least("every_n_steps", every_n_steps, 1)
-        self.flush_every_n_steps = at_least("flush_every_n_steps", flush_every_n_steps, 1)
-        self.layers = layer_choice(layers)
-        self.signals = several("signals", signals)
+        for name, count in {"every_n_steps": every_n_steps, "flush_every_n_steps": flush_every_n_steps}.items():
+            check_integer(name, count, 1)
+        for name, text in {"module": module, "run_id": run_id or "", "config_hash": config_hash or ""}.items():
+            check_type(name, text, str)
+        check_type("batchnorm", batchnorm, bool)
+        check_type("directory", "" if directory is None else directory, str, Path)
+        check_choice("convention", convention, get_args(Convention))
+        self.every_n_steps, self.flush_every_n_steps = every_n_steps, flush_every_n_steps
+        self.layers = checked_choice(layers)
+        self.signals, self.epochs = several("signals", signals), several("epochs", epochs)
         for signal in self.signals:
-            one_of("signals", signal, SIGNALS)
-        self.epochs = tuple(at_least("epochs", epoch, 0) for epoch in several("epochs", epochs))
-        self.convention = one_of("convention", convention, get_args(Convention))
-        self.module = of_type("module", module, str)
-        self.batchnorm = of_type("batchnorm", batchnorm, bool)
-        self.directory = None if directory is None else Path(of_type("directory", directory, str, Path)).expanduser()
-        self.run_id = None if run_id is None else of_type("run_id", run_id, str)
-        self.config_hash = None if config_hash is None else of_type("config_hash", config_hash, str)
+            check_choice("signals", signal, SIGNALS)
+        for epoch in self.epochs:
+            check_integer("epochs", epoch, 0)
+        self.convention, self.module, self.batchnorm = convention, module, batchnorm
+        self.directory = None if directory is None else Path(directory).expanduser()
+        self.run_id, self.config_hash = run_id, config_hash
         self.probe: SignalProbe | None = None
         self.batchnorm_probe: BatchNormProbe | None = None
         self._attached_to: list[nn.Module] = []

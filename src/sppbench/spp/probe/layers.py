@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -17,6 +17,8 @@ from torch.nn.modules.pooling import (
     _LPPoolNd,
     _MaxPoolNd,
 )
+
+from sppbench.checks import check_type, several
 
 LayerPredicate: TypeAlias = Callable[[str, nn.Module], bool]
 LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str | type[nn.Module]] | None"
@@ -76,6 +78,22 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
     else:
         chosen = set().union(*(_matching(modules, one) for one in layers))
     return {name: module for name, module in modules.items() if name in chosen}
+
+
+def checked_choice(layers: Any) -> Any:
+    """A `LayerChoice`, checked as far as it can be without a model; several layers become a tuple.
+
+    Raises:
+        ValueError: It is of a wrong type, or chooses nothing.
+    """
+    if layers is None or isinstance(layers, str | type) or callable(layers):
+        return layers
+    chosen = several("layers", layers)
+    for layer in chosen:
+        check_type("layers", layer, str, type)
+    if not chosen:
+        raise ValueError("layers names none; null (None) stands for all leaves")
+    return chosen
 
 
 def _leaves(modules: dict[str, nn.Module], root: str) -> set[str]:
