@@ -53,6 +53,12 @@ def terminal(table: Table) -> str:
     return "\n".join([visible(str(table.directory)), CAPTION, "", *lines, "", *listed])
 
 
+def matrix(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a matrix like the study's Table 1: a row a learning rate, a column a net."""
+    header = ["learning rate", *table.titles.values()]
+    return header, [[f"{lr:g}", *(_matrix_cell(table.cell(model, lr)) for model in table.titles)] for lr in table.lrs]
+
+
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
 
@@ -62,14 +68,13 @@ def markdown(table: Table) -> str:
     compared = table.published is not None
     legend = " (published, verdict, runs)" if compared else " (runs)"
     header, rows = _details(table, "net")
-    matrix = [[f"{lr:g}", *(_matrix_cell(table.cell(model, lr)) for model in table.titles)] for lr in table.lrs]
     return "\n".join(
         [
             f"# {in_markdown(table.name)}",
             "",
             f"{CAPTION}{legend}.",
             "",
-            *pipes(["learning rate", *table.titles.values()], matrix),
+            *pipes(*matrix(table)),
             "",
             *pipes(header, rows),
             "",

@@ -1,0 +1,91 @@
+"""Writes the numbers of README.md, and the kept table, from the runs kept here: ``python results/refresh.py``.
+
+Each block of the README that this script writes stands between ``<!-- name: written by results/refresh.py -->`` and
+``<!-- end -->``. A test compares them with what it would write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sppbench.evidence.runs import Evidence, read_evidence
+from sppbench.files import write_text
+from sppbench.study.claims.claim import Claim, Part
+from sppbench.study.claims.judge import judge
+from sppbench.study.common.text_tables import DASH, pipes
+from sppbench.study.table.cells import read_table
+from sppbench.study.table.formats import matrix, plus_minus, write_table
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+BLOCK = re.compile(r"(<!-- (\w+): written by results/refresh\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+LR, SEED = 0.001, 868
+SINGLE = ("ffnn", "ffnn_bn", "ffnn_bn_noaffine", "efficientnet_bn", "sn_efficientnet_mp")
+HEADLINE, WIDTHS = "C2", ("affine on / off", "h = ", "as the study")
+
+
+def refreshed(text: str) -> str:
+    """The README with all of its blocks written anew.
+
+    Raises:
+        KeyError: A block has a name that is not known here.
+    """
+    evidence = read_evidence(HERE)
+    claims = judge(evidence)
+    blocks: dict[str, Callable[[], list[str]]] = {
+        "runs": lambda: _runs(evidence),
+        "table1": lambda: pipes(*matrix(read_table(HERE / "table1"))),
+        "c2": lambda: _ratios(claims),
+        "claims": lambda: _verdicts(claims),
+    }
+    return BLOCK.sub(lambda found: "\n".join([found[1].rstrip("\n"), *blocks[found[2]](), found[3]]), text)
+
+
+def _runs(evidence: Evidence) -> list[str]:
+    """A row a net: the runs of one seed, with the study's mean over five."""
+    published = read_table(HERE / "table1").published
+    rows = []
+    for net in SINGLE:
+        (run,) = evidence.select(net, LR, [SEED])
+        assert run.result is not None
+        assert run.result.test is not None
+        study = published.values.get((net, LR)) if published is not None else None
+        test = run.result.test
+        others = f"{plus_minus(study, digits=1)} %" if study is not None else DASH
+        minutes = f"{run.result.wall_seconds / 60:.1f} min"
+        rows.append([net, f"{test['accuracy']:.2f} %", f"{test['top5']:.2f} %", others, minutes])
+    return pipes(["model", "test accuracy", "top-5", "the study", "time of the run"], rows)
+
+
+def _ratios(claims: Sequence[Claim]) -> list[str]:
+    """The ratios of gradients over all epochs, at equal widths and between them."""
+    (claim,) = (claim for claim in claims if claim.id == HEADLINE)
+    parts = [part for part in claim.parts if part.name.startswith(WIDTHS) and ", epoch " not in part.name]
+    rows = [[part.name, _value(part), str(part.n)] for part in parts]
+    return pipes(["ratio of the gradients' second moments at the ReLU outputs", "ratio [95 % interval]", "seeds"], rows)
+
+
+def _verdicts(claims: Sequence[Claim]) -> list[str]:
+    """A row a claim: its statement, its verdict and what decides it."""
+    rows = []
+    for claim in claims:
+        deciding = [part for part in claim.parts if part.decides]
+        texts = [f"{part.name}: {_value(part)}" for part in deciding if part.value is not None]
+        missing = sum(part.value is None for part in deciding)
+        texts += [f"{missing} of {len(deciding)} tests have no run yet"] if missing else []
+        rows.append([f"{claim.id} {claim.statement}", claim.verdict, "; ".join(texts)])
+    return pipes(["claim", "verdict", "what decides it"], rows)
+
+
+def _value(part: Part) -> str:
+    if part.value is None:
+        return DASH
+    interval = f" [{part.interval[0]:.3g}, {part.interval[1]:.3g}]" if part.interval is not None else ""
+    return f"{part.value:.3g}{interval}"
+
+
+if __name__ == "__main__":
+    write_table(read_table(HERE / "table1"), {}, HERE / "table1")
+    write_text(README, refreshed(README.read_text(encoding="utf-8")))

@@ -1,0 +1,25 @@
+"""What the README and the kept table say is what the runs in results/ say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+from sppbench.study.table.cells import read_table
+from sppbench.study.table.formats import FORMATS
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_kept_runs() -> None:
+    refresh = runpy.run_path(str(ROOT / "results" / "refresh.py"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {name for _, name, _ in refresh["BLOCK"].findall(text)} == {"runs", "table1", "c2", "claims"}
+    assert refresh["refreshed"](text) == text, "python results/refresh.py writes it anew"
+
+
+def test_the_kept_table_is_of_the_kept_runs() -> None:
+    table = read_table(ROOT / "results" / "table1")
+    for name, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+        kept = (ROOT / "results" / "table1" / f"table.{suffix}").read_text(encoding="utf-8")
+        assert kept == FORMATS[name](table) + "\n", "python results/refresh.py writes it anew"
