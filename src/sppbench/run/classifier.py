@@ -204,7 +204,8 @@ class Classifier(LightningModule):
 class MeanOverImages(Metric):
     """The mean over images of what are means over batches; not a number as soon as one of them is not.
 
-    torchmetrics' ``MeanMetric`` either leaves such a value out or, if asked not to, leaves weights out (its issue 3434).
+    torchmetrics' ``MeanMetric`` either leaves such a value out or, if asked not to, leaves weights
+    out (its issue 3434).
     """
 
     total: Tensor
