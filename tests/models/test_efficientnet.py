@@ -204,7 +204,8 @@ def test_compile_without_graph_break() -> None:
         module(_images(4)).square().sum().backward()
     assert list(compiled.state_dict()) == list(net.state_dict())
     for (name, expected), actual in zip(net.named_parameters(), compiled.parameters(), strict=True):
-        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-3, atol=1e-6, msg=name)
+        rounding = 1e-6 * float(expected.grad.abs().max())  # of sums in another order, where they nearly cancel
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-3, atol=rounding, msg=name)
 
 
 def test_copy_and_pickle() -> None:

@@ -26,7 +26,7 @@ from sppbench.run.callbacks import Checkpointing
 from sppbench.run.classifier import Classifier
 from sppbench.run.results import Result, read_result
 from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy
-from sppbench.run.sweep import Cell, Look, SweepError, distinct, dry_run, look_at, progress_line, seconds_left
+from sppbench.run.sweep import Cell, Look, SweepError, as_time, distinct, dry_run, look_at, progress_line, seconds_left
 from sppbench.train import main
 from tests.test_train import at_step, crash, metrics, same_weights, send, weights
 
@@ -143,8 +143,9 @@ def test_a_dry_run_tells_every_state_and_runs_nothing(
     assert "power cut" in lines[1]
     assert "trainer.max_epochs (2 there, 1 now)" in lines[3]
     assert lines[6].endswith("3 to run")
-    seconds = read_result(CELLS / "seed=1" / "result.json").wall_seconds
-    assert lines[7].startswith(f"estimated time: 0:00:{round(3 * seconds):02}")
+    seconds, elapsed = (read_result(CELLS / f"seed={seed}" / "result.json").wall_seconds for seed in (1, 4))
+    left = 2 * seconds + max(seconds - elapsed, 0.0)  # the interrupted one goes on from where it was
+    assert lines[7].startswith(f"estimated time: {as_time(left)}, ")
     assert {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("*")} == before
 
 

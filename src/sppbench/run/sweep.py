@@ -49,7 +49,7 @@ class Cell:
     @property
     def kept(self) -> RunDirectory | None:
         """Where the same run may have been kept for good: ``<sweeps.kept>/<sweep>/<model>/lr=<lr>/seed=<seed>``."""
-        folder = self.config["sweeps"].get("kept")
+        folder = self.config.get("sweeps", {}).get("kept")
         if folder is None:
             return None
         return RunDirectory(Path(folder, *self.run.path.parts[-4:]), {**self.config, "overwrite": False})
