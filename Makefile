@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo table1 smoke figures report test check launchers bench clean
+.PHONY: help demo table1 smoke figures lab keep report test check launchers bench clean
 
 help:
 	@echo "make demo       train a small real run on this machine, to a test accuracy"
 	@echo "make table1     all 60 runs of Table 1 on CIFAR-100, then the table; goes on where it was stopped"
 	@echo "make smoke      the same with narrow nets on digits, in two minutes"
 	@echo "make figures    all runs behind the study's figures on CIFAR-100, then the figures, into results/figures"
+	@echo "make lab        what the study's tables and claims still need, at the lowest priority; what is in results/ is not run again"
+	@echo "make keep       what has finished, into results/ in compact form, with the tables, figures and numbers made from it"
 	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make test       linters, type checker and test suite"
 	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
@@ -38,7 +40,7 @@ $(VENV)/.joblib: $(VENV)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[joblib]"
 	@touch $@
 
-# The table is made from what is there, also where cells have failed; the status tells of both.
+# The table is made from what is there, also where cells have failed; the exit status covers both.
 table1 smoke: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=$@ $(ARGS); status=$$?; \
 	$(RUN) -m sppbench table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
@@ -48,6 +50,24 @@ figures: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=figures $(ARGS); status=$$?; \
 	$(RUN) -m sppbench inspect outputs/figures && \
 	$(RUN) -m sppbench figures outputs/figures --output results/figures && exit $$status
+
+# Two processes of one thread each: on two cores faster than one of two, and they give way to whatever else runs.
+lab: $(VENV)/.ready $(VENV)/.joblib
+	OMP_NUM_THREADS=1 nice -n 19 $(RUN) -m sppbench train -m hydra/launcher=joblib hydra.launcher.n_jobs=$(or $(JOBS),2) \
+		sweeps=lab $(ARGS)
+
+# A run that is not finished, or damaged, is named and left where it is. Figures are drawn from the kept runs.
+keep: $(VENV)/.ready
+	@for sweep in table1 figures claims; do \
+		if [ -d outputs/$$sweep ]; then \
+			$(RUN) -m sppbench inspect outputs/$$sweep; \
+			$(RUN) -m sppbench keep outputs/$$sweep --output results/$$sweep; \
+		fi; \
+	done
+	$(RUN) -m sppbench table results/table1 --output results/table1 >/dev/null
+	$(RUN) -m sppbench figures results/figures --output results/figures >/dev/null
+	$(RUN) results/refresh.py
+	$(RUN) -m sppbench claims results
 
 report: $(VENV)/.ready
 	$(RUN) -m sppbench report outputs --output outputs/report.html

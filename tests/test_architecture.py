@@ -101,6 +101,12 @@ def test_imports_run_one_way() -> None:
         assert used <= (ROOMS[room] if room else set()), f"{place} imports from {used}"
 
 
+def test_a_name_of_a_file_stands_for_one_thing() -> None:
+    """Each room of the study has its formats: what is said there, as text. All other names are unique."""
+    names = [file.name for file in SOURCE.rglob("*.py") if file.name not in ("__init__.py", "formats.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_no_files_import_each_other() -> None:
     """Not even inside of a room."""
     files = {
@@ -134,7 +140,7 @@ def _files_among(name: str, files: dict[str, Path]) -> Iterator[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("train", "run/assembly", "run/sweep", "run/results", "run/run_directory", "run/checkpoint", "run/checks"),
+        *("train", "run/assembly", "run/sweep", "run/results", "run/run_directory", "run/checkpoint", "run/validation"),
         *("files", "spp/names", "stored_files", "streams", "wandb_modes", "__init__", "__main__"),
         "../hydra_plugins/sppbench_sweeper",
     ],

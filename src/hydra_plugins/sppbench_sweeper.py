@@ -53,8 +53,8 @@ class SppbenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Runs what is left; exits with 1 if a cell failed, and with 2 if the sweep cannot be run as asked."""
-        from sppbench.run.checks import UsageError
         from sppbench.run.sweep import SweepError, begin, distinct, dry_run, look_at
+        from sppbench.run.validation import UsageError
 
         try:
             cells = distinct([self._cell(overrides) for overrides in self._combinations(arguments)])
@@ -161,7 +161,7 @@ class SppbenchSweeper(Sweeper):
 
         try:
             found = self._launcher.launch([[*cell.overrides, _QUIET] for cell in cells], initial_job_idx=first)
-        except Exception as error:  # of the launcher, or of a process that died: the disk tells which cells it hit
+        except Exception as error:  # of the launcher, or of a process that died: the disk shows which cells it hit
             hit = [cell for cell in cells if look_at(cell).state in ("failed", "interrupted")]
             failures.update(dict.fromkeys(hit or cells, one_line(error)))
             return []

@@ -24,10 +24,10 @@ from omegaconf import DictConfig
 from sppbench.errors import UserError
 from sppbench.files import config_directory, write_text
 from sppbench.run.assembly import Parts, build, resolve
-from sppbench.run.checks import UsageError
 from sppbench.run.error_text import is_full_disk, one_line
 from sppbench.run.results import FINAL, Result, Status, git_state, package_versions
 from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, config_hash
+from sppbench.run.validation import UsageError
 from sppbench.streams import survive_any_text
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
@@ -140,7 +140,7 @@ def _follow(cfg: DictConfig, run: RunDirectory) -> None:
     from sppbench.run.callbacks import Interrupted
 
     parts = build(cfg, run)
-    with parts.checkpointing.listening(), suppress(Interrupted):  # the first process tells of it
+    with parts.checkpointing.listening(), suppress(Interrupted):  # the first process reports it
         _fit_and_test(parts, run, run.resumable)
 
 

@@ -4,8 +4,8 @@ from sppbench.data.augmentation import CropFlip
 from sppbench.data.cifar100 import CIFAR100
 from sppbench.data.datamodule import ImageDataModule, Images
 from sppbench.data.digits import Digits
-from sppbench.data.errors import DataError
 from sppbench.data.loader import TensorLoader
 from sppbench.data.synthetic import Synthetic
+from sppbench.errors import DataError
 
 __all__ = ["CIFAR100", "CropFlip", "DataError", "Digits", "ImageDataModule", "Images", "Synthetic", "TensorLoader"]

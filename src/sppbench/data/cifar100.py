@@ -13,8 +13,8 @@ from torchvision.datasets.utils import check_integrity, download_url, extract_ar
 
 from sppbench.data import cache
 from sppbench.data.datamodule import ImageDataModule, Images
-from sppbench.data.errors import DataError
 from sppbench.data.hub import find_shards, is_foreign, read_shards
+from sppbench.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from sppbench.data.augmentation import CropFlip
-from sppbench.data.errors import DataError
 from sppbench.data.loader import TensorLoader
 from sppbench.data.random import Stream, generator
+from sppbench.errors import DataError
 
 
 class Images(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sppbench.data.datamodule import Images
-from sppbench.data.errors import DataError
+from sppbench.errors import DataError
 
 SIZE = 32
 NUM_CLASSES = 100

@@ -15,8 +15,8 @@ sets of sppbench are made, unless the caller says that the runs are trusted.
   - ``variance_error``: the largest |var(y) − s²| / s² over the channels.
   - ``normalized_variance``: smallest and largest v/(v + ε), the variance that the normalized input has before scale and
     shift. It is 1 only where v is much larger than ε.
-  - ``unresolved``: channels where s is below 2⁻¹⁴ of the largest |y|, as where γ is (nearly) 0. Float32 tells
-    outputs of that size apart to 2⁻²⁴ of it at best, so that rounding alone may exceed 1e-3 of s. Their errors are
+  - ``unresolved``: channels where s is below 2⁻¹⁴ of the largest |y|, as where γ is (nearly) 0. Float32
+    separates outputs of that size to 2⁻²⁴ of it at best, so that rounding alone may exceed 1e-3 of s. Their errors are
     divided by that threshold, and by its square, in place of s and s²; where γ = β = 0 they are 0.
 
 - ``moved``: For each parameter, how far training has moved it from its initial value, which is drawn again from the

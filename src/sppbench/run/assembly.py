@@ -20,7 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sppbench.errors import UserError
 from sppbench.run.checkpoint import check_checkpoint, mark_of
-from sppbench.run.checks import (
+from sppbench.run.error_text import explained, one_line
+from sppbench.run.run_directory import RunDirectory
+from sppbench.run.validation import (
     UsageError,
     check_batches,
     check_cuda_graphs,
@@ -29,8 +31,6 @@ from sppbench.run.checks import (
     check_values,
     how_to_compile,
 )
-from sppbench.run.error_text import explained, one_line
-from sppbench.run.run_directory import RunDirectory
 from sppbench.wandb_modes import WANDB_MODES
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _users_callbacks(cfg: DictConfig) -> list[Callback]:
 
 
 def _make_trainer(cfg: DictConfig, run: RunDirectory, loggers: list[Any], callbacks: list[Callback]) -> Trainer:
-    """The keys that are set here are `sppbench.run.checks.OWN_TRAINER_KEYS`, and the callbacks."""
+    """The keys that are set here are `sppbench.run.validation.OWN_TRAINER_KEYS`, and the callbacks."""
     from hydra.utils import instantiate
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sppbench.run.checks import UsageError
 from sppbench.run.error_text import one_line
 from sppbench.run.run_directory import RunDirectory, config_hash
+from sppbench.run.validation import UsageError
 
 log = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ class Classifier(LightningModule):
         self.test_per_class = _accuracy(num_classes, average="none")
         self.test_logits = LogitSummary(num_classes)
         # Of the last validation and the last test: accuracy and top5 (percent), loss (None if not finite); of the test
-        # also per_class and what LogitSummary tells.
+        # also per_class and what LogitSummary computes.
         self.val_scores: dict[str, Any] | None = None
         self.test_scores: dict[str, Any] | None = None
         # Of the tested weights on training images without augmentation, see `evaluate`.
@@ -204,7 +204,8 @@ class Classifier(LightningModule):
 class MeanOverImages(Metric):
     """The mean over images of what are means over batches; not a number as soon as one of them is not.
 
-    torchmetrics' ``MeanMetric`` either leaves such a value out or, told not to, leaves weights out (its issue 3434).
+    torchmetrics' ``MeanMetric`` either leaves such a value out or, if asked not to, leaves weights
+    out (its issue 3434).
     """
 
     total: Tensor

@@ -27,7 +27,7 @@ from sppbench.files import sync_directory, write_text
 from sppbench.run.results import FINAL, Result, read_result
 from sppbench.stored_files import read_yaml
 
-# Where a run takes place and what it tells about itself: not what it computes, but for rounding.
+# Where a run takes place and what it reports: neither changes what it computes, except for rounding.
 NEUTRAL_KEYS = frozenset(
     {"output_dir", "overwrite", "sweeps", "logger", "spp", "data.root", "data.download", "optimizer.fused"}
     | {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
@@ -50,7 +50,7 @@ _PRODUCTS = (
     *("spp_heatmap_activation.png", "spp_heatmap_gradient.png"),
 )
 _FIGURE = re.compile(r"spp(_gradient)?_epoch=\d+\.png")
-# What tells of all attempts at a run.
+# What describes all attempts at a run.
 _RECORDS = ("train.log", "wandb", "tensorboard", ".run_id")
 # There may be these where no run has begun yet: what a crash left just before that, and the lock.
 _HARMLESS = frozenset({".lock", ".owner", ".run_id", ".config.yaml.tmp", ".owner.tmp", ".run_id.tmp"})
@@ -209,7 +209,7 @@ class RunDirectory:
                 return True
         except Timeout:
             return False
-        except OSError:  # it cannot be written to: whoever tries is told
+        except OSError:  # it cannot be written to, which whoever tries will see
             return True
 
     def begin(self) -> bool:

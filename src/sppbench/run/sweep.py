@@ -255,7 +255,7 @@ def summary(name: str, looks: Sequence[Look], failures: Mapping[Cell, str]) -> t
 def showing_progress(name: str, cells: Sequence[Cell], every_seconds: float = 1.0) -> Iterator[None]:
     """Keeps one line about the whole sweep on a terminal; elsewhere writes it whenever a cell's state has changed.
 
-    It is read from disk, and therefore also tells of cells that other processes and machines are at work on.
+    It is read from disk, and therefore includes cells that other processes and machines are running.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_show, args=(name, cells, ended, every_seconds), daemon=True)

@@ -59,7 +59,7 @@ def _layers(run: Run) -> dict[str, dict[str, Any]]:
     """
     layers = run.inspection.get("batch_norm")
     if not isinstance(layers, dict) or not layers:
-        raise EvidenceError(f"{run.path / 'inspection.json'} tells of no batch normalization")
+        raise EvidenceError(f"{run.path / 'inspection.json'} has no batch normalization")
     for name, layer in layers.items():
         for key in ("mean_error", "variance_error"):
             value = layer.get(key) if isinstance(layer, dict) else None

@@ -74,7 +74,7 @@ class Record:
         return "needs " + "; ".join(texts) if texts else ""
 
     def more(self, cells: Sequence[Setup], seeds: Collection[int], problem: str) -> str:
-        """The words for a test that does not tell although it has its seeds, and the runs that would narrow it."""
+        """The words for a test that is undecided although it has its seeds, and the runs that would narrow it."""
         left = [seed for seed in self.rules.study_seeds if seed not in seeds]
         left = left or self.unused(seeds, self.rules.seeds)
         return f"{problem}; {self.needs((cell, left) for cell in cells)}"

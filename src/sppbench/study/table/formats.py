@@ -190,7 +190,7 @@ def in_latex(text: str) -> str:
 
 
 def tidy(table: Table) -> list[dict[str, Any]]:
-    """A row a cell, with the same keys in each; None where there is nothing to tell."""
+    """A row a cell, with the same keys in each; None where there is no value."""
     return [_tidy_cell(cell) for cell in table.cells]
 
 

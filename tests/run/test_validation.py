@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sppbench.run.checks import (
+from sppbench.run.validation import (
     OWN_TRAINER_KEYS,
     UsageError,
     check_batches,
