@@ -17,7 +17,7 @@ from sppbench.evidence import epochs
 from sppbench.run.results import Result, ResultError, Status, read_result
 from sppbench.run.run_directory import config_hash, identity
 from sppbench.spp.history.schema import HistoryError
-from sppbench.stored_files import is_number, read_yaml
+from sppbench.stored_files import is_number, read_text, read_yaml
 
 # "unfinished": there is a configuration but no result, because the run is under way or was killed.
 State = Status | Literal["unfinished", "damaged"]
@@ -153,12 +153,12 @@ class Run:
         """
         file = self.path / "inspection.json"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(read_text(file))
             if not isinstance(content, dict):
                 raise ValueError("it holds no keys and values")
         except FileNotFoundError as error:
             raise EvidenceError(f"{self.path} was not inspected (sppbench inspect)") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise EvidenceError(f"cannot read {file}: {error}") from error
         return content
 

@@ -121,7 +121,7 @@ def _read_curves(cell: Cell) -> list[tuple[Run, Curve]]:
 def _read_curve(file: Path) -> Curve:
     """Empty if the file is missing or damaged."""
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = [row for row in csv.DictReader(lines) if row.get("val/accuracy")]
             return {int(row["epoch"]): float(row["val/accuracy"]) for row in rows}
     except (OSError, KeyError, TypeError, ValueError, csv.Error):
