@@ -216,7 +216,7 @@ def _claims(arguments: argparse.Namespace) -> int:
     print(text)
     for problem in evidence.problems:
         say(f"not counted: {problem}")
-    for line in evidence.duplicates:
+    for line in (*evidence.lost, *evidence.duplicates):
         say(line)
     if arguments.output is not None:
         write_claims(text, arguments.output)
@@ -267,7 +267,7 @@ def _keep(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.runs import EvidenceError, read_evidence
 
     evidence = read_evidence(arguments.directory)
-    problems = list(evidence.problems)
+    problems = [*evidence.problems, *evidence.lost]
     for run in evidence.runs:
         if not run.counts:
             print(f"{run.path}: {run.state}, not kept")

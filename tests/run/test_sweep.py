@@ -102,7 +102,10 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(
 
 def test_bad_values_of_one_cell_are_told_and_the_others_run(command: Command, capfd: Output) -> None:
     assert command("-m", "optimizer.lr=-1,0.001", "trainer.max_epochs=1") == 1
-    assert "ffnn lr=-1 seed=868 failed: Invalid learning rate: -1" in capfd.readouterr().out
+    assert (
+        "ffnn lr=-1 seed=868 failed: optimizer.lr must be a finite number of at least 0, got -1"
+        in capfd.readouterr().out
+    )
     assert statuses(seeds(868)) == ["completed"]
 
 

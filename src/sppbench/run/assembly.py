@@ -118,8 +118,8 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
     data, net = make_data_and_net(cfg)
-    make_optimizer = _make_optimizer(cfg, net)
     check_learning_rate(run.config)
+    make_optimizer = _make_optimizer(cfg, net)
     classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
     loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
     stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()

@@ -272,9 +272,8 @@ class RunDirectory:
             raise self._no_run(found[0])
 
     def _no_run(self, found: str) -> RunDirectoryError:
-        return RunDirectoryError(
-            f"{self.path} holds {found!r}, but no run, which has a config.yaml: choose another output_dir"
-        )
+        why = "which is no run's" if found == self.config_file.name else "but no run, which has a config.yaml"
+        return RunDirectoryError(f"{self.path} holds {found!r}, {why}: choose another output_dir")
 
     def _refuse_other_configuration(self, saved: dict[str, Any]) -> None:
         ours, theirs = identity(self.config), identity(saved)

@@ -66,6 +66,10 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
     for stage, verb in (("train", "train on"), ("test", "test")):
         if trainer.get(f"limit_{stage}_batches") == 0:
             raise UsageError(f"trainer.limit_{stage}_batches=0 leaves nothing to {verb}")
+    for key in ("max_epochs", "max_steps"):
+        value = trainer.get(key)
+        if value is not None and (not _is_integer(value) or value < -1):
+            raise UsageError(f"trainer.{key} must be an integer, or -1 for no limit, got {value!r}")
     accumulated = trainer.get("accumulate_grad_batches", 1)
     if not _is_integer(accumulated) or accumulated < 1:
         raise UsageError(f"trainer.accumulate_grad_batches must be an integer of at least 1, got {accumulated!r}")

@@ -65,7 +65,7 @@ def gather(directory: str | Path) -> Content:
         table_problem=table_problem,
         drawings=tuple(drawings),
         figure_notes=tuple(figure_notes),
-        problems=tuple(dict.fromkeys([*evidence.problems, *evidence.duplicates, *odd_runs(evidence)])),
+        problems=tuple(dict.fromkeys([*evidence.problems, *evidence.lost, *evidence.duplicates, *odd_runs(evidence)])),
         departures=departures(evidence.runs, read_rules().protocol),
     )
 
