@@ -1,4 +1,4 @@
-"""Runs on disk: what each was, how it ended and what it recorded; and all of them under a directory."""
+"""Runs on disk: what each was, how it ended and what it recorded; and which of several of one seed counts."""
 
 from __future__ import annotations
 
