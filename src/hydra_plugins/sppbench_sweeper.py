@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from sppbench.run.sweep import Cell
+    from sppbench.run.sweep import SweepCell
 
 # Jobs write to their run's train.log; the terminal belongs to the sweep.
 _QUIET = "++hydra.job_logging.handlers.console.level=ERROR"
@@ -88,11 +88,11 @@ class SppbenchSweeper(Sweeper):
     def _parse(self, overrides: list[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self._loader).parse_overrides(overrides)
 
-    def _cell(self, overrides: list[str]) -> Cell:
+    def _cell(self, overrides: list[str]) -> SweepCell:
         """The configuration that Hydra would compose. It takes a tenth of a second to do so, and is therefore asked
         only once for all cells that differ in plain values, which Hydra, too, sets when all else is composed."""
         from sppbench.run.assembly import resolve
-        from sppbench.run.sweep import Cell
+        from sppbench.run.sweep import SweepCell
 
         parsed = self._parse(overrides)
         values = [override for override in parsed if self._is_plain(override, parsed)]
@@ -108,7 +108,7 @@ class SppbenchSweeper(Sweeper):
         before = instance.cfg
         try:
             instance.set_config(whole)  # which choice a name stands for
-            return Cell(tuple(overrides), resolve(config))
+            return SweepCell(tuple(overrides), resolve(config))
         finally:
             instance.cfg = before
 
@@ -130,12 +130,12 @@ class SppbenchSweeper(Sweeper):
         told_by_hydra = override.key_or_group.startswith("hydra.") or "${hydra:" in str(override.input_line)
         return plain and not isinstance(node, dict | list) and not told_by_hydra
 
-    def _run(self, cells: Sequence[Cell]) -> list[JobReturn]:
+    def _run(self, cells: Sequence[SweepCell]) -> list[JobReturn]:
         from sppbench.run.results import FINAL
         from sppbench.run.sweep import look_at, showing_progress, summary
 
         name = self._config.sweeps.name
-        failures: dict[Cell, str] = {}
+        failures: dict[SweepCell, str] = {}
         returns: list[JobReturn] = []
         left = [cell for cell in cells if look_at(cell).state not in (*FINAL, "refused")]
         try:
@@ -153,7 +153,7 @@ class SppbenchSweeper(Sweeper):
             sys.exit(1)
         return returns
 
-    def _launch(self, cells: Sequence[Cell], first: int, failures: dict[Cell, str]) -> Sequence[JobReturn]:
+    def _launch(self, cells: Sequence[SweepCell], first: int, failures: dict[SweepCell, str]) -> Sequence[JobReturn]:
         """Runs cells by the launcher, and notes which have failed and why."""
         from sppbench.run.error_text import one_line
         from sppbench.run.results import FINAL
@@ -177,7 +177,7 @@ def _as_argument(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _free_again(cells: Sequence[Cell], failures: dict[Cell, str]) -> list[Cell]:
+def _free_again(cells: Sequence[SweepCell], failures: dict[SweepCell, str]) -> list[SweepCell]:
     """Waits for cells that other processes are at work on; returns those that were left unfinished, if any."""
     from sppbench.run.results import FINAL
     from sppbench.run.sweep import look_at

@@ -29,7 +29,7 @@ def content(name: str, make: Callable[[bytes], bytes]) -> Damage:
     return lambda run: (run / name).write_bytes(make((run / name).read_bytes()))
 
 
-# By what was done: how, and whether the run still counts.
+# By what was done: how, and whether the run still counts. What is wrong with a run's own numbers is said in any case.
 DAMAGES: dict[str, tuple[Damage, bool]] = {
     "git is a text": (in_result(git="x"), False),
     "git.commit is a number": (in_result(git={"commit": 5}), False),
@@ -56,6 +56,9 @@ DAMAGES: dict[str, tuple[Damage, bool]] = {
 }
 
 
+SAID = {"metrics.csv is cut short", "metrics.csv is emptied", "metrics.csv is no text"}
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     for seed in (868, 67):
@@ -80,7 +83,7 @@ def test_no_command_ends_with_a_traceback(
         assert all(line.startswith("sppbench: ") for line in err.splitlines()), command
         if command == ["claims"]:
             assert ("not counted" not in err) == counts
-            assert (str(run) in err) == (not counts)
+            assert (str(run) in err) == (not counts or name in SAID)
             assert out.startswith("C1 ")
 
 

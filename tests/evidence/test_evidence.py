@@ -174,6 +174,15 @@ def test_what_is_damaged_is_named_and_stops_nothing(tmp_path: Path) -> None:
     (run,) = read_evidence(tmp_path).runs
     with pytest.raises(EvidenceError, match="lacks the columns acsm, acv, batches, signal, steps"):
         run.signals()
+    columns = {"epoch": [0], "depth": [0], "layer": ["a"], "acsm": [1.0], "acv": [1.0], "steps": [1]}
+    whole = pd.DataFrame({**columns, "batches": ["all"], "signal": ["gradient"]})
+    for column, value in (("acsm", "x"), ("epoch", "x"), ("epoch", 0.5), ("layer", 1), ("signal", None)):
+        whole.assign(**{column: [value]}).to_parquet(good / "spp_epochs.parquet")
+        (run,) = read_evidence(tmp_path).runs
+        with pytest.raises(EvidenceError, match=f"its column {column} has values of another type"):
+            run.signals()
+    whole.to_parquet(good / "spp_epochs.parquet")
+    assert len(read_evidence(tmp_path).runs[0].signals()) == 1
     (good / "spp_epochs.parquet").unlink()
     write_signals(good, _values)
     for part in (good / "spp.parquet").iterdir():

@@ -26,7 +26,17 @@ from sppbench.run.callbacks import Checkpointing
 from sppbench.run.classifier import Classifier
 from sppbench.run.results import Result, read_result
 from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy
-from sppbench.run.sweep import Cell, Look, SweepError, as_time, distinct, dry_run, look_at, progress_line, seconds_left
+from sppbench.run.sweep import (
+    Look,
+    SweepCell,
+    SweepError,
+    as_time,
+    distinct,
+    dry_run,
+    look_at,
+    progress_line,
+    seconds_left,
+)
 from sppbench.train import main
 from tests.test_train import at_step, crash, metrics, same_weights, send, weights
 
@@ -177,9 +187,9 @@ def sweeper() -> Any:
     return Plugins.instance().class_name_to_class["hydra_plugins.sppbench_sweeper.SppbenchSweeper"]
 
 
-def cells_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Cell]:
+def cells_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[SweepCell]:
     """The cells of a command line, which is not run."""
-    found: list[Cell] = []
+    found: list[SweepCell] = []
     monkeypatch.setattr(sweeper(), "_run", lambda self, cells: found.extend(cells))
     monkeypatch.setattr(sys, "argv", ["sppbench.train", "-m", *arguments])
     main()
@@ -412,7 +422,7 @@ def fabricated(seed: int, state: str, seconds: float = 0.0, model: str = "ffnn")
     config["output_dir"] = f"nowhere/{model}/{seed}"
     made: dict[str, Any] = dict.fromkeys(Result.__dataclass_fields__)
     result = Result(**made | {"status": state, "wall_seconds": seconds}) if seconds else None
-    return Look(Cell((), config | {"trainer": {"devices": 1}}), state, result)  # type: ignore[arg-type]
+    return Look(SweepCell((), config | {"trainer": {"devices": 1}}), state, result)  # type: ignore[arg-type]
 
 
 def test_time_left_is_by_the_cells_of_the_same_model() -> None:
@@ -436,14 +446,14 @@ def test_lines_about_a_sweep() -> None:
 
 
 def test_cells_are_looked_at_without_changing_them(tmp_path: Path) -> None:
-    cell = Cell((), fabricated(1, "missing").cell.config | {"output_dir": str(tmp_path / "cell")})
+    cell = SweepCell((), fabricated(1, "missing").cell.config | {"output_dir": str(tmp_path / "cell")})
     assert look_at(cell).state == "missing"
     assert not (tmp_path / "cell").exists()
     (tmp_path / "cell").mkdir()
     (tmp_path / "cell" / "thesis.tex").write_text("")
     assert look_at(cell).state == "refused"
     with pytest.raises(SweepError, match="differ in seed"):
-        distinct([cell, Cell((), cell.config | {"seed": 2})])
+        distinct([cell, SweepCell((), cell.config | {"seed": 2})])
 
 
 # Everything that only takes time, once: what follows is forked from it.

@@ -31,6 +31,11 @@ from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS
 SPP_FILE, BATCHNORM_FILE = "spp_epochs.parquet", "batchnorm_epochs.parquet"
 
 
+# What the columns of both hold; all others are floats.
+_TEXTS = frozenset({"batches", "layer", "signal"})
+_COUNTS = frozenset({"epoch", "depth", "steps"})
+
+
 def spp_epochs(run: Path) -> pd.DataFrame:
     """The epoch means of a run's signals, with the columns of `epoch_mean` and ``batches``.
 
@@ -115,6 +120,14 @@ def _read(file: Path) -> pd.DataFrame:
     needed |= {"batches", "signal", "acsm", "acv"} if file.name == SPP_FILE else {*GAIN_AND_FACTORS, "closure"}
     if missing := sorted(needed - set(frame)):
         raise HistoryError(f"{file} lacks the columns {', '.join(missing)}")
+    for column in sorted(needed):
+        kind = frame[column].dtype.kind
+        if column in _TEXTS:
+            fits = all(isinstance(value, str) for value in frame[column].unique())
+        else:
+            fits = kind == "i" if column in _COUNTS else kind == "f"
+        if not fits:
+            raise HistoryError(f"{file} is damaged: its column {column} has values of another type")
     floats = frame.select_dtypes("float32").columns
     return _derive(frame.astype(dict.fromkeys(floats, "float64")))
 

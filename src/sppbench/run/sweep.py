@@ -29,7 +29,7 @@ class SweepError(UserError):
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class SweepCell:
     """One run of a sweep.
 
     Attributes:
@@ -66,13 +66,13 @@ class Cell:
 class Look:
     """A cell as it was found on disk; ``reason`` says why one is refused, or what made it fail."""
 
-    cell: Cell
+    cell: SweepCell
     state: State
     result: Result | None = None
     reason: str | None = None
 
 
-def look_at(cell: Cell) -> Look:
+def look_at(cell: SweepCell) -> Look:
     """Reads a cell's state from its directory, which others may be changing, without changing it."""
     for _ in range(3):
         try:
@@ -87,7 +87,7 @@ def look_at(cell: Cell) -> Look:
     return Look(cell, "missing")
 
 
-def _look_at(cell: Cell) -> Look:
+def _look_at(cell: SweepCell) -> Look:
     if (kept := _kept_result(cell)) is not None:
         return Look(cell, kept.status, kept)
     run = cell.run
@@ -109,7 +109,7 @@ def _look_at(cell: Cell) -> Look:
     return Look(cell, "failed" if result.status == "failed" else "interrupted", result, result.error)
 
 
-def _kept_result(cell: Cell) -> Result | None:
+def _kept_result(cell: SweepCell) -> Result | None:
     """The result that is kept for good, unless it is damaged or of another configuration."""
     try:
         return cell.kept.completed() if cell.kept is not None else None
@@ -117,7 +117,7 @@ def _kept_result(cell: Cell) -> Result | None:
         return None
 
 
-def begin(cells: Sequence[Cell]) -> list[Cell]:
+def begin(cells: Sequence[SweepCell]) -> list[SweepCell]:
     """The cells of a sweep that begins now, by the clock of the disk that they are on.
 
     The clock of this machine may be ahead of the file server's, and the cells' own files would then seem too old.
@@ -143,7 +143,7 @@ def _clock_of(folder: Path) -> float:
         return os.fstat(file.fileno()).st_mtime
 
 
-def distinct(cells: Sequence[Cell]) -> list[Cell]:
+def distinct(cells: Sequence[SweepCell]) -> list[SweepCell]:
     """The cells, each once, even if it is asked for twice.
 
     Raises:
@@ -151,7 +151,7 @@ def distinct(cells: Sequence[Cell]) -> list[Cell]:
     """
     if not cells:
         raise SweepError("there is nothing to run: a list of values is empty")
-    places: dict[str, Cell] = {}
+    places: dict[str, SweepCell] = {}
     for cell in cells:
         trainer = cell.config["trainer"]
         devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
@@ -238,7 +238,7 @@ def dry_run(name: str, looks: Sequence[Look]) -> str:
     return "\n".join(lines)
 
 
-def summary(name: str, looks: Sequence[Look], failures: Mapping[Cell, str]) -> tuple[str, bool]:
+def summary(name: str, looks: Sequence[Look], failures: Mapping[SweepCell, str]) -> tuple[str, bool]:
     """How a sweep ended, with a line for each cell that is not final; and whether all cells are."""
     counts = Counter(look.state for look in looks)
     lines = []
@@ -252,7 +252,7 @@ def summary(name: str, looks: Sequence[Look], failures: Mapping[Cell, str]) -> t
 
 
 @contextmanager
-def showing_progress(name: str, cells: Sequence[Cell], every_seconds: float = 1.0) -> Iterator[None]:
+def showing_progress(name: str, cells: Sequence[SweepCell], every_seconds: float = 1.0) -> Iterator[None]:
     """Keeps one line about the whole sweep on a terminal; elsewhere writes it whenever a cell's state has changed.
 
     It is read from disk, and therefore includes cells that other processes and machines are running.
@@ -267,7 +267,7 @@ def showing_progress(name: str, cells: Sequence[Cell], every_seconds: float = 1.
         thread.join()
 
 
-def _show(name: str, cells: Sequence[Cell], ended: threading.Event, every_seconds: float) -> None:
+def _show(name: str, cells: Sequence[SweepCell], ended: threading.Event, every_seconds: float) -> None:
     terminal, shown, jobs = sys.stderr.isatty(), "", 1
     final: dict[int, Look] = {}
     while True:

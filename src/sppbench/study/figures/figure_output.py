@@ -18,6 +18,7 @@ from sppbench.files import replacing, write_text
 from sppbench.study.common.output import OutputError, log_run, rendered
 from sppbench.study.common.output import write_figures as write_images
 from sppbench.study.common.plain_text import in_markdown, visible
+from sppbench.study.common.text_tables import pipes
 from sppbench.study.figures.drawing import Drawing, Match, Reading, reason
 
 CURVES_FILE = "curves.parquet"
@@ -153,14 +154,14 @@ def markdown(drawings: Sequence[Drawing], notes: Sequence[str]) -> str:
             continue
         parts += [f"## {in_markdown(drawing.name)}: {in_markdown(drawing.title)}", in_markdown(drawing.caption)]
         if drawing.matches:
-            parts.append(_pipes(MATCH_HEADER, [_match(match) for match in drawing.matches]))
+            parts.append("\n".join(pipes(MATCH_HEADER, [_match(match) for match in drawing.matches])))
         if drawing.readings in shown:
             parts.append("Readings: as above.")
             continue
         shown.add(drawing.readings)
         for measure, readings in _by_measure(drawing.readings).items():
             rows = [(*_reading(reading), reading.note) for reading in readings]
-            parts += [f"Readings, by {in_markdown(measure)}:", _pipes((*READING_HEADER, "note"), rows)]
+            parts += [f"Readings, by {in_markdown(measure)}:", "\n".join(pipes((*READING_HEADER, "note"), rows))]
     if notes:
         parts += ["## Notes", "\n".join(f"- {in_markdown(note)}" for note in notes)]
     return "\n\n".join(parts) + "\n"
@@ -224,8 +225,3 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], widths: Seque
                 "  " + "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
             )
     return lines
-
-
-def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *[[in_markdown(cell) for cell in row] for row in rows]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
