@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 
 help:
 	@echo "make demo       train a small real run on this machine, to a test accuracy"
-	@echo "make table1     all 60 runs of Table 1 on CIFAR-100, then the table; goes on where it was stopped"
+	@echo "make table1     all 60 runs of Table 1 on CIFAR-100, then the table; continues where it was stopped"
 	@echo "make smoke      the same with narrow nets on digits, in two minutes"
 	@echo "make figures    all runs behind the study's figures on CIFAR-100, then the figures, into results/figures"
 	@echo "make lab        what the study's tables and claims still need, at the lowest priority; what is in results/ is not run again"
@@ -18,7 +18,7 @@ help:
 	@echo "make bench      all timings, into benchmarks/README.md, in half an hour; DATA=path/to/cifar100 for real images"
 	@echo "make clean      remove the environment and caches; outputs/ stays"
 	@echo
-	@echo "ARGS=... is handed on to the runs, as in: make table1 ARGS='data.root=path/to/cifar100 seed=868'"
+	@echo "ARGS=... is passed on to the runs, as in: make table1 ARGS='data.root=path/to/cifar100 seed=868'"
 	@echo "JOBS=4 runs so many at once, on one machine or GPU: make table1 JOBS=4"
 
 # The stamp is written last: an environment whose installation was cut short is installed again.
@@ -40,12 +40,12 @@ $(VENV)/.joblib: $(VENV)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[joblib]"
 	@touch $@
 
-# The table is made from what is there, also where cells have failed; the exit status covers both.
+# The table is made from the finished runs, even where cells have failed; the exit status covers both.
 table1 smoke: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=$@ $(ARGS); status=$$?; \
 	$(RUN) -m sppbench table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
 
-# Drawn from what is there, also where cells have failed.
+# Drawn from the finished runs, even where cells have failed.
 figures: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=figures $(ARGS); status=$$?; \
 	$(RUN) -m sppbench inspect outputs/figures && \

@@ -43,9 +43,6 @@ class Outcome:
 
 def preload() -> None:
     """Imports what commands import inside of their functions."""
-    import sppbench.study.claims.text
-    import sppbench.study.figures.output
-    import sppbench.study.report.output
     import torch
 
     import sppbench.evidence.inspection
@@ -56,9 +53,12 @@ def preload() -> None:
     import sppbench.run.csv_logger
     import sppbench.run.memory
     import sppbench.spp.callback
+    import sppbench.study.claims.formats
     import sppbench.study.claims.judge
     import sppbench.study.figures.draw_all
+    import sppbench.study.figures.figure_output
     import sppbench.study.report.content
+    import sppbench.study.report.page
     import sppbench.study.table.formats
     import sppbench.study.table.table_figures
     import sppbench.train  # noqa: F401

@@ -38,7 +38,7 @@ def test_a_run_and_its_repetition(command: Any, tmp_path: Path, capfd: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["optimizer.lr=-1"], "Invalid learning rate"),
+        (["optimizer.lr=abc"], "optimizer.lr must be a finite number of at least 0, got 'abc'"),
         (["data.batch_size=0"], "data.batch_size must be at least 1, got 0"),
         (["data=cifar100", "data.root=nowhere", "data.download=false"], "data=digits"),
         (["output_dir=/dev/null/run"], "cannot write to output_dir=/dev/null/run"),

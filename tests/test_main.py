@@ -49,7 +49,7 @@ def test_help_names_the_defaults_and_what_is_safe(capsys: pytest.CaptureFixture[
             main([name, "--help"])
         texts[name] = " ".join(capsys.readouterr().out.split())
     assert f"(default: {MARGIN:g})" in texts["table"]
-    assert "only nets and data sets of sppbench are made" in texts["inspect"]
+    assert "only nets and data sets of sppbench are created" in texts["inspect"]
     assert "--trusted" in texts["inspect"]
 
 

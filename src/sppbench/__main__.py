@@ -18,7 +18,7 @@ from typing import NoReturn
 from sppbench.errors import UserError
 from sppbench.streams import survive_any_text
 
-STATUS = "Exit status: 0; {}2 for what the user must fix, which one line says."
+STATUS = "Exit status: 0; {}2 for what the user must fix, described in one line."
 TEXT_FORMATS = ("terminal", "markdown", "json")
 
 
@@ -38,7 +38,7 @@ class Command:
         status: Which exit statuses are its own.
         add_arguments: Adds its arguments to a parser.
         run: Runs it and returns the exit status.
-        more: What its own ``--help`` says beside.
+        more: What its own ``--help`` says in addition.
     """
 
     help: str
@@ -203,7 +203,7 @@ def _claims_arguments(parser: argparse.ArgumentParser) -> None:
         "--rules", type=_path, metavar="FILE", help="tests and thresholds; by default the project's conf/claims.yaml"
     )
     _add_format(parser, TEXT_FORMATS)
-    parser.add_argument("--output", type=_path, metavar="FILE", help="write the same into FILE, too")
+    parser.add_argument("--output", type=_path, metavar="FILE", help="also write it to FILE")
 
 
 def _claims(arguments: argparse.Namespace) -> int:
@@ -216,7 +216,7 @@ def _claims(arguments: argparse.Namespace) -> int:
     print(text)
     for problem in evidence.problems:
         say(f"not counted: {problem}")
-    for line in evidence.duplicates:
+    for line in (*evidence.lost, *evidence.duplicates):
         say(line)
     if arguments.output is not None:
         write_claims(text, arguments.output)
@@ -233,7 +233,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=_path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
     )
-    _add_wandb(parser, "the content, too")
+    _add_wandb(parser, "the content")
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -267,7 +267,7 @@ def _keep(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.runs import EvidenceError, read_evidence
 
     evidence = read_evidence(arguments.directory)
-    problems = list(evidence.problems)
+    problems = [*evidence.problems, *evidence.lost]
     for run in evidence.runs:
         if not run.counts:
             print(f"{run.path}: {run.state}, not kept")
@@ -290,13 +290,13 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-root",
         type=_path,
         metavar="PATH",
-        help="where the data is, which batch normalization needs; by default data.root of each run",
+        help="where the data is, which runs with batch normalization need; by default data.root of each run",
     )
     parser.add_argument(
         "--trusted",
         action="store_true",
-        help="the runs are your own or of someone you trust: also make nets and data sets that are not sppbench's, and "
-        "so run whatever code their configurations name",
+        help="the runs are yours or from someone you trust: also create nets and data sets that are not sppbench's, "
+        "which runs whatever code their configurations name",
     )
 
 
@@ -317,9 +317,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--project", default="sppbench", help="of W&B (default: %(default)s)")
-    parser.add_argument("--entity", help="user or team of W&B (default: WANDB_ENTITY, or the account's own)")
-    parser.add_argument("--name", default="sppbench", help="of the view (default: %(default)s)")
+    parser.add_argument("--project", default="sppbench", help="W&B project (default: %(default)s)")
+    parser.add_argument("--entity", help="W&B user or team (default: WANDB_ENTITY, or the account's own)")
+    parser.add_argument("--name", default="sppbench", help="name of the view (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the specification as JSON; no network, no login")
 
 
@@ -343,15 +343,20 @@ def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 COMMANDS = {
     "table": Command(
-        "the table of a sweep beside the published one, from what is there so far",
+        "compare the table of a sweep with the published one, from the runs finished so far",
         "1 if a result.json is damaged (the table is made without it)",
         _table_arguments,
         _table,
     ),
-    "figures": Command("the study's figures, and the ones that it lacks", "", _figures_arguments, _figures),
-    "claims": Command("the verdicts on the study's claims", "", _claims_arguments, _claims),
+    "figures": Command(
+        "draw the study's figures and those that it lacks; compare them with the published",
+        "",
+        _figures_arguments,
+        _figures,
+    ),
+    "claims": Command("judge the study's claims by the runs", "", _claims_arguments, _claims),
     "report": Command(
-        "one HTML page of everything: verdicts, Table 1, figures, runs, settings", "", _report_arguments, _report
+        "write one HTML page of everything: verdicts, Table 1, figures, runs, settings", "", _report_arguments, _report
     ),
     "keep": Command(
         "keep finished runs in compact form: results, metrics and epoch means, no weights and no steps",
@@ -364,8 +369,9 @@ COMMANDS = {
         "1 if a run could not be inspected",
         _inspect_arguments,
         _inspect,
-        "It is safe for runs of others: of what their configurations name, only nets and data sets of sppbench are "
-        "made, and a configuration of more than 4 MB, or that aliases make more than 100,000 values, is refused.",
+        "It is safe for runs from others: of what their configurations name, only nets and data sets of sppbench are "
+        "created, and a configuration of more than 4 MB, or that YAML aliases expand to more than 100,000 values, is "
+        "refused.",
     ),
     "dashboard": Command("save the W&B view of the project", "", _dashboard_arguments, _dashboard),
 }

@@ -1,4 +1,4 @@
-"""Files that are either there and whole, or not there; and where the configurations are."""
+"""Writes files so that each is either complete or absent; and finds the folder of the configurations."""
 
 from __future__ import annotations
 

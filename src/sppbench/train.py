@@ -37,7 +37,7 @@ def main() -> None:
     """Runs the command line: :func:`train` for the configuration that Hydra composes, or many of them.
 
     Exit status: 0 also for a diverged run and one that was stopped early, 1 for a failed one, 2 for what the user must
-    fix, 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1. Many runs (-m): 0 if all came to their end, 1 if one
+    fix, 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1. Many runs (-m): 0 if all finished, 1 if one
     failed, 2 if they cannot be run as asked. With HYDRA_FULL_ERROR=1 the traceback of an error is shown, too.
 
     Example:
@@ -82,7 +82,7 @@ def _show_traceback() -> None:
 
 
 def _job(cfg: DictConfig) -> float | None:
-    """One run of many; raises what went wrong for the sweeper to say, in a form that other processes can send it."""
+    """One run of many; raises what went wrong for the sweeper to report, in a form that processes can send."""
     try:
         return train(cfg)
     except RunDirectoryBusy:  # of a sweep that shares the work; the sweeper comes back to it
@@ -145,7 +145,7 @@ def _follow(cfg: DictConfig, run: RunDirectory) -> None:
 
 
 def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
-    """Trains and tests in a claimed directory; whatever happens, result.json says it, if it can be written."""
+    """Trains and tests in a claimed directory; whatever happens is recorded in result.json, if it can be written."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from sppbench.run.callbacks import Interrupted
@@ -181,7 +181,7 @@ def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
 
 
 def _keep(run: RunDirectory, result: Result, traceback: str | None = None) -> None:
-    """Writes how a run ended that did not come to its end. A disk that is full must not hide why."""
+    """Writes how a run that did not finish ended. A full disk must not hide why."""
     try:
         result.write(run.result_file)
         if traceback is not None:
@@ -192,7 +192,7 @@ def _keep(run: RunDirectory, result: Result, traceback: str | None = None) -> No
 
 
 def _status(parts: Parts) -> Status:
-    """How a run ended that was trained and tested."""
+    """How a run that was trained and tested ended."""
     trainer = parts.trainer
     if parts.divergence.step is not None:
         return "diverged"

@@ -200,6 +200,35 @@ def test_what_is_damaged_is_named_and_stops_nothing(tmp_path: Path) -> None:
         _ = run.metrics
 
 
+@pytest.mark.parametrize(
+    "content", [None, b"", b"hello", b"\xff\xfe\x00", b"epoch,step,val/acc", b"epoch,test/accuracy\n0,\n"]
+)
+def test_metrics_that_are_lost_are_said_by_file(
+    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(tmp_path / "runs", "ffnn_bn", 0.001, 868, 24.0, overrides=("spp=none",))
+    assert read_evidence(tmp_path).lost == ()
+    file = path / "metrics.csv"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    (line,) = read_evidence(tmp_path).lost
+    assert str(file) in line
+    assert main(["keep", str(tmp_path / "runs"), "--output", str(tmp_path / "kept")]) == 1
+    assert str(file) in capsys.readouterr().err
+
+
+def test_signals_that_are_lost_are_said_by_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_run(tmp_path / "recorded", "ffnn_bn", 0.001, 868, 24.0)
+    write_run(tmp_path / "unrecorded", "ffnn_bn", 0.001, 868, 24.0, overrides=("spp=none",))
+    write_run(tmp_path / "unfinished", "ffnn_bn", 0.001, 868, status=None)
+    assert read_evidence(tmp_path).lost == (f"{path / 'spp.parquet'} is gone: the run recorded signals",)
+    main(["figures", str(tmp_path)])
+    assert str(path / "spp.parquet") in capsys.readouterr().out
+    write_signals(path, _values)
+    assert read_evidence(tmp_path).lost == ()
+
+
 def test_no_directory(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="is not a directory"):
         read_evidence(tmp_path / "nowhere")

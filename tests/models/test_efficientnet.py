@@ -203,8 +203,10 @@ def test_compile_without_graph_break() -> None:
     for module in (net, compiled):
         module(_images(4)).square().sum().backward()
     assert list(compiled.state_dict()) == list(net.state_dict())
+    # Rounding of sums in another order, where they nearly cancel.
+    rounding = 1e-6 * max(float(parameter.grad.abs().max()) for parameter in net.parameters())
     for (name, expected), actual in zip(net.named_parameters(), compiled.parameters(), strict=True):
-        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-3, atol=1e-6, msg=name)
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-3, atol=rounding, msg=name)
 
 
 def test_copy_and_pickle() -> None:

@@ -118,6 +118,12 @@ def test_foreign_files_are_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_configuration_of_something_else_is_no_run_s(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: mine\n")
+    with pytest.raises(RunDirectoryError, match=r"holds 'config\.yaml', which is no run's: choose another"):
+        RunDirectory(tmp_path, changed(overwrite=True)).completed()
+
+
 @pytest.mark.parametrize("name", ["metrics.csv", "train.parquet", "figure.png", "wandb", "last.ckpt", "result.json"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_without_a_configuration_nothing_is_a_run_s(name: str, overwrite: bool, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs on disk: what each was, how it ended and what it recorded; and all of them under a directory."""
+"""Runs on disk: what each was, how it ended and what it recorded; and which of several of one seed counts."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class Run:
             without model, learning rate and seed.
         result: What result.json says; None if there is none, or a damaged one.
         problem: The error of a failed run, or what is damaged.
+        recorded: What its configuration says that it left: "metrics" (metrics.csv), "signals" (spp.parquet).
 
     Example:
         >>> run = read_run(Path("results/figures/ffnn_bn/lr=0.001/seed=868"))
@@ -61,6 +62,7 @@ class Run:
     state: State
     result: Result | None
     problem: str | None
+    recorded: frozenset[str] = frozenset()
 
     @property
     def place(self) -> Path:
@@ -93,6 +95,23 @@ class Run:
     @property
     def has_signals(self) -> bool:
         return any((self.path / name).exists() for name in ("spp.parquet", epochs.SPP_FILE))
+
+    @property
+    def lost(self) -> list[str]:
+        """What a run that counts has recorded and is not there any more, or not whole; a line each, with the file."""
+        if not self.counts or self.result is None or self.result.steps == 0:
+            return []
+        lines = []
+        if "signals" in self.recorded and not self.has_signals:
+            lines.append(f"{self.path / 'spp.parquet'} is gone: the run recorded signals")
+        if "metrics" in self.recorded:
+            try:
+                # The last thing that is written.
+                if "test/accuracy" not in self.metrics or self.metrics["test/accuracy"].isna().all():
+                    raise EvidenceError(f"{self.path / 'metrics.csv'} is damaged: it has no test/accuracy")
+            except EvidenceError as error:
+                lines.append(str(error))
+        return lines
 
     @property
     def _rank(self) -> tuple[bool, bool, bool]:
@@ -142,7 +161,8 @@ class Run:
         try:
             return pd.read_csv(file)
         except (OSError, ValueError) as error:
-            raise EvidenceError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise EvidenceError(f"cannot read {file}: {reason}") from error
 
     @cached_property
     def inspection(self) -> dict[str, Any]:
@@ -195,7 +215,15 @@ def read_run(path: Path) -> Run:
         state, result, problem = ("unfinished", None, None) if gone else ("damaged", None, str(error))
     settings = {key: value for key, value in identity(config).items() if key not in _NAMES}
     sweep = Path(*_absolute(path).parts[:-3]).resolve().name
-    return Run(path, sweep, model, lr, seed, settings, state, result, problem)
+    return Run(path, sweep, model, lr, seed, settings, state, result, problem, _recorded(config))
+
+
+def _recorded(config: dict[str, Any]) -> frozenset[str]:
+    """What a run with a configuration leaves beside its result, see `Run.recorded`."""
+    spp, logger = config.get("spp"), config.get("logger")
+    target = str(spp.get("_target_")) if isinstance(spp, dict) else ""
+    found = {"signals"} if target.endswith("SPPCallback") else set()
+    return frozenset(found | ({"metrics"} if isinstance(logger, dict) and "csv" in logger else set()))
 
 
 def is_run(path: Path) -> bool:
@@ -263,6 +291,11 @@ class Evidence:
                 if known is None or run._rank > known._rank:
                     chosen[run.lr, run.seed] = run
         return [chosen[key] for key in sorted(chosen)]
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """What runs that count have recorded and is gone or damaged, a line each; see `Run.lost`."""
+        return tuple(line for run in self.runs for line in run.lost)
 
     @property
     def duplicates(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Makes the parts of a run from its configuration, and refuses what does not fit before anything is written.
+"""Builds the parts of a run from its configuration, and refuses what does not fit before anything is written.
 
-Heavy packages are imported inside functions, as in train, which alone uses this file.
+Heavy packages are imported inside functions, as in train.py, the only user of this file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Parts:
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, with what no part looks at checked.
+    """Returns the configuration as plain values; checks those that no part of the run checks.
 
     A ``~`` at the beginning of ``output_dir`` or ``data.root`` becomes the home directory, also in ``cfg``.
 
@@ -84,10 +84,10 @@ def _expand_home(cfg: DictConfig, key: str) -> None:
 
 
 def build(cfg: DictConfig, run: RunDirectory) -> Parts:
-    """Makes the parts and gets the data ready, and writes nothing to the run directory.
+    """Builds the parts and prepares the data; writes nothing to the run directory.
 
     Raises:
-        UsageError: A part refuses its configuration, the data cannot be had, or the checkpoint is damaged or another
+        UsageError: A part refuses its configuration, the data is not available, or the checkpoint is damaged or another
             run's.
     """
     from sppbench.data import DataError
@@ -118,8 +118,8 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
     data, net = make_data_and_net(cfg)
-    make_optimizer = _make_optimizer(cfg, net)
     check_learning_rate(run.config)
+    make_optimizer = _make_optimizer(cfg, net)
     classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
     loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
     stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()
@@ -172,7 +172,7 @@ def _make_optimizer(cfg: DictConfig, net: nn.Module) -> Any:
 
 
 def _make_probes(cfg: DictConfig, run: RunDirectory) -> list[Callback]:
-    """What records the run, if anything does; its histories say, as checkpoints do, whose they are."""
+    """The callback that records signals, if there is one; its histories name their run, as checkpoints do."""
     from hydra.utils import instantiate
 
     return [instantiate(cfg.spp, directory=str(run.path), **mark_of(run))] if cfg.spp._target_ else []
@@ -217,7 +217,7 @@ def _make_trainer(cfg: DictConfig, run: RunDirectory, loggers: list[Any], callba
 
 
 def _given_checkpoint(state_fn: Any, ckpt_path: Any, model_provided: bool, model_connected: bool) -> Any:
-    """The checkpoint that Lightning is given, or none; it looks for none by itself."""
+    """Returns the checkpoint that Lightning is given, if any; Lightning is not to look for one itself."""
     return ckpt_path
 
 

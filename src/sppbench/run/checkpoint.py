@@ -1,4 +1,4 @@
-"""The checkpoint file: it says which run has written it, and is read through before anything is built on it."""
+"""The checkpoint file: it names the run that wrote it, and is checked as a whole before it is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sppbench.run.validation import UsageError
 
 log = logging.getLogger(__name__)
 
-KEY = "sppbench"  # of what is said about the run, in the checkpoint
+KEY = "sppbench"  # of the checkpoint's entry about its run
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ def mark_of(run: RunDirectory) -> dict[str, str]:
 
 
 def check_checkpoint(run: RunDirectory) -> Saved:
-    """Reads the checkpoint that a run would go on from, so that a wrong one is found before anything is changed.
+    """Reads the checkpoint that a run would resume from, so that a wrong one is found before anything is changed.
 
-    A checkpoint of an older version, which does not say whose it is, is accepted with a warning: that the
-    configuration is the one of ``config.yaml`` has been seen already.
+    A checkpoint of an older version, which does not name its run, is accepted with a warning: the configuration has
+    already been compared with ``config.yaml``.
 
     Raises:
         UsageError: It is damaged, or another run's.

@@ -24,8 +24,8 @@ class Classifier(LightningModule):
     Logged once an epoch: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/top5``; after the
     test ``test/loss``, ``test/accuracy``, ``test/top5``. Losses in nats, accuracies in percent. The training values are
     means over the epoch's images, each taken before the step that its batch causes, with the augmentation and dropout
-    of training. ``train/loss_step`` and ``train/accuracy_step`` are those of single batches,
-    logged every ``log_every_n_steps`` steps.
+    of training. ``train/loss_step`` and ``train/accuracy_step`` are those of single batches, logged every
+    ``log_every_n_steps`` steps.
 
     Args:
         net: Maps images (N, C, H, W), float32, to logits (N, num_classes).
@@ -226,7 +226,7 @@ class MeanOverImages(Metric):
 
 
 class LogitSummary(Metric):
-    """Tells a net that is dead from one that predicts: the study's "1.0 ± 0.0" is either NaN or one constant class.
+    """Distinguishes a dead net from one that predicts: the study's "1.0 ± 0.0" is either NaN or one constant class.
 
     ``compute`` gives ``classes_predicted`` (number of classes that are the argmax of at least one image),
     ``logit_std`` (standard deviation over the images, root mean square over the classes; None if not finite) and

@@ -42,11 +42,11 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def resume(self, step: int, epochs: int) -> None:
-        """Takes over the rows that an earlier part of this run wrote before its checkpoint.
+        """Restores the rows that an earlier part of this run wrote before its checkpoint.
 
         Args:
-            step: Optimizer steps that the checkpoint has behind it.
-            epochs: How many epochs were trained to their end by then; a missing file must be a lost one if there are.
+            step: Number of optimizer steps before the checkpoint.
+            epochs: How many epochs were completed by then; if there are any, a missing file has been lost.
 
         Raises:
             ValueError: The file is damaged.

@@ -1,4 +1,4 @@
-"""What one line says about an exception: the message that names the cause, and the place in the user's own code."""
+"""An exception in one line: the message that names the cause, and the place in the user's own code."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENO
 def one_line(error: BaseException) -> str:
     """The message of an exception without what Hydra puts around it.
 
-    Of an error in code that is neither of this package nor of an installed library, a user's own net for example, the
-    whole message is given, with the type of the error and the last line of that code which it passed; of others the
-    first line.
+    For an error in code that is neither of this package nor of an installed library, such as a user's own net, the
+    whole message, with the type of the error and the last line of that code in the traceback; for others the first
+    line.
 
     Example:
         >>> one_line(ValueError("lr must be positive\\nsee the documentation"))
@@ -36,7 +36,7 @@ def one_line(error: BaseException) -> str:
 
 
 def explained(error: BaseException) -> str:
-    """As `one_line`; of an error in a user's own code also how to see its traceback, which nothing has kept yet."""
+    """As `one_line`; for an error in the user's own code also how to see its traceback, which is not stored yet."""
     return one_line(error) + (f"; {TRACEBACK_HINT}" if users_place(_cause(error)) else "")
 
 
@@ -59,7 +59,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What Hydra has put its own exceptions around."""
+    """The exception that Hydra has wrapped in its own."""
     while error.__cause__ is not None and _raised_by_hydra(error):
         error = error.__cause__
     return error

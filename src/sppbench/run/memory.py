@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Lets this process keep memory that is freed, for the next allocation; returns whether that could be set.
 
     Large tensors otherwise come from the system each time, and go back to it: in every training step the system fills
-    hundreds of megabytes with zeros, page by page, before they are written to. The process then holds to its end what
-    it once held at most, and what lies between blocks that it still uses. No number changes. Only glibc allows it.
+    hundreds of megabytes with zeros, page by page, before they are written to. The process then keeps its
+    peak memory to its end, the gaps between blocks in use included. No number changes. Only glibc allows it.
     """
     if sys.platform != "linux":
         return False

@@ -95,7 +95,7 @@ def read_result(path: Path) -> Result:
 
 
 def _check_types(result: Result) -> None:
-    """Refuses values of other types than the fields have, and scores and states of the source that are none."""
+    """Refuses values that do not have the types of the fields, and bad scores and commits inside them."""
     for name, hint in get_type_hints(Result).items():
         if not _fits(value := getattr(result, name), hint):
             raise ValueError(f"{name} is {value!r}")

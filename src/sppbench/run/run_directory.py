@@ -77,12 +77,12 @@ class Owner:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it surely no longer lives; of other hosts' processes nothing is known here."""
+        """Whether the process has certainly ended; nothing is known about those of other hosts."""
         return self.host == socket.gethostname() and not psutil.pid_exists(self.pid)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values that are no dictionaries, as on Hydra's command line."""
+    """Dotted keys and their values, none of them a dictionary, as on Hydra's command line."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
@@ -154,7 +154,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the directory for this process alone; what was made for that and stayed empty is removed again.
+        """Holds the directory for this process alone; folders that were made for that and stayed empty are removed.
 
         Raises:
             RunDirectoryError: It cannot be written to, or another process is at work in it.
@@ -201,7 +201,7 @@ class RunDirectory:
         return None if owner.is_gone else owner
 
     def is_free(self) -> bool:
-        """Whether the lock can be had now: its owner is done, or dead."""
+        """Whether the lock could be taken now: its owner is done, or dead."""
         if not self._lock_file.exists():
             return True
         try:
@@ -215,7 +215,7 @@ class RunDirectory:
     def begin(self) -> bool:
         """Makes this run the one that the directory holds; returns whether there is a checkpoint to resume from.
 
-        Whoever calls it holds the lock, and has looked at :meth:`completed` since.
+        The caller holds the lock, and has called :meth:`completed` since it took it.
         """
         if self.config["overwrite"]:
             self._clear((*_PRODUCTS, *_RECORDS, self.config_file.name))
@@ -233,18 +233,18 @@ class RunDirectory:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a checkpoint that this run would go on from."""
+        """Whether there is a checkpoint that this run would resume from."""
         there = self.checkpoint.exists() and self.config_file.exists()
         return there and not self.config["overwrite"]
 
     @property
     def has_id(self) -> bool:
-        """Whether the run that is here has its name in a file."""
+        """Whether the run that is here has stored its id."""
         return bool(self._saved_id())
 
     @property
     def run_id(self) -> str:
-        """Names this run to its checkpoint and to loggers that keep a record of their own.
+        """Identifies this run in its checkpoint and in loggers that keep records of their own.
 
         It stays the same when the run is resumed.
         """
@@ -256,7 +256,7 @@ class RunDirectory:
         return self._id_file.read_text(encoding="utf-8") if self._id_file.exists() else ""
 
     def _clear(self, names: tuple[str, ...]) -> None:
-        """Deletes what has one of these names, in their order, and their temporary files; then the figures."""
+        """Deletes what has these names, and their temporary files, in this order; the figures before the last name."""
         there = {item.name for item in self.path.iterdir()}
         figures = sorted(name for name in there if _FIGURE.fullmatch(name))
         *products, last = names
@@ -267,14 +267,13 @@ class RunDirectory:
                     sync_directory(self.path)
 
     def _refuse_what_is_there(self) -> None:
-        """Whatever a folder without a configuration holds, it cannot be known whose it is."""
+        """Nothing shows whose the files in a folder without a configuration are."""
         if found := sorted(item.name for item in self.path.iterdir() if item.name not in _HARMLESS):
             raise self._no_run(found[0])
 
     def _no_run(self, found: str) -> RunDirectoryError:
-        return RunDirectoryError(
-            f"{self.path} holds {found!r}, but no run, which has a config.yaml: choose another output_dir"
-        )
+        why = "which is no run's" if found == self.config_file.name else "but no run, which has a config.yaml"
+        return RunDirectoryError(f"{self.path} holds {found!r}, {why}: choose another output_dir")
 
     def _refuse_other_configuration(self, saved: dict[str, Any]) -> None:
         ours, theirs = identity(self.config), identity(saved)
@@ -307,7 +306,7 @@ def _delete(item: Path) -> None:
 
 
 def _check_owner(owner: Owner) -> None:
-    """Raises a ValueError if it cannot be one."""
+    """Raises ValueError unless it can be the owner of a directory."""
     if not isinstance(owner.host, str) or type(owner.pid) is not int or not 0 < owner.pid < 2**31:
         raise ValueError(f"no process: {owner.pid!r} on {owner.host!r}")
     if type(owner.started) not in (int, float) or not math.isfinite(owner.started):

@@ -25,7 +25,7 @@ State = Status | Literal["running", "missing", "refused"]
 
 
 class SweepError(UserError):
-    """A sweep that cannot be run as it is asked for; the message says why, in a line."""
+    """A sweep that cannot be run as asked; the message says why, in a line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class SweepCell:
     Attributes:
         overrides: What makes its configuration, as on the command line.
         config: Its resolved configuration.
-        begun: When the sweep began, see `begin`: with ``overwrite`` what is older counts for nothing.
+        begun: When the sweep began, see `begin`: with ``overwrite`` what is older does not count.
     """
 
     overrides: tuple[str, ...]
@@ -49,7 +49,7 @@ class SweepCell:
     @property
     def kept(self) -> RunDirectory | None:
         """Where the same run may have been kept for good: ``<sweeps.kept>/<sweep>/<model>/lr=<lr>/seed=<seed>``."""
-        folder = self.config["sweeps"].get("kept")
+        folder = self.config.get("sweeps", {}).get("kept")
         if folder is None:
             return None
         return RunDirectory(Path(folder, *self.run.path.parts[-4:]), {**self.config, "overwrite": False})
@@ -135,7 +135,7 @@ def begin(cells: Sequence[SweepCell]) -> list[SweepCell]:
 
 
 def _clock_of(folder: Path) -> float:
-    """The time that a file gets which is written now to a folder, or to the next one above it that there is."""
+    """The time that a file written now to a folder gets, or to its nearest parent that exists."""
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     with tempfile.TemporaryFile(dir=there) as file:
         file.write(b"now")
@@ -144,10 +144,10 @@ def _clock_of(folder: Path) -> float:
 
 
 def distinct(cells: Sequence[SweepCell]) -> list[SweepCell]:
-    """The cells without those that are asked for twice.
+    """The cells, each once, even if it is asked for twice.
 
     Raises:
-        SweepError: There is none, two different cells have the same directory, or one wants several devices.
+        SweepError: There are no cells, two different ones have the same directory, or one wants several devices.
     """
     if not cells:
         raise SweepError("there is nothing to run: a list of values is empty")
@@ -239,7 +239,7 @@ def dry_run(name: str, looks: Sequence[Look]) -> str:
 
 
 def summary(name: str, looks: Sequence[Look], failures: Mapping[SweepCell, str]) -> tuple[str, bool]:
-    """What became of a sweep, with a line for each cell that is not final, and whether there is none."""
+    """How a sweep ended, with a line for each cell that is not final; and whether all cells are."""
     counts = Counter(look.state for look in looks)
     lines = []
     for look in looks:

@@ -27,7 +27,7 @@ class SyncBatchNorm(LayerSync):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Makes them what they were."""
+        """Undoes :meth:`apply`, and returns ``model``."""
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.__dict__.pop("forward", None)
@@ -66,7 +66,7 @@ def _track(module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes; so is the gradient, as what each has put in has its part in the losses of all."""
+    """The sum over all processes; so is its gradient, as the input of each process affects the losses of all."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class UsageError(UserError):
 
 
 def check_values(config: dict[str, Any]) -> None:
-    """Checks values that no part of a run looks at.
+    """Checks the values that no part of a run checks.
 
     Raises:
         UsageError: One is bad.
@@ -66,6 +66,10 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
     for stage, verb in (("train", "train on"), ("test", "test")):
         if trainer.get(f"limit_{stage}_batches") == 0:
             raise UsageError(f"trainer.limit_{stage}_batches=0 leaves nothing to {verb}")
+    for key in ("max_epochs", "max_steps"):
+        value = trainer.get(key)
+        if value is not None and (not _is_integer(value) or value < -1):
+            raise UsageError(f"trainer.{key} must be an integer, or -1 for no limit, got {value!r}")
     accumulated = trainer.get("accumulate_grad_batches", 1)
     if not _is_integer(accumulated) or accumulated < 1:
         raise UsageError(f"trainer.accumulate_grad_batches must be an integer of at least 1, got {accumulated!r}")
@@ -75,7 +79,7 @@ def check_learning_rate(config: dict[str, Any]) -> None:
     """Refuses a learning rate that is missing, negative or not finite: optimizers accept infinity.
 
     Raises:
-        UsageError: It is.
+        UsageError: The learning rate is bad.
     """
     lr = config["optimizer"].get("lr")
     if not isinstance(lr, int | float) or isinstance(lr, bool) or not (lr >= 0 and math.isfinite(lr)):
@@ -83,7 +87,7 @@ def check_learning_rate(config: dict[str, Any]) -> None:
 
 
 def check_fit(net: nn.Module, data: Any) -> None:
-    """Lets two images through, without gradients or any other trace, to see that net and data fit.
+    """Passes two images through the net, without leaving a trace in it, to check that net and data fit.
 
     Raises:
         UsageError: They do not.
@@ -103,7 +107,7 @@ def check_fit(net: nn.Module, data: Any) -> None:
 
 
 def check_batches(trainer: Trainer, net: nn.Module, data: Any) -> None:
-    """Looks at the batches that training, validation and test would have; sets the data up.
+    """Checks the batches that training, validation and test would have; sets up the data.
 
     Raises:
         UsageError: A share of them (``limit_train_batches=0.001``) is less than one batch, or the last batch of an
@@ -165,7 +169,7 @@ def how_to_compile(value: Any) -> dict[str, Any]:
 
 
 def check_cuda_graphs(how: dict[str, Any], accumulated: int, device: str) -> None:
-    """Refuses to accumulate gradients in CUDA graphs: the memory of the first part's is that of the second part's
+    """Refuses to accumulate gradients in CUDA graphs, where those of a batch would overwrite those of the one before
     (PyTorch's issue 169545).
 
     Args:
@@ -174,7 +178,7 @@ def check_cuda_graphs(how: dict[str, Any], accumulated: int, device: str) -> Non
         device: Type of the device.
 
     Raises:
-        UsageError: That is what is asked for.
+        UsageError: The configuration asks for it.
     """
     import torch._inductor
 

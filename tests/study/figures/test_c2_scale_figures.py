@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+from sppbench.evidence.profiles import gradient_profile, log_profiles, paired_ratio
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
-from sppbench.evidence.seeds import gradient_profile, log_profiles, paired_ratio
 from sppbench.study.figures.c2_scale_figures import draw_scale
 from sppbench.study.figures.drawing import Drawing
 from tests.fabricate.histories import ffnn_layers, write_signals

@@ -1,4 +1,4 @@
-"""Says how far the run is: a bar on a terminal, lines anywhere else."""
+"""Shows how far the run is: a bar on a terminal, lines anywhere else."""
 
 from __future__ import annotations
 

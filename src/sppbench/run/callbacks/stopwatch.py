@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 
 
 class Stopwatch(Callback):
-    """Counts training images and seconds; its state is kept in the checkpoint, so a resumed run goes on counting.
+    """Counts training images and seconds; its state is kept in the checkpoint, so a resumed run continues counting.
 
     Attributes:
         epochs: Epochs that were trained to their last batch.

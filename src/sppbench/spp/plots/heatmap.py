@@ -1,4 +1,4 @@
-"""The whole training at a glance: a statistic of every layer at every step, as colour."""
+"""The whole training at a glance: a statistic of every layer at every step, as color."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sppbench.spp.plots.curves import (
 HEATMAP_HEIGHT = 3.2  # inches of depth axis, as the layout leaves them
 MOST_SHARP_CELLS = 300  # along one side; it has some 400 × 700 pixels
 
-# Cells of a heatmap without a logarithm. Neither colour is near to any of viridis, also for a deuteranope.
+# Cells of a heatmap without a logarithm. Neither color is near to any of viridis, also for a deuteranope.
 NOT_FINITE_COLOR, ZERO_COLOR, ABSENT_COLOR = "#FF00FF", "#000000", "#FFFFFF"
 
 
@@ -45,10 +45,10 @@ def plot_heatmap(
     merges: bool = True,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """The whole training at a glance: depth down, steps to the right, colour the log10 of a statistic.
+    """The whole training at a glance: depth down, steps to the right, color the log10 of a statistic.
 
     Every recorded step has a column of its own, as wide as the others, also where steps between were not recorded.
-    Cells that have no logarithm have colours of their own, explained below the figure.
+    Cells that have no logarithm have colors of their own, explained below the figure.
 
     Args:
         frame: a history, or its `epoch_mean`, which gives a column an epoch. Needs the columns step, epoch, depth,
@@ -58,7 +58,7 @@ def plot_heatmap(
         layers: names of layers, or patterns such as "features.1.*"; None is all. Depth is counted over these, as in
             `plot_spp`; layers that never have this signal have a number, but no row in the image.
         merges: whether sums and gates (Sum, MPSum, Scale, MPScale) count as layers.
-        limits: log10 of the ends of the colour scale, to compare figures. None takes the 2nd and the 98th percentile: a
+        limits: log10 of the ends of the color scale, to compare figures. None takes the 2nd and the 98th percentile: a
             few extreme values (the gradients of the partial batches) shall not cost all others their contrast.
 
     Returns:
@@ -117,7 +117,7 @@ def _pivot(
 def _draw_logarithms(
     figure: Figure, ax: Axes, values: NDArray[np.float64], limits: tuple[float, float] | None
 ) -> Colorbar:
-    """The image of the cells that have a logarithm, and its colour bar."""
+    """The image of the cells that have a logarithm, and its color bar."""
     drawable = np.isfinite(values) & (values > 0)
     logarithms = np.ma.masked_array(np.log10(values, where=drawable, out=np.zeros_like(values)), ~drawable)
     finite = logarithms.compressed()
@@ -192,7 +192,7 @@ def _step_ticks(ax: Axes, steps: NDArray[np.int64], epochs: NDArray[np.int64]) -
 
 
 def _add_color_key(figure: Figure, colors: Mapping[str, str]) -> None:
-    """Says below the axes what colours mean, from text to colour; nothing if there are none."""
+    """Says below the axes what colors mean, from text to color; nothing if there are none."""
     if colors:
         handles = [Patch(facecolor=color, edgecolor=axes.MARK_COLOR, label=text) for text, color in colors.items()]
         columns = 1 if len(handles) > 2 else len(handles)

@@ -1,4 +1,4 @@
-"""How a curve is drawn: colours, line styles and markers, marks where values are missing, and the legend."""
+"""How a curve is drawn: colors, line styles and markers, marks where values are missing, and the legend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LineStyle = str | tuple[float, tuple[float, ...]]
 # From the palette of Okabe & Ito (2008), without its yellow (too light on white) and its vermilion (too near to orange
 # for a deuteranope). The first three differ most and darken with the epoch, so that grey prints keep their order.
 COLORS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#56B4E9", "#CC79A7")
-# 5 styles and 6 colours have no common factor: 30 curves differ.
+# 5 styles and 6 colors have no common factor: 30 curves differ.
 LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 1)), (0, (12, 1)), (0, (1, 0.8)), (0, (6, 1, 1, 1)))
 CROSS, TRIANGLE = "\N{MULTIPLICATION SIGN}", "\N{BLACK DOWN-POINTING SMALL TRIANGLE}"  # marks of values not drawn
 MARKERS = ("o", "s", "D", "^", "v")
@@ -33,8 +33,8 @@ class Style:
     """How the curve number `index` of `count` is drawn; `dense` if there is no room for a marker at each layer.
 
     Curves lie over each other where training changes nothing. So each is thinner than the one below it and has its own
-    colour, line style and marker: a curve that is covered shows on both sides of those that cover it. Where layers are
-    dense, dashes would look like values, so that styles only distinguish curves of the same colour.
+    color, line style and marker: a curve that is covered shows on both sides of those that cover it. Where layers are
+    dense, dashes would look like values, so that styles only distinguish curves of the same color.
     """
 
     index: int

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 
 import pandas as pd
 
-from sppbench.evidence.seeds import Profiles, log_gains, log_profiles, paired_ratio
+from sppbench.evidence.profiles import Profiles, log_gains, log_profiles, paired_ratio
 from sppbench.spp.names import FACTOR_SYMBOLS, GAIN_AND_FACTORS
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Record, Setup

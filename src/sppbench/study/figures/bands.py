@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sppbench.evidence.profiles import Profiles
 from sppbench.evidence.runs import Evidence, EvidenceError
-from sppbench.evidence.seeds import Profiles
 from sppbench.study.common.intervals import student
 from sppbench.study.figures.drawing import COLUMNS
 

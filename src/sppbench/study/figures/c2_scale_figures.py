@@ -8,8 +8,8 @@ from functools import cache, partial
 import pandas as pd
 from matplotlib.axes import Axes
 
+from sppbench.evidence.profiles import Profiles, log_profiles, paired_ratio
 from sppbench.evidence.runs import Evidence
-from sppbench.evidence.seeds import Profiles, log_profiles, paired_ratio
 from sppbench.spp.plots.axes import MARK_COLOR, depth_ticks
 from sppbench.study.figures.bands import (
     BAND_WORDS,

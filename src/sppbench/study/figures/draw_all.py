@@ -19,8 +19,8 @@ def draw_figures(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
     """Draws every figure for which there are runs.
 
     Returns:
-        The figures; and notes, a line each: which figures cannot be drawn and why; which runs are damaged, depart from
-        the protocol, are not finite or have other layers; and which are missing, with the command for them.
+        The figures; and notes, a line each: which figures cannot be drawn and why; which runs are damaged, lack files,
+        depart from the protocol, are not finite or have other layers; and which are missing, with the command for them.
 
     Raises:
         UserError: The published numbers cannot be read.
@@ -28,7 +28,7 @@ def draw_figures(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
     published = read_published_figures()
     followed = follow_protocol(evidence, published)
     nets = {model: find_net(followed, model, published) for model in published.nets}
-    notes = list(followed.problems)
+    notes = [*followed.problems, *evidence.lost]
     drawings = []
     for figure in published.figures:
         drawn, failed = _draw_figure(figure, nets, published)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from sppbench.evidence.epochs import BATCHNORM_FILE
+from sppbench.evidence.profiles import unusual
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
-from sppbench.evidence.seeds import unusual
 from sppbench.spp.plots.curves import Convention, select_curves
 from sppbench.study.figures.drawing import reason
 from sppbench.study.figures.published_figures import PublishedFigures

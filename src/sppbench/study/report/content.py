@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sppbench.evidence.profiles import unusual
 from sppbench.evidence.runs import Evidence, EvidenceError, Run, read_evidence
-from sppbench.evidence.seeds import unusual
 from sppbench.study.claims.claim import Claim
 from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
@@ -65,7 +65,7 @@ def gather(directory: str | Path) -> Content:
         table_problem=table_problem,
         drawings=tuple(drawings),
         figure_notes=tuple(figure_notes),
-        problems=tuple(dict.fromkeys([*evidence.problems, *evidence.duplicates, *odd_runs(evidence)])),
+        problems=tuple(dict.fromkeys([*evidence.problems, *evidence.lost, *evidence.duplicates, *odd_runs(evidence)])),
         departures=departures(evidence.runs, read_rules().protocol),
     )
 

@@ -20,8 +20,8 @@ from sppbench.study.common.output import log_run
 from sppbench.study.figures.drawing import Drawing, reason
 from sppbench.study.figures.figure_output import renderable
 from sppbench.study.report import run_list
-from sppbench.study.report.charts import chart
 from sppbench.study.report.content import TABLE, Content, answer, ways_to_make
+from sppbench.study.report.plotly_conversion import chart
 from sppbench.study.table.formats import CAPTION, ours, plus_minus, tidy
 from sppbench.study.table.notes import notes
 

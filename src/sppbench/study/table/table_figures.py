@@ -1,6 +1,6 @@
 """The sweep in two figures: validation accuracy per epoch, and test accuracy over the learning rate.
 
-A net has the same colour and marker in both, in the order of the table's columns. Figures are unknown to pyplot.
+A net has the same color and marker in both, in the order of the table's columns. Figures are unknown to pyplot.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A drawing's curves as an interactive Plotly figure, with zoom and values on hover."""
+"""Converts a drawing, with its curves and colors, to an interactive Plotly figure with zoom and values on hover."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sppbench.evidence.seeds import unusual
+from sppbench.evidence.profiles import unusual
 
 
 def test_the_usual_kind_is_the_most_frequent_and_then_the_first() -> None:

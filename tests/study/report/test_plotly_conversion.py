@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sppbench.study.figures.drawing import Drawing, Panel
-from sppbench.study.report.charts import chart, figure
+from sppbench.study.report.plotly_conversion import chart, figure
 from tests.fabricate import report as fabricate
 
 
