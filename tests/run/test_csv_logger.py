@@ -16,6 +16,12 @@ def test_one_row_an_epoch_and_values_of_single_steps_are_left_out(tmp_path: Path
     assert (tmp_path / "metrics.csv").read_text() == "epoch,step,train/loss,val/loss\n0,1,2.5,2.0\n1,3,1.5,\n"
 
 
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    CSVLogger("~/metrics.csv").log_metrics({"epoch": 0, "train/loss": 2.5}, step=1)
+    assert (tmp_path / "metrics.csv").exists()
+
+
 def test_a_resumed_logger_continues_after_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,step,train/loss\n0,1,2.5\n1,3,1.5\n2,5,1.25\n")  # stopped before the checkpoint of epoch 2

@@ -223,7 +223,10 @@ def _recorded(config: dict[str, Any]) -> frozenset[str]:
     spp, logger = config.get("spp"), config.get("logger")
     target = str(spp.get("_target_")) if isinstance(spp, dict) else ""
     found = {"signals"} if target.endswith("SPPCallback") else set()
-    return frozenset(found | ({"metrics"} if isinstance(logger, dict) and "csv" in logger else set()))
+    csv = logger.get("csv") if isinstance(logger, dict) else None
+    if isinstance(csv, dict) and str(csv.get("path")).endswith("/metrics.csv"):
+        found.add("metrics")
+    return frozenset(found)
 
 
 def is_run(path: Path) -> bool:

@@ -29,7 +29,7 @@ class CSVLogger(Logger):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self._path = Path(path)
+        self._path = Path(path).expanduser()
         self._rows: list[dict[str, Any]] = []
 
     @property
