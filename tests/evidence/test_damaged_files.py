@@ -56,7 +56,7 @@ DAMAGES: dict[str, tuple[Damage, bool]] = {
 }
 
 
-SAID = {"metrics.csv is cut short", "metrics.csv is emptied", "metrics.csv is no text"}
+SAID = {"metrics.csv is cut short", "metrics.csv is emptied", "metrics.csv is no text", "spp.parquet is junk"}
 
 
 @pytest.fixture

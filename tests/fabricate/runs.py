@@ -29,8 +29,10 @@ def composed(model: str, overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def configuration(model: str, lr: float, seed: int, *overrides: str) -> dict[str, Any]:
-    """The configuration of a real run."""
+    """The configuration of a real run, which records no signals unless an override ``spp=`` says so."""
     config = copy.deepcopy(composed(model, overrides))
+    if not any(override.startswith("spp=") for override in overrides):
+        config["spp"] = {"_target_": None}
     config["seed"] = config["data"]["seed"] = seed
     config["optimizer"]["lr"] = lr
     return config

@@ -480,6 +480,20 @@ def test_a_resume_without_the_history_warns_and_stays_incomplete(
     assert len(read_batchnorm(tmp_path / "batchnorm.parquet")) == 9
 
 
+@empty_figures
+def test_a_run_that_is_resumed_after_its_last_step_misses_its_history(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+    fit(tmp_path, SPPCallback(), max_epochs=1).save_checkpoint(checkpoint)
+    fit(tmp_path, SPPCallback(), max_epochs=1, resume=checkpoint)
+    assert not [message for message in log_of(caplog) if "lacks the steps" in message]
+    shutil.rmtree(tmp_path / "spp.parquet")
+    trainer = fit(tmp_path, SPPCallback(), max_epochs=1, resume=checkpoint)
+    assert trainer.global_step == 3
+    assert len([message for message in log_of(caplog) if "spp.parquet lacks the steps 0 to 2" in message]) == 1
+
+
 class StopEarly(Callback):
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
         trainer.should_stop = trainer.global_step >= 4

@@ -68,6 +68,16 @@ def batchnorm_epochs(run: Path) -> pd.DataFrame:
     return _rounded(batchnorm_epoch_mean(read_batchnorm(full)))
 
 
+def check_histories(run: Path) -> None:
+    """Raises HistoryError if a full history of a run has a gap, ends before the run did, or is of another run.
+
+    Only the footers of its parts are read.
+    """
+    for name in ("spp.parquet", "batchnorm.parquet"):
+        if (run / name).exists():
+            _compare_with_result(run / name)
+
+
 def _compare_with_result(history: Path) -> None:
     """Raises HistoryError if the result beside a history is of a longer run, or of another configuration."""
     try:

@@ -104,6 +104,10 @@ class Run:
         lines = []
         if "signals" in self.recorded and not self.has_signals:
             lines.append(f"{self.path / 'spp.parquet'} is gone: the run recorded signals")
+        try:
+            epochs.check_histories(self.path)
+        except HistoryError as error:
+            lines.append(str(error))
         if "metrics" in self.recorded:
             try:
                 # The last thing that is written.

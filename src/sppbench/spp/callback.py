@@ -129,6 +129,7 @@ class SPPCallback(Callback):
         # Of the run that was trained last, or whose checkpoint was loaded.
         self._last_id: str | None = None
         self._last_path: Path | None = None
+        self._started = False  # in this call of fit
         self._forget()
 
     def _forget(self) -> None:
@@ -155,6 +156,7 @@ class SPPCallback(Callback):
 
     # LightningModule.setup and configure_model may have made the net, or parts of it. Nothing has run yet.
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = False
         modules = list(pl_module.get_submodule(self.module).modules())
         if len(modules) != len(self._attached_to) or any(map(is_not, modules, self._attached_to)):
             self._attach(pl_module)
@@ -182,6 +184,7 @@ class SPPCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._forget()
+        self._started = True
         self._steps_done = trainer.global_step
         self._count_steps(trainer)
         if getattr(trainer, "fast_dev_run", False):
@@ -190,6 +193,12 @@ class SPPCallback(Callback):
         directory = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
         if trainer.is_global_zero:
             self._open(trainer, directory)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed after its last step does not start to train, and its history must be looked at all the
+        # same: it may have been lost meanwhile.
+        if not self._started and trainer.global_step:
+            self.on_train_start(trainer, pl_module)
 
     def _open(self, trainer: Trainer, directory: Path) -> None:
         """Begins the run's history, or goes on with it."""

@@ -98,6 +98,15 @@ def test_each_tenth_step_is_no_gap_and_what_lies_between_is_not_missing(tmp_path
     assert_same(read_history(path), as_read(steps))
 
 
+def test_a_hole_is_seen_without_reading_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "spp.parquet"
+    writer = HistoryWriter(path)
+    writer.append(rows(0, 4))
+    HistoryWriter(path, resume_at=8).append(rows(8, 12))
+    with pytest.raises(HistoryError, match=f"^{path} lacks the steps 4 to 7"):
+        check_end(path, 12)
+
+
 def test_steps_with_other_numbers_are_covered(tmp_path: Path) -> None:
     """With two optimizer steps a batch the even numbers occur, and of each third step the multiples of 6."""
     path = tmp_path / "spp.parquet"

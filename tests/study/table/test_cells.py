@@ -15,6 +15,7 @@ from sppbench.study.common.intervals import Summary
 from sppbench.study.common.published import read_published
 from sppbench.study.table.cells import Cell, Table, read_sweep, read_table
 from sppbench.study.table.notes import notes
+from tests.fabricate.histories import ffnn_layers, lose_steps, write_signals
 from tests.fabricate.runs import MODELS, SEEDS, VERSIONS, configuration, write_cell, write_run
 
 
@@ -213,6 +214,18 @@ def test_a_run_without_a_configuration_is_refused(tmp_path: Path) -> None:
     (path / "config.yaml").unlink()
     with pytest.raises(EvidenceError, match=r"seed=868 has a result\.json but no config\.yaml"):
         read_table(tmp_path)
+
+
+def test_a_hole_in_a_history_is_said_and_the_run_counts(tmp_path: Path) -> None:
+    run = write_run(tmp_path, MODELS[0], 0.001, 868, 20.0)
+    write_signals(run, lambda layer, depth, epoch, signal: (1.0, 1.0), ffnn_layers())
+    whole = read_table(tmp_path)
+    assert not [text for text in notes(whole) if text.startswith("Recorded")]
+    lose_steps(run)
+    table = read_table(tmp_path)
+    assert note(table, "Recorded, and not there any more").endswith("(steps=)")
+    assert str(run / "spp.parquet") in note(table, "Recorded")
+    assert [cell.n for cell in table.cells if cell.runs] == [cell.n for cell in whole.cells if cell.runs] == [1]
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1", "title: my thesis", "", "\0"])

@@ -119,21 +119,26 @@ def read_batchnorm(
 
 
 def check_end(path: str | os.PathLike[str], steps: int) -> Origin | None:
-    """Compares a history with the number of steps of its run; returns the run that it is of, None if it does not say.
+    """Checks that a history is whole, by its footers alone; returns the run that it is of, None if it does not say.
 
     Args:
         path: A history directory.
         steps: Optimizer steps that the run took.
 
     Raises:
-        HistoryError: The history ends before the last of these steps that should be recorded, or cannot be read.
+        HistoryError: The history has a gap, ends before the last of these steps that should be recorded, or cannot be
+            read.
 
     Example:
         >>> check_end("run/spp.parquet", steps=1580)
     """
     directory = Path(path)
-    part = _listed_parts(directory)[-1]
-    footer = read_footer(part)
+    parts = _listed_parts(directory)
+    footers = {part: read_footer(part) for part in parts}
+    for gap in find_gaps(parts, footers, directory):
+        raise gap_error(directory, gap)
+    part = parts[-1]
+    footer = footers[part]
     every = footer.origin.every_n_steps if footer.origin is not None else distance_of_steps(part) or 1
     if (missing := first_recorded(footer.end, steps, every)) is not None:
         raise HistoryError(

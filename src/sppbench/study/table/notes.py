@@ -35,6 +35,7 @@ def notes(table: Table) -> list[str]:
     texts = [
         *_uncounted(table),
         *_missing(table),
+        *(f"Recorded, and not there any more: {line}" for run in table.runs for line in run.lost),
         *_special(table),
         *_elsewhere(table),
         *_machines(table),
