@@ -79,7 +79,7 @@ def test_a_tilde_is_the_home_directory(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    write_cell(tmp_path / "home" / "runs", "ffnn", 0.001, [20.0])
+    write_cell(tmp_path / "home" / "runs", "ffnn", 0.001, [20.0], overrides=["spp=none"])
     assert main(["claims", "~/runs", "--output", "~/claims.txt", "--format", "json"]) == 0
     assert main(["keep", "~/runs", "--output", "~/kept"]) == 0
     assert main(["inspect", "~/runs", "--data-root", "~/data"]) == 1
@@ -90,7 +90,7 @@ def test_a_tilde_is_the_home_directory(
 
 
 def test_any_encoding_of_the_terminal_will_do(tmp_path: Path) -> None:
-    write_run(tmp_path, "ffnn", 0.001, 1, 20.0, name="naïve ≥ \N{GREEK SMALL LETTER GAMMA}")
+    write_run(tmp_path, "ffnn", 0.001, 1, 20.0, overrides=["spp=none"], name="naïve ≥ \N{GREEK SMALL LETTER GAMMA}")
     for command in ("claims", "table"):
         done = sppbench(command, str(tmp_path), PYTHONIOENCODING="ascii")
         assert (done.returncode, done.stderr) == (0, ""), command

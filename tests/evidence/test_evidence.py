@@ -236,13 +236,13 @@ def test_no_directory(tmp_path: Path) -> None:
 
 
 def test_the_command_keeps_what_came_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "sweep", "ffnn", 0.001, 868, 20.0)
+    write_run(tmp_path / "sweep", "ffnn", 0.001, 868, 20.0, overrides=["spp=none"])
     write_run(tmp_path / "sweep", "ffnn", 0.001, 67, status=None)
     arguments = [str(tmp_path / "sweep"), "--output", str(tmp_path / "kept")]
     assert main(["keep", *arguments]) == 0
     assert "seed=67: unfinished, not kept" in capsys.readouterr().out
     assert [run.seed for run in read_evidence(tmp_path / "kept").runs] == [868]
-    damaged = write_run(tmp_path / "sweep", "ffnn", 0.001, 472, 20.0)
+    damaged = write_run(tmp_path / "sweep", "ffnn", 0.001, 472, 20.0, overrides=["spp=none"])
     (damaged / "spp_epochs.parquet").write_bytes(b"nothing")
     assert main(["keep", *arguments]) == 1
     assert "spp_epochs.parquet is damaged" in capsys.readouterr().err

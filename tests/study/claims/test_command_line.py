@@ -21,8 +21,8 @@ say = saying("claims")
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
     path = tmp_path / "outputs"
-    cell(path / "table1", "efficientnet_nobn", 0.001, [1.0], test=CONSTANT)
-    cell(path / "table1", "sn_efficientnet_mp", 0.001, [29.0, 30.0, 29.5])
+    cell(path / "table1", "efficientnet_nobn", 0.001, [1.0], test=CONSTANT, overrides=["spp=none"])
+    cell(path / "table1", "sn_efficientnet_mp", 0.001, [29.0, 30.0, 29.5], overrides=["spp=none"])
     return path
 
 
