@@ -557,7 +557,7 @@ BAD = {
     "+trainer.enable_checkpointing=false": r"trainer\.enable_checkpointing cannot be chosen",
     "+trainer.callbacks=[1]": r"trainer\.callbacks must be a list of Lightning callbacks",
     "+trainer.callbacks=[{_target_:nowhere.Callback}]": "No module named 'nowhere'",
-    "optimizer.lr=-1": "learning rate",
+    "optimizer.lr=-1": "at least 0, got -1",
     "data.batch_size=0": r"data\.batch_size must be at least 1, got 0",
     "seed=-1": "seed must be an integer from 0",
     "seed=99999999999": "seed must be an integer from 0",
@@ -646,7 +646,8 @@ def test_a_resumed_online_run_goes_on_in_the_same_wandb_run(config: Make, tmp_pa
         return str(logger._wandb_init["id"])
 
     assert wandb_id() == "abcd1234"
-    (folder / "last.ckpt").touch()
+    for name in ("last.ckpt", "config.yaml"):
+        (folder / name).touch()
     assert wandb_id() == "abcd1234"
     (folder / "wandb" / "offline-run-20260101_000000-abcd1234").mkdir(parents=True)
     assert wandb_id().startswith("abcd1234-"), "the server may not know yet what an offline part has logged"

@@ -219,7 +219,7 @@ def test_metrics_that_are_lost_are_said_by_file(
 
 
 def test_signals_that_are_lost_are_said_by_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_run(tmp_path / "recorded", "ffnn_bn", 0.001, 868, 24.0)
+    path = write_run(tmp_path / "recorded", "ffnn_bn", 0.001, 868, 24.0, overrides=("spp=every_step",))
     write_run(tmp_path / "unrecorded", "ffnn_bn", 0.001, 868, 24.0, overrides=("spp=none",))
     write_run(tmp_path / "unfinished", "ffnn_bn", 0.001, 868, status=None)
     assert read_evidence(tmp_path).lost == (f"{path / 'spp.parquet'} is gone: the run recorded signals",)

@@ -237,7 +237,7 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_the_config_yaml_of_something_else_is_not_a_run_s(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "config.yaml").write_text("title: my thesis")
     (tmp_path / "src").mkdir()
-    with pytest.raises(RunDirectoryError, match="but no run"):
+    with pytest.raises(RunDirectoryError, match="which is no run"):
         RunDirectory(tmp_path, changed(overwrite=overwrite)).completed()
 
 
