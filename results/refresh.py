@@ -6,6 +6,7 @@ Each block of the README that this script writes stands between ``<!-- name: wri
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from sppbench.files import write_text
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.claims.judge import judge
 from sppbench.study.common.text_tables import DASH, pipes
+from sppbench.study.figures.figure_output import ANSWERS
 from sppbench.study.table.cells import read_table
 from sppbench.study.table.formats import matrix, plus_minus, write_table
 
@@ -23,7 +25,9 @@ README = HERE.parent / "README.md"
 BLOCK = re.compile(r"(<!-- (\w+): written by results/refresh\.py -->\n).*?(<!-- end -->)", re.DOTALL)
 LR, SEED = 0.001, 868
 SINGLE = ("ffnn", "ffnn_bn", "ffnn_bn_noaffine", "efficientnet_bn", "sn_efficientnet_mp")
-HEADLINE, WIDTHS = "C2", ("affine on / off", "h = ", "as the study")
+HEADLINE = "C2"
+RATIOS = ("affine on / off", "scale alone", "shift alone", "h = ", "as the study", "γ² in the change")
+RMSE = "RMSE of log10 at the peaks"
 
 
 def refreshed(text: str) -> str:
@@ -39,6 +43,7 @@ def refreshed(text: str) -> str:
         "table1": lambda: pipes(*matrix(read_table(HERE / "table1"))),
         "c2": lambda: _ratios(claims),
         "claims": lambda: _verdicts(claims),
+        "figures": _figures,
     }
     return BLOCK.sub(lambda found: "\n".join([found[1].rstrip("\n"), *blocks[found[2]](), found[3]]), text)
 
@@ -60,11 +65,19 @@ def _runs(evidence: Evidence) -> list[str]:
 
 
 def _ratios(claims: Sequence[Claim]) -> list[str]:
-    """The ratios of gradients over all epochs, at equal widths and between them."""
+    """The ratios of gradients over all epochs, at equal widths and between them; and what γ² does to the gain."""
     (claim,) = (claim for claim in claims if claim.id == HEADLINE)
-    parts = [part for part in claim.parts if part.name.startswith(WIDTHS) and ", epoch " not in part.name]
+    parts = [part for part in claim.parts if part.name.startswith(RATIOS) and ", epoch " not in part.name]
     rows = [[part.name, _value(part), str(part.n)] for part in parts]
-    return pipes(["ratio of the gradients' second moments at the ReLU outputs", "ratio [95 % interval]", "seeds"], rows)
+    return pipes(["ratio of the gradients' second moments at the ReLU outputs", "value [95 % interval]", "seeds"], rows)
+
+
+def _figures() -> list[str]:
+    """A row a drawn figure: how far it is from the published one."""
+    matches = json.loads((HERE / "figures" / "matches.json").read_text(encoding="utf-8"))["matches"]
+    found = [match for match in matches if match["quantity"] == RMSE]
+    rows = [[one["figure"], one["ours"].partition(";")[0], one["criterion"], ANSWERS[one["agrees"]]] for one in found]
+    return pipes(["figure", RMSE, "criterion", "agrees"], rows)
 
 
 def _verdicts(claims: Sequence[Claim]) -> list[str]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 def test_the_numbers_of_the_readme_are_those_of_the_kept_runs() -> None:
     refresh = runpy.run_path(str(ROOT / "results" / "refresh.py"))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {name for _, name, _ in refresh["BLOCK"].findall(text)} == {"runs", "table1", "c2", "claims"}
+    assert {name for _, name, _ in refresh["BLOCK"].findall(text)} == {"runs", "table1", "c2", "claims", "figures"}
     assert refresh["refreshed"](text) == text, "python results/refresh.py writes it anew"
 
 
