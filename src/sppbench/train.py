@@ -26,7 +26,7 @@ from sppbench.files import config_directory, write_text
 from sppbench.run.assembly import Parts, build, resolve
 from sppbench.run.error_text import is_full_disk, one_line
 from sppbench.run.results import FINAL, Result, Status, git_state, package_versions
-from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, config_hash
+from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, RunDirectoryError, config_hash
 from sppbench.run.validation import UsageError
 from sppbench.streams import survive_any_text
 
@@ -239,7 +239,10 @@ def _result(parts: Parts, status: Status, error: str | None = None) -> Result:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger("sppbench").setLevel(logging.INFO)

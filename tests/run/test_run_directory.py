@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import socket
 import subprocess
@@ -334,3 +335,15 @@ def test_whether_an_owner_lives_is_asked_without_a_signal(tmp_path: Path, monkey
     assert not Owner(socket.gethostname(), os.getpid(), 0.0).is_gone
     assert not Owner("elsewhere", gone.pid, 0.0).is_gone
     assert asked == [gone.pid, os.getpid()]
+
+
+def test_a_disk_that_is_full_before_the_run_begins_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    with run.locked():
+
+        def fail(path: Path, text: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(run_directory, "write_text", fail)
+        with pytest.raises(RunDirectoryError, match=f"cannot write to output_dir={run.path}: No space left on device"):
+            run.begin()

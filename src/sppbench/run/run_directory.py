@@ -216,7 +216,17 @@ class RunDirectory:
         """Makes this run the one that the directory holds; returns whether there is a checkpoint to resume from.
 
         The caller holds the lock, and has called :meth:`completed` since it took it.
+
+        Raises:
+            RunDirectoryError: It cannot be written to, as where the disk is full.
         """
+        try:
+            self._begin()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        return self.resumable
+
+    def _begin(self) -> None:
         if self.config["overwrite"]:
             self._clear((*_PRODUCTS, *_RECORDS, self.config_file.name))
         elif not self.resumable:  # what an earlier attempt left would pass for this one's
@@ -229,7 +239,6 @@ class RunDirectory:
         # From here on the run is under way; an old "interrupted" or "failed" no longer holds.
         self.result_file.unlink(missing_ok=True)
         self.traceback_file.unlink(missing_ok=True)
-        return self.resumable
 
     @property
     def resumable(self) -> bool:

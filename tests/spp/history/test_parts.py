@@ -107,6 +107,19 @@ def test_a_hole_is_seen_without_reading_a_row(tmp_path: Path) -> None:
         check_end(path, 12)
 
 
+def test_steps_of_another_type_are_damage(tmp_path: Path) -> None:
+    path = tmp_path / "spp.parquet"
+    HistoryWriter(path).append(rows(0, 4))
+    [file] = path.iterdir()
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("step")
+    pq.write_table(table.set_column(place, "step", table["step"].cast("string")), file)
+    with pytest.raises(HistoryError, match=f"cannot read {file}: it holds no steps"):
+        check_end(path, 4)
+    with pytest.raises(HistoryError, match=f"cannot read {file}"):
+        read_history(path)
+
+
 def test_steps_with_other_numbers_are_covered(tmp_path: Path) -> None:
     """With two optimizer steps a batch the even numbers occur, and of each third step the multiples of 6."""
     path = tmp_path / "spp.parquet"

@@ -173,12 +173,14 @@ def _parse(stored: bytes, path: Path) -> tuple[int, int, Origin]:
 
 
 def _bounds(metadata: pq.FileMetaData, column: str) -> tuple[int, int] | None:
-    """The smallest and the largest value of a column of integers; None if there are no rows."""
+    """The smallest and the largest value of a column; None if there are no rows, or if they are no integers."""
     names = [metadata.schema.column(i).name for i in range(metadata.num_columns)]
     if column not in names or not metadata.num_rows:
         return None
     index = names.index(column)
     found = [metadata.row_group(i).column(index).statistics for i in range(metadata.num_row_groups)]
+    if not all(one is not None and isinstance(one.min, int) and isinstance(one.max, int) for one in found):
+        return None
     return min(one.min for one in found), max(one.max for one in found)
 
 
