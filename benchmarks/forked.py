@@ -135,5 +135,7 @@ def _wait(pid: int, until: float) -> int:
 
 def in_parallel(attempt: Callable[[Try], Result], tries: Iterable[Try], processes: int) -> list[Result]:
     """The results of all tries, in their order; each is made in a fork of this process."""
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
+    # A pool ends its processes with SIGTERM, for which this process may have a handler.
+    default = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
+    with multiprocessing.get_context("fork").Pool(processes, **default) as pool:
         return list(pool.imap(attempt, tries))
