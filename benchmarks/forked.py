@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -135,7 +136,6 @@ def _wait(pid: int, until: float) -> int:
 
 def in_parallel(attempt: Callable[[Try], Result], tries: Iterable[Try], processes: int) -> list[Result]:
     """The results of all tries, in their order; each is made in a fork of this process."""
-    # A pool ends its processes with SIGTERM, for which this process may have a handler.
-    default = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
-    with multiprocessing.get_context("fork").Pool(processes, **default) as pool:
-        return list(pool.imap(attempt, tries))
+    # Not a multiprocessing.Pool: it ends its processes by SIGTERM, which can leave it waiting for them for ever.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
+        return list(pool.map(attempt, tries))
