@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "spp.settings": {"checks", "spp.names", "spp.probe", "spp.plots"},
     "spp.recording": {"spp.probe", "spp.history", "spp.loggers", "spp.run_figures", "spp.settings"},
     "spp.recorder": {"checks", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
+    "spp.integrations": {"checks", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
     "spp.callback": {"checks", "spp.names", "spp.probe", "spp.plots", "spp.recording", "spp.settings"},
     "run": {"errors", "files", "stored_files", "wandb_modes", "data"},
     "evidence": {"errors", "files", "stored_files", "spp.names", "spp.history", "run"},
