@@ -144,8 +144,9 @@ def test_autocast_to_bfloat16(tmp_path: Path) -> None:
 
 
 def test_a_compiled_model(tmp_path: Path) -> None:
+    # Traced as for any backend. Those that compile what was traced take seconds more.
     torch.compiler.reset()
-    options = {"torch_compile": True, "torch_compile_backend": "aot_eager", "num_train_epochs": 1}
+    options = {"torch_compile": True, "torch_compile_backend": "eager", "num_train_epochs": 1}
     train(tmp_path, integrations.SPPTrainerCallback(), model=llama(layers=1), **options)
     assert_same(read_history(tmp_path / "spp.parquet"), plain(layers=1, epochs=1)[1], rtol=1e-4)
 
@@ -162,16 +163,15 @@ class Stop(transformers.TrainerCallback):  # type: ignore[misc]
             raise RuntimeError("stopped")
 
 
-@pytest.mark.parametrize("at", [2, STEPS])
-def test_a_resumed_training_goes_on_with_its_history(tmp_path: Path, at: int) -> None:
-    """The first part went further than its checkpoint."""
-    options = {"save_strategy": "steps", "save_steps": at}
+def test_a_resumed_training_goes_on_with_its_history(tmp_path: Path) -> None:
+    """From the middle of an epoch; the first part went further than its checkpoint."""
+    options = {"save_strategy": "steps", "save_steps": 2}
     callback = integrations.SPPTrainerCallback(flush_every_n_steps=100)
     with pytest.raises(RuntimeError, match="stopped"):
         train(tmp_path, callback, Stop(), **options)
     callback._detach()
     assert read_history(tmp_path / "spp.parquet")["step"].max() == 4
-    train(tmp_path, integrations.SPPTrainerCallback(), resume=str(tmp_path / f"checkpoint-{at}"), **options)
+    train(tmp_path, integrations.SPPTrainerCallback(), resume=str(tmp_path / "checkpoint-2"), **options)
     assert_same(read_history(tmp_path / "spp.parquet"), plain()[1])
     assert not (tmp_path / "spp-2.parquet").exists()
 
