@@ -58,8 +58,9 @@ class Recording:
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         self.settings = settings
-        self.probe = SignalProbe(model, settings.layers, settings.every_n_steps, settings.signals)
-        gains = BatchNormProbe(model, settings.every_n_steps) if settings.batchnorm else None
+        steps: dict[str, Any] = {name: getattr(settings, name) for name in ("every_n_steps", "start", "stop")}
+        self.probe = SignalProbe(model, settings.layers, signals=settings.signals, **steps)
+        gains = BatchNormProbe(model, **steps) if settings.batchnorm else None
         self.batchnorm_probe = gains if gains is not None and gains.layers else None
         self.history: RunHistory | None = None
         self.in_checkpoint: dict[str, str] = {}
@@ -115,10 +116,11 @@ class Recording:
         try:
             self.history = RunHistory(
                 directory,
-                Origin(self.settings.every_n_steps, run_id, self.settings.config_hash),
+                Origin(run_id=run_id, config_hash=self.settings.config_hash),
                 resume_at=resume_at,
                 earlier=Path(found["history"]) if found.get("history") else None,
                 batchnorm=self.batchnorm_probe is not None,
+                schedule=self.settings.schedule,
             )
             self.in_checkpoint = {"run_id": run_id, "history": str(self.history.path.absolute())}
             self._figures = RunFigures(self.history.path, self.settings.epochs, self.settings.convention, self._loggers)
