@@ -117,7 +117,7 @@ def _do_nothing(*arguments: Any) -> None:
 def on_optimizer_step(
     owner: Owner,
     before: Callable[[Owner, torch.optim.Optimizer], None],
-    after: Callable[[Owner, torch.optim.Optimizer], None],
+    after: Callable[[Owner, torch.optim.Optimizer], None] | None = None,
 ) -> list[RemovableHandle]:
     """Calls functions of ``owner`` before and after each step of any ``torch.optim`` optimizer, as long as it lives.
 
@@ -132,10 +132,9 @@ def on_optimizer_step(
 
         return hook
 
-    handles = [
-        register_optimizer_step_pre_hook(hook_of(before)),
-        register_optimizer_step_post_hook(hook_of(after)),
-    ]
+    handles = [register_optimizer_step_pre_hook(hook_of(before))]
+    if after is not None:
+        handles.append(register_optimizer_step_post_hook(hook_of(after)))
     for handle in handles:
         weakref.finalize(owner, handle.remove).atexit = False
     return handles
