@@ -275,12 +275,12 @@ class SPPCallback(Callback):
     def _flush(self) -> None:
         if self._history is None:
             return
-        rows = to_frame(self._pending) if self._pending else None
-        self._history.append_signals(rows, self._steps_done)
-        self._pending = []
         gains = batchnorm.to_frame(self._batchnorm_pending) if self._batchnorm_pending else None
         self._history.append_gains(gains, self._steps_done)
         self._batchnorm_pending = []
+        rows = to_frame(self._pending) if self._pending else None
+        self._history.append_signals(rows, self._steps_done)
+        self._pending = []
         if rows is not None:
             self._watch.look(rows)
 
