@@ -802,6 +802,7 @@ def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.Monk
         fit(tmp_path, SPPCallback(epochs=[0]), logger=logger)
     finally:
         wandb.finish()
+        wandb.teardown()  # only then is all on disk
     [run] = (tmp_path / "wandb").glob("offline-run-*")
     [file] = run.glob("run-*.wandb")
     rows = read_wandb(file)

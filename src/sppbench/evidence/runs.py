@@ -231,10 +231,9 @@ def read_run(path: Path) -> Run:
 def _recorded(config: dict[str, Any]) -> frozenset[str]:
     """What a run with a configuration leaves beside its result, see `Run.recorded`."""
     spp, logger = config.get("spp"), config.get("logger")
-    target = str(spp.get("_target_")) if isinstance(spp, dict) else ""
-    found = {"signals"} if isinstance(spp, dict) and target.endswith("SPPCallback") else set()
-    if found and spp.get("batchnorm") is True:
-        found.add("gains")
+    found = set()
+    if isinstance(spp, dict) and str(spp.get("_target_")).endswith("SPPCallback"):
+        found |= {"signals", "gains"} if spp.get("batchnorm") is True else {"signals"}
     csv = logger.get("csv") if isinstance(logger, dict) else None
     if isinstance(csv, dict) and str(csv.get("path")).endswith("/metrics.csv"):
         found.add("metrics")
