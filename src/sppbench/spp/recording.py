@@ -174,12 +174,12 @@ class Recording:
             self._keep(self.history.path, error)
 
     def _write(self, history: RunHistory) -> None:
-        rows = to_frame(self._pending) if self._pending else None
-        history.append_signals(rows, self.steps_done)
-        self._pending = []
         gains = batchnorm.to_frame(self._batchnorm_pending) if self._batchnorm_pending else None
         history.append_gains(gains, self.steps_done)
         self._batchnorm_pending = []
+        rows = to_frame(self._pending) if self._pending else None
+        history.append_signals(rows, self.steps_done)
+        self._pending = []
         if rows is not None:
             self._watch.look(rows)
 
