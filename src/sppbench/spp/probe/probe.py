@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
+from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
 from sppbench.spp.probe.layers import LayerChoice, choose_layers, named_modules, unwrapped
 from sppbench.spp.probe.order import LayerRows
@@ -137,7 +138,9 @@ class SignalProbe(SteppingProbe):
 
     def _pass_hook(self) -> Hook:
         def hook(module: nn.Module, arguments: Any) -> None:
-            if self._recording and module is self._model and (torch.compiler.is_compiling() or not in_backward()):
+            if not self._recording or module is not self._model or why_bypassed() is not None:
+                return
+            if torch.compiler.is_compiling() or not in_backward():
                 self.start_pass()
 
         return hook
@@ -148,6 +151,8 @@ class SignalProbe(SteppingProbe):
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
             if not self._recording or module is not own or not self._model.training:
                 return None
+            if (reason := why_bypassed()) is not None:
+                return self._layers.note(name, reason)
             if not torch.compiler.is_compiling() and in_backward():
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
@@ -172,7 +177,7 @@ class SignalProbe(SteppingProbe):
             if torch.compiler.is_compiling():
                 self._pass.sums[layer] = channel_rows(x, axis)
             else:
-                self._add(("activation", layer), sums_of(x, axis))
+                self._read(("activation", layer), x, axis)
         if not torch.is_grad_enabled():
             self._pass.silent.setdefault(name, []).append((layer, axis))
         elif "gradient" not in self.signals:
@@ -199,11 +204,20 @@ class SignalProbe(SteppingProbe):
 
         def hook(gradient: Tensor) -> None:
             if self._sums is sums:
-                self._add(("gradient", label()), sums_of(gradient, axis))
+                self._read(("gradient", label()), gradient, axis)
 
         handle: RemovableHandle = x.register_hook(hook)  # type: ignore[no-untyped-call]
         if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph
             self._leaf_handles.append(handle)
+
+    def _read(self, key: Key, x: Tensor, axis: int | None) -> None:
+        """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
+        if (reason := why_bypassed()) is None:
+            try:
+                return self._add(key, sums_of(x, axis))
+            except Exception as error:
+                reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
+        self._layers.note(key[1], reason)
 
     def _add(self, key: Key, sums: Tensor) -> None:
         earlier = self._sums.get(key)
