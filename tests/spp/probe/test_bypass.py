@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.jit._script import RecursiveScriptModule
 
 from sppbench.spp.probe.bypass import TRACED, TRANSFORMED
 from sppbench.spp.probe.probe import SignalProbe
@@ -99,3 +100,80 @@ def test_transform_inside_of_a_graph() -> None:
         assert probe.skipped == dict.fromkeys(("0", "1", "2"), TRANSFORMED)
     torch.testing.assert_close(found, expected)
     torch.compiler.reset()
+
+
+# -- torch.jit --------------------------------------------------------------------------------------------------------
+
+
+def with_middle(middle: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 6), middle, nn.Linear(6, 2))
+
+
+def middle() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+
+
+def hooks_of(model: nn.Module) -> list[Any]:
+    modules = [module for module in model.modules() if not isinstance(module, RecursiveScriptModule)]
+    return [
+        hook for module in modules for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_child_is_skipped_by_name_and_the_rest_recorded() -> None:
+    model = with_middle(torch.jit.script(middle()))
+    with SignalProbe(model) as probe:
+        model(X).square().mean().backward()
+        frame = probe.collect()
+    assert list(frame.layer[frame.signal == "gradient"]) == ["0", "2"]
+    assert list(frame.layer[frame.signal == "parameter"]) == ["0", "1.0", "2"]
+    assert probe.skipped == {"1": "torch.jit.script has compiled it: it takes no hooks"}
+    assert not hooks_of(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_traced_child_is_one_layer() -> None:
+    inner = seeded(middle)
+    model, plain = (
+        seeded(lambda: with_middle(torch.jit.trace(inner, torch.ones(8, 6)))),
+        seeded(lambda: with_middle(inner)),
+    )
+    frames = []
+    for one, layers in ((model, None), (plain, ["0", "1", "2"])):
+        with SignalProbe(one, layers, signals=("activation", "gradient")) as probe:
+            one(X).square().mean().backward()
+            frames.append(probe.collect().assign(kind=""))
+            assert not probe.skipped
+    same(*frames)
+    with SignalProbe(model, ["0", "1.1"]) as probe:
+        model(X).square().mean().backward()
+        probe.collect()
+    assert probe.skipped == {"1.1": "it runs inside of 1, which torch.jit has compiled"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*no layer ran")
+def test_a_scripted_model_has_its_weights_recorded() -> None:
+    model = torch.jit.script(mlp())
+    with SignalProbe(model) as probe:
+        model(X).square().mean().backward()
+        assert set(probe.collect().layer) == {"0", "2"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripting_with_a_probe_attached_says_what_to_do() -> None:
+    model = mlp()
+    with SignalProbe(model), pytest.raises(AttributeError, match="while a probe is attached to it: close the probe"):
+        torch.jit.script(model)
+    torch.jit.script(model)
+
+
+def test_a_probe_that_cannot_be_made_leaves_no_hooks() -> None:
+    class Refuses(nn.Linear):
+        def register_forward_hook(self, *arguments: Any, **options: Any) -> Any:
+            raise RuntimeError("no hooks")
+
+    model = with_middle(Refuses(6, 6))
+    with pytest.raises(RuntimeError, match="no hooks"):
+        SignalProbe(model)
+    assert not hooks_of(model)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._script import RecursiveScriptModule
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
 from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.layers import LayerChoice, choose_layers, named_modules, unwrapped
+from sppbench.spp.probe.layers import LayerChoice, choose_layers, named_modules, unwrapped, without_hooks
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.probe.readings import Key, Readings, Reducer, Row, to_frame
-from sppbench.spp.probe.stepping import Hook, ModuleHook, SteppingProbe, on_optimizer_step
+from sppbench.spp.probe.stepping import Handle, Hook, SteppingProbe, after_forward, before_forward, on_optimizer_step
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
 from sppbench.spp.sums.batched import ROWS
@@ -107,13 +108,18 @@ class SignalProbe(SteppingProbe):
         self._slots = {name: Slots() for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
         self._clear()
-        self._attached(self._attach())
+        self._attach(self._hooks())
 
-    def _attach(self) -> list[RemovableHandle]:
-        handles = [self._model.register_forward_pre_hook(ModuleHook(self._pass_hook()))]
+    def _hooks(self) -> Iterator[Handle]:
+        for name, reason in without_hooks(self._model).items():
+            if name in self._modules:
+                self._layers.note(name, reason)
+        if not isinstance(self._model, RecursiveScriptModule):
+            yield before_forward(self._model, self._pass_hook())
         for name, module in self._modules.items():
-            handles.append(module.register_forward_hook(ModuleHook(self._layer_hook(name, module))))
-        return handles + on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
+            if name not in self.skipped:
+                yield after_forward(module, self._layer_hook(name, module))
+        yield from on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
 
     def _clear(self) -> None:
         for handle in self._leaf_handles:
@@ -214,10 +220,11 @@ class SignalProbe(SteppingProbe):
         """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
         if (reason := why_bypassed()) is None:
             try:
-                return self._add(key, sums_of(x, axis))
+                self._add(key, sums_of(x, axis))
             except Exception as error:
                 reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
-        self._layers.note(key[1], reason)
+        if reason is not None:
+            self._layers.note(key[1], reason)
 
     def _add(self, key: Key, sums: Tensor) -> None:
         earlier = self._sums.get(key)
