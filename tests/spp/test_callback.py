@@ -533,6 +533,42 @@ def test_the_history_reaches_the_last_step_and_each_checkpoint(
     assert log_of(caplog) == []
 
 
+class Frozen(Module):
+    """Its batch normalization is in evaluation mode in the first epochs, and so has no gain there."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.net[1].train(self.current_epoch >= self.epochs)
+
+
+@empty_figures
+def test_the_history_says_whether_there_are_gains(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """So a table of gains that was lost is known from one that never was, also after the run was resumed."""
+    path, gains, last = tmp_path / "spp.parquet", tmp_path / "batchnorm.parquet", tmp_path / "last.ckpt"
+
+    def train(epochs: int, frozen: int, **options: Any) -> bool | None:
+        resume = last if epochs > 1 else None
+        trainer = fit(tmp_path, SPPCallback(**options), module=Frozen(frozen), max_epochs=epochs, resume=resume)
+        trainer.save_checkpoint(last)
+        origin = check_end(path, trainer.global_step)
+        return origin.batchnorm if origin is not None else None
+
+    assert train(1, frozen=2) is False
+    assert train(2, frozen=2) is False
+    assert not gains.exists()
+    assert train(3, frozen=2) is True
+    check_end(gains, 9)
+    assert sorted(set(read_batchnorm(gains)["step"])) == [6, 7, 8]
+    assert log_of(caplog) == []
+    assert train(4, frozen=0, batchnorm=False) is True
+    shutil.rmtree(gains)
+    assert train(5, frozen=0) is True
+    assert log_of(caplog)[0].startswith(f"{gains} lacks the steps 0 to 11. The run goes on")
+
+
 @empty_figures
 def test_the_end_of_an_epoch_reads_only_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[tuple[int, ...], Any]] = []
@@ -767,6 +803,7 @@ def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.Monk
         fit(tmp_path, SPPCallback(epochs=[0]), logger=logger)
     finally:
         wandb.finish()
+        wandb.teardown()  # only then is all on disk
     [run] = (tmp_path / "wandb").glob("offline-run-*")
     [file] = run.glob("run-*.wandb")
     rows = read_wandb(file)

@@ -9,8 +9,8 @@ A part is named by its first step, ``steps-000000050.parquet``. In its footer (t
 metadata, JSON) it says which steps it covers: from ``start`` until before ``end``, recorded or not. Parts abut: one
 ends where the next one starts, and the first starts at 0. Whatever breaks this chain is a gap. There also stand
 ``every_n_steps`` (null where a function of the user's said which), ``record_from`` and ``record_until``, between which
-steps are recorded, and, if they are known, the ``run_id`` and the ``config_hash`` of the run and the names of the
-net's repeated ``blocks``.
+steps are recorded, if they are known the ``run_id`` and the ``config_hash`` of the run and the names of the net's
+repeated ``blocks``, and in ``spp.parquet`` whether there are rows in its ``batchnorm.parquet`` (``batchnorm``).
 
 Parts of earlier versions, ``steps-<first>-<last>.parquet``, say nothing in their footer. Of these a gap is known where
 the distance from the last step of one to the first step of the next exceeds the smallest such distance.
@@ -44,12 +44,13 @@ _ROW_GROUP = 4096
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that a part is of, and which steps it records.
+    """The run that a part is of, and how it records.
 
     Attributes:
         every_n_steps: Each n-th; None if it is not known which, as a function said it: then each step must be covered
             by a part.
         run_id, config_hash: Name the run and its configuration.
+        batchnorm: Whether it has recorded gains of batch normalizations beside its signals; None where it is not said.
         record_from, record_until: The first step that may be recorded, and that after the last one.
         blocks: The names of the net's repeated blocks, and their numbers.
     """
@@ -57,6 +58,7 @@ class Origin:
     every_n_steps: int | None = 1
     run_id: str | None = None
     config_hash: str | None = None
+    batchnorm: bool | None = None
     record_from: int = 0
     record_until: int | None = None
     blocks: dict[str, int] = field(default_factory=dict)
@@ -191,6 +193,7 @@ def _parse(stored: bytes, path: Path) -> tuple[int, int, Origin]:
             None if every is None else int(every),
             content["run_id"],
             content["config_hash"],
+            batchnorm=content.get("batchnorm"),
             record_from=int(content.get("record_from", 0)),
             record_until=None if until is None else int(until),
             blocks=blocks,
