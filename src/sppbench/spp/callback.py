@@ -71,6 +71,8 @@ class SPPCallback(Callback):
             history in the directory starts that anew, unless it is resumed.
         config_hash: Names the run's configuration in its history.
         start, stop: Record only steps from ``start`` on, and before ``stop``.
+        log_layers: Names or globs of layers. Whenever steps are written, the second moments of these layers in the last
+            of them go to W&B and TensorBoard as ``spp_<signal>/<layer>``, such as ``spp_gradient/net.0``.
 
     Attributes:
         probe, batchnorm_probe: The probes, while training; None if there is nothing to record.
@@ -101,6 +103,7 @@ class SPPCallback(Callback):
         config_hash: str | None = None,
         start: int = 0,
         stop: int | None = None,
+        log_layers: str | Iterable[str] | None = None,
     ) -> None:
         check_type("module", module, str)
         check_type("directory", "" if directory is None else directory, str, Path)
@@ -116,6 +119,7 @@ class SPPCallback(Callback):
             batchnorm=batchnorm,
             run_id=run_id,
             config_hash=config_hash,
+            log_layers=log_layers,
         )
         self.module = module
         self.directory = None if directory is None else Path(directory).expanduser()
@@ -245,6 +249,10 @@ class _LightningLogger:
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         self._logger.log_metrics(dict(values), step=step)
+
+    def log_layers(self, values: Mapping[str, float], step: int) -> None:
+        if isinstance(self._logger, WandbLogger | TensorBoardLogger):
+            self._logger.log_metrics(dict(values), step=step)
 
     def log_figure(self, key: str, figure: Figure, path: Path, step: int) -> None:
         if isinstance(self._logger, WandbLogger):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from operator import is_not
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Recording:
         self._drawn: int | None = None  # the last epoch with figures
         self._finished: int | None = None  # the step of the last figures
         self._watch = Watch()
-        self._warned = False
+        self._warned = self._warned_of_layers = False
         self.begin(0, 0, 0)
 
     def is_of(self, model: nn.Module) -> bool:
@@ -185,6 +186,23 @@ class Recording:
         self._pending = []
         if rows is not None:
             self._watch.look(rows)
+            self._log_layers(rows)
+
+    def _log_layers(self, rows: pd.DataFrame) -> None:
+        """Hands the second moments of the chosen layers in the last of some steps to the loggers."""
+        patterns = tuple(self.settings.log_layers or ())
+        if not patterns:
+            return
+        rows = rows[rows["step"] == rows["step"].iloc[-1]]
+        chosen = {name for name in rows["layer"].unique() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+        rows = rows[rows["layer"].isin(chosen)]
+        names = "spp_" + rows["signal"] + "/" + rows["layer"]
+        if not chosen and not self._warned_of_layers:
+            self._warned_of_layers = True
+            log.warning(f"no layer that is recorded matches log_layers, {', '.join(map(repr, patterns))}")
+        elif chosen:
+            values = dict(zip(names, rows["second_moment"], strict=True))
+            self._loggers.log_layers(values, int(rows["step"].iloc[0]))
 
     def _keep(self, path: Path, error: Exception) -> None:
         """Keeps the steps that could not be written for the next try, up to a limit."""

@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
     batchnorm: bool
     run_id: str | None
     config_hash: str | None
+    log_layers: str | Iterable[str] | None
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Settings:
         run_id: Names the run in its history; by default a random one, which checkpoints keep. A run with the id of the
             history in the directory starts that anew, unless it is resumed.
         config_hash: Names the run's configuration in its history.
+        log_layers: Names or globs of layers whose second moments go to W&B and TensorBoard, too.
 
     Attributes:
         schedule: Which steps are recorded.
@@ -63,6 +65,7 @@ class Settings:
     batchnorm: bool = True
     run_id: str | None = None
     config_hash: str | None = None
+    log_layers: str | Iterable[str] | None = None
 
     def __post_init__(self) -> None:
         self.schedule = Schedule(self.every_n_steps, self.start, self.stop)
@@ -73,6 +76,9 @@ class Settings:
         check_choice("convention", self.convention, get_args(Convention))
         self.layers = checked_choice(self.layers)
         self.signals, self.epochs = several("signals", self.signals), several("epochs", self.epochs)
+        self.log_layers = () if self.log_layers is None else several("log_layers", self.log_layers)
+        for pattern in self.log_layers:
+            check_type("log_layers", pattern, str)
         for signal in self.signals:
             check_choice("signals", signal, SIGNALS)
         for epoch in self.epochs:
