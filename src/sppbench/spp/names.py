@@ -39,6 +39,9 @@ COLUMNS: Final = {
     "nonfinite": "int64",
 }
 
+#: Two more, which follow from a layer's name and the names of a net's blocks; see `sppbench.spp.places`.
+PLACES: Final = {"block": "int64", "role": "object"}
+
 #: The columns of what a `BatchNormProbe` measures, likewise.
 BATCHNORM_COLUMNS: Final = {
     "step": "int64",

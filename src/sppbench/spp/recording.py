@@ -20,6 +20,7 @@ from sppbench.spp.history.health import Watch, summarize, summarize_batchnorm
 from sppbench.spp.history.parts import Origin
 from sppbench.spp.history.run_history import RunHistory
 from sppbench.spp.loggers import RunLogger, RunLoggers, one_line
+from sppbench.spp.places import with_places
 from sppbench.spp.probe import batchnorm
 from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
 from sppbench.spp.probe.probe import SignalProbe
@@ -177,7 +178,7 @@ class Recording:
         gains = batchnorm.to_frame(self._batchnorm_pending) if self._batchnorm_pending else None
         history.append_gains(gains, self.steps_done)
         self._batchnorm_pending = []
-        rows = to_frame(self._pending) if self._pending else None
+        rows = with_places(to_frame(self._pending), self.probe.blocks) if self._pending else None
         history.append_signals(rows, self.steps_done)
         self._pending = []
         if rows is not None:

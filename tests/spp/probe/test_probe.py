@@ -136,7 +136,7 @@ def test_rows_are_in_the_order_of_first_execution() -> None:
     ]
     assert list(frame.columns) == [
         *("step", "epoch", "samples", "depth", "layer", "kind", "signal", "ndim"),
-        *("acsm", "acv", "second_moment", "mean", "nonfinite"),
+        *("acsm", "acv", "second_moment", "mean", "nonfinite", "block", "role"),
     ]
     assert set(frame.kind) == {"Linear"}
     assert set(frame.samples) == {8}

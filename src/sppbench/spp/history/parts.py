@@ -8,8 +8,8 @@ place in one move, and, when a run is resumed at an earlier step, one at the end
 A part is named by its first step, ``steps-000000050.parquet``. In its footer (the key ``sppbench`` of the Parquet
 metadata, JSON) it says which steps it covers: from ``start`` until before ``end``, recorded or not. Parts abut: one
 ends where the next one starts, and the first starts at 0. Whatever breaks this chain is a gap. There also stand
-``every_n_steps``, if they are known the ``run_id`` and the ``config_hash`` of the run, and in ``spp.parquet`` whether
-there are rows in its ``batchnorm.parquet`` (``batchnorm``).
+``every_n_steps``, if they are known the ``run_id`` and the ``config_hash`` of the run, the names of the net's repeated
+``blocks``, and in ``spp.parquet`` whether there are rows in its ``batchnorm.parquet`` (``batchnorm``).
 
 Parts of earlier versions, ``steps-<first>-<last>.parquet``, say nothing in their footer. Of these a gap is known where
 the distance from the last step of one to the first step of the next exceeds the smallest such distance.
@@ -21,7 +21,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Origin:
     run_id: str | None = None
     config_hash: str | None = None
     batchnorm: bool | None = None
+    blocks: dict[str, int] = field(default_factory=dict)
 
     def is_same_run(self, other: Origin) -> bool:
         """Whether both are of one run, as far as they say it."""
@@ -174,12 +175,23 @@ def damaged(path: Path, error: BaseException) -> HistoryError:
 def _parse(stored: bytes, path: Path) -> tuple[int, int, Origin]:
     try:
         content: dict[str, Any] = json.loads(stored)
+        blocks = {str(name): int(number) for name, number in (content.get("blocks") or {}).items()}
         origin = Origin(
-            int(content["every_n_steps"]), content["run_id"], content["config_hash"], content.get("batchnorm")
+            int(content["every_n_steps"]), content["run_id"], content["config_hash"], content.get("batchnorm"), blocks
         )
         return int(content["start"]), int(content["end"]), origin
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, error) from error
+
+
+def blocks_of(path: Path, metadata: pq.FileMetaData) -> dict[str, int]:
+    """The names of the net's blocks, and their numbers, in the metadata of a part or of a copy of one; empty without.
+
+    Raises:
+        HistoryError: They are damaged.
+    """
+    stored = (metadata.metadata or {}).get(_KEY)
+    return _parse(stored, path)[2].blocks if stored is not None else {}
 
 
 def _bounds(metadata: pq.FileMetaData, column: str) -> tuple[int, int] | None:

@@ -28,6 +28,7 @@ from sppbench.spp.history.parts import (
     Footer,
     Origin,
     Part,
+    blocks_of,
     damaged,
     distance_of_steps,
     find_gaps,
@@ -44,7 +45,8 @@ from sppbench.spp.history.schema import (
     HistoryError,
     check_known,
 )
-from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, SIGNALS
+from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, PLACES, SIGNALS
+from sppbench.spp.places import with_places
 
 
 def read_history(
@@ -64,7 +66,7 @@ def read_history(
         signals: Some of :data:`SIGNALS`, or one of them; all by default.
         epochs: Epochs from 0, for example ``range(10)`` or ``(0, 9, 19)``; all by default.
         steps: Steps from 0, likewise.
-        columns: Some of :data:`COLUMNS`; all by default.
+        columns: Some of :data:`COLUMNS` and of ``block`` and ``role``; all by default.
 
     Returns:
         One row per (step, layer, signal), sorted by step, depth and the order of :data:`SIGNALS`; columns as asked for.
@@ -79,14 +81,15 @@ def read_history(
         >>> sorted(history["layer"].unique())
         ['0', '1']
     """
-    wanted = list(COLUMNS if columns is None else columns)
-    check_known("column", wanted, COLUMNS)
+    wanted = list((*COLUMNS, *PLACES) if columns is None else columns)
+    check_known("column", wanted, (*COLUMNS, *PLACES))
     needed = {"step", "depth", "layer", "signal", *wanted} | ({"acsm", "acv"} if "second_moment" in wanted else set())
     conditions = []
     if signals is not None:
         conditions.append(_is_in("signal", check_known("signal", _listed(signals), SIGNALS)))
-    table = _read(path, HISTORY, needed, layers, epochs, steps, conditions)
-    return _to_frame(table)[wanted]
+    table, blocks = _read(path, HISTORY, needed, layers, epochs, steps, conditions)
+    frame = _to_frame(table)
+    return (with_places(frame, blocks) if set(PLACES) & set(wanted) else frame)[wanted]
 
 
 def read_batchnorm(
@@ -114,7 +117,7 @@ def read_batchnorm(
         >>> gains["layer"].tolist()
         ['1']
     """
-    table = _read(path, BATCHNORM, tuple(BATCHNORM_COLUMNS), layers, epochs, steps, [])
+    table, _ = _read(path, BATCHNORM, tuple(BATCHNORM_COLUMNS), layers, epochs, steps, [])
     return table.sort_by([("step", "ascending"), ("depth", "ascending")]).to_pandas()
 
 
@@ -169,8 +172,9 @@ def _read(
     epochs: int | Collection[int] | None,
     steps: int | Collection[int] | None,
     conditions: list[pc.Expression],
-) -> pa.Table:
-    """The rows that pass all filters, in no particular order, with the wanted columns in the order of ``columns``."""
+) -> tuple[pa.Table, dict[str, int]]:
+    """The rows that pass all filters, in no particular order, with the wanted columns in the order of ``columns``; and
+    the net's blocks."""
     chosen_epochs = None if epochs is None else _listed(epochs)
     chosen_steps = None if steps is None else _listed(steps)
     if chosen_epochs is not None:
@@ -181,10 +185,11 @@ def _read(
     patterns = None if layers is None else _listed(layers)
     if patterns is not None:
         conditions.append(_is_in("layer", files.match_layers(patterns)))
-    table = files.read([name for name in columns.names if name in wanted], conditions, chosen_steps, chosen_epochs)
+    columns_read = [name for name in columns.names if name in wanted]
+    table, blocks = files.read(columns_read, conditions, chosen_steps, chosen_epochs)
     if patterns is not None:
         files.check_layers(patterns, table)
-    return table
+    return table, blocks
 
 
 def _is_in(column: str, values: list[Any]) -> pc.Expression:
@@ -230,15 +235,17 @@ class _Files:
         conditions: list[pc.Expression],
         steps: list[int] | None,
         epochs: list[int] | None,
-    ) -> pa.Table:
+    ) -> tuple[pa.Table, dict[str, int]]:
         tables, footers = [], {}
+        blocks: dict[str, int] = {}
         for part in self.chosen:
             table, metadata = _read_file(part.path, self.columns, wanted, conditions)
             tables.append(table)
+            blocks |= blocks_of(part.path, metadata)
             if self.parts:
                 footers[part] = footer_of(part, metadata)
         self._check(footers, steps, epochs)
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables), blocks
 
     def _check(self, footers: dict[Part, Footer], steps: list[int] | None, epochs: list[int] | None) -> None:
         for gap in find_gaps(self.parts, footers, self.path):

@@ -18,7 +18,13 @@ acv            float64  average channel variance
 second_moment  float64  ``acsm + acv``; not stored, computed on reading
 mean           float64  mean over the channels of the channel means
 nonfinite      int64    elements that are NaN or infinite
+block          int64    number of the repeated block that the layer is in, -1 if in none; not stored
+role           str      its place in there, which it has in each block; not stored
 =============  =======  ================================================================================
+
+``block`` and ``role`` follow on reading from the layer's name and the names of the net's blocks, which stand in the
+metadata of each part (see ``sppbench.spp.places``). In histories of earlier versions they do not: there all blocks are
+-1, and each layer's name is its role.
 
 Statistics are stored as float32, the type in which a probe takes them, and come back as float64, so that neither
 ``acsm + acv`` nor means over steps are rounded to float32. NaN and infinities are kept. A layer has no row for a step

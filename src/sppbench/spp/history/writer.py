@@ -16,7 +16,8 @@ from sppbench.spp.history import parts
 from sppbench.spp.history.parts import Gap, Origin, Part
 from sppbench.spp.history.reader import read_part
 from sppbench.spp.history.schema import BATCHNORM, HISTORY, Columns, HistoryError, check_known
-from sppbench.spp.names import SIGNALS
+from sppbench.spp.names import PLACES, SIGNALS
+from sppbench.spp.places import blocks_in
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class PartsWriter:
             return self._drop_from(step)
         self._end, self._last_step = footer.end, footer.last
         if footer.origin is not None:
-            self._origin = replace(self._origin, batchnorm=footer.origin.batchnorm)
+            self._origin = replace(self._origin, batchnorm=footer.origin.batchnorm, blocks=footer.origin.blocks)
         if footer.end > step:
             table = self._cut(part, table, step)
             self._end, self._last_step = step, pc.max(table["step"]).as_py()
@@ -246,11 +247,15 @@ class HistoryWriter(PartsWriter):
     def append(self, frame: pd.DataFrame, *, end: int | None = None) -> None:
         """Writes the rows; ``second_moment`` is not needed. See :meth:`PartsWriter.append`.
 
+        Of the columns ``block`` and ``role``, if they are there, the names of the blocks are kept.
+
         Raises:
             ValueError: As there, and for an unknown signal.
         """
         if "signal" in frame:
             check_known("signal", frame["signal"].dropna().unique(), SIGNALS)
+        if {"layer", *PLACES} <= set(frame):
+            self._origin = replace(self._origin, blocks=self._origin.blocks | blocks_in(frame))
         super().append(frame, end=end)
 
     @property

@@ -21,6 +21,7 @@ from torch.nn.modules.pooling import (
 )
 
 from sppbench.checks import check_type, several
+from sppbench.spp.probe.blocks import find_blocks
 
 LayerPredicate: TypeAlias = Callable[[str, nn.Module], bool]
 LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str | type[nn.Module]] | None"
@@ -72,13 +73,19 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
         layers: None: the leaves, which are the modules without children, and attention modules that do not call theirs,
             as a whole. Else module names, globs (``"features.*"``; ``*`` also matches dots), module classes, several of
             these, or a predicate ``(name, module) -> bool``. The model itself goes by the name of its class.
+            ``"blocks"``: the repeated blocks, see :func:`sppbench.spp.probe.blocks.find_blocks` (a module of this name
+            is ``["blocks"]``).
 
     Raises:
-        ValueError: A name, glob or class matches nothing.
+        ValueError: A name, glob or class matches nothing, or no block is repeated.
     """
     modules = named_modules(model)
     if layers is None:
         chosen = _leaves(modules)
+    elif layers == "blocks":
+        chosen = set(find_blocks(modules))
+        if not chosen:
+            raise ValueError("the model has no repeated blocks: no modules of one class follow each other in a list")
     elif isinstance(layers, str | type):
         chosen = _matching(modules, layers)
     elif callable(layers):

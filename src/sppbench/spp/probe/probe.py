@@ -13,6 +13,8 @@ from torch.jit._script import RecursiveScriptModule
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
+from sppbench.spp.places import with_places
+from sppbench.spp.probe.blocks import find_blocks
 from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
 from sppbench.spp.probe.layers import LayerChoice, choose_layers, class_name, named_modules, unwrapped, without_hooks
@@ -68,7 +70,8 @@ class SignalProbe(SteppingProbe):
 
     Args:
         model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside.
-        layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default.
+        layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default. ``"blocks"``: the
+            repeated blocks of the model, whose outputs are its residual stream.
         every_n_steps: Record each n-th step only; the other steps cost nothing but a test.
         signals: Of ``activation``, ``gradient`` (of the loss with respect to the module's output), ``parameter`` (each
             weight, as it was when the gradients were taken; biases are left out), ``parameter_gradient`` (as the
@@ -84,6 +87,7 @@ class SignalProbe(SteppingProbe):
         step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
         epoch: What is written into the column ``epoch``; set it when an epoch begins.
         skipped: Layer → reason.
+        blocks: The repeated blocks of the model, found by its structure: name → number, from 0.
 
     Raises:
         TypeError: ``model`` is not a module, as a ``PipelineStage`` is not.
@@ -122,6 +126,7 @@ class SignalProbe(SteppingProbe):
         self._modules = choose_layers(self._model, layers)
         if not self._modules:
             raise ValueError("no layer was chosen")
+        self.blocks = {name: number for number, name in enumerate(find_blocks(named_modules(self._model)))}
         self._weights = named_weights(self._model, self._modules, everything=layers is None)
         self._weight_sums = WeightSums()
         self._axis_by_user = channel_axis
@@ -369,7 +374,8 @@ class SignalProbe(SteppingProbe):
         Call it after ``backward()``, before or after the optimizer's step (for ``update``: after).
 
         Columns: step, epoch, samples, depth, layer, kind, signal, ndim, acsm, acv, second_moment, mean (over the
-        channel means), nonfinite (number of elements that are NaN or infinite).
+        channel means), nonfinite (number of elements that are NaN or infinite), block and role (see
+        :mod:`sppbench.spp.places`: layers with one role have the same place in each of the repeated blocks).
 
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said:
@@ -377,7 +383,7 @@ class SignalProbe(SteppingProbe):
                 does it.
         """
         found = self.readings(loss_scale)
-        return to_frame([] if found is None else [found])
+        return with_places(to_frame([] if found is None else [found]), self.blocks)
 
     def _take(self) -> None:
         """Completes the sums of the step."""
