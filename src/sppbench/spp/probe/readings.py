@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Readings:
-    """The statistics of one step, still on the device: ``values`` (len(rows), 5), float64, see ``Statistics``."""
+    """The statistics of one step, still on the device: ``values`` (len(rows), 8), float64, see ``Statistics``."""
 
     step: int
     epoch: int
@@ -59,7 +59,7 @@ class Reducer:
     def __call__(
         self, sums: Mapping[Key, Tensor], row: Callable[[Key, int], Row], rows: int, loss_scale: float | Tensor
     ) -> tuple[tuple[Row, ...], Tensor]:
-        """Rows in order and their statistics (len(rows), 5).
+        """Rows in order and their statistics (len(rows), 8).
 
         Args:
             sums: What ``sums_of`` gives, or a total of it, by its key; at least one.
@@ -78,7 +78,7 @@ class Reducer:
         ordered = [sums[one] for one in plan.order]
         device = plan.device
         vector = plan.fold(ordered if plan.one_device else [x.to(device, non_blocking=True) for x in ordered])
-        processes = _add_up_processes(vector, plan.checksum)
+        processes = _add_up_processes(vector, plan.layout.tails[-1], plan.checksum)
         found = statistics(vector, plan.layout)
         scale: float | Tensor = loss_scale * processes
         if isinstance(scale, Tensor):
@@ -92,6 +92,7 @@ class Reducer:
                 acv=found.acv * factor.square(),
                 mean=found.mean * factor,
                 nonfinite=found.nonfinite / copies,
+                absmax=found.absmax * factor,
             )
         return plan.rows, torch.stack(found, dim=1)
 
@@ -112,8 +113,8 @@ class _Plan:
         self.is_of_batch = torch.tensor([row.signal in OF_BATCH for row in self.rows], device=self.device)
 
 
-def _add_up_processes(vector: Tensor, checksum: int) -> int:
-    """Adds the vectors of all processes up, in place, and returns their number.
+def _add_up_processes(vector: Tensor, largest: Tensor, checksum: int) -> int:
+    """Adds the vectors of all processes up, in place, and returns their number; at the places ``largest``, their maximum.
 
     Raises:
         RuntimeError: The processes have not the same checksum.
@@ -127,7 +128,11 @@ def _add_up_processes(vector: Tensor, checksum: int) -> int:
             "the processes have not recorded the same layers in this step, in the same order: "
             "every process must run forward and backward through the same modules between two calls of collect()"
         )
+    # As integers, in whose order NaN is the largest of what has no sign: as floats it may get lost.
+    absmax = vector[largest].view(torch.int64)
+    dist.all_reduce(absmax, op=dist.ReduceOp.MAX)
     dist.all_reduce(vector)
+    vector[largest] = absmax.view(torch.float64)
     return dist.get_world_size()
 
 
@@ -140,7 +145,7 @@ def to_frame(readings: Sequence[Readings]) -> pd.DataFrame:
     values = torch.cat([one.values for one in readings]).cpu().numpy()
     lengths = [len(one.rows) for one in readings]
     rows = [row for one in readings for row in one.rows]
-    acsm, acv, mean, nonfinite, _ = values.T
+    acsm, acv, mean, nonfinite, _, absmax, zeros, subnormal = values.T
     # A weight has no samples: the batch is that of the activations and gradients of its step.
     samples = np.concatenate(
         [
@@ -162,6 +167,9 @@ def to_frame(readings: Sequence[Readings]) -> pd.DataFrame:
         "second_moment": acsm + acv,
         "mean": mean,
         "nonfinite": nonfinite,
+        "absmax": absmax,
+        "zeros": zeros,
+        "subnormal": subnormal,
     }
     return pd.DataFrame(columns).astype(COLUMNS)
 

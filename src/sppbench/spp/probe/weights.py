@@ -90,7 +90,7 @@ class WeightSums:
         return found
 
     def _together(self, device: torch.device, weights: list[Tensor]) -> list[Tensor]:
-        key = (device, tuple(weight.shape for weight in weights))
+        key = (device, tuple((weight.shape, weight.dtype) for weight in weights))
         if key not in self._plans:
             self._plans[key] = FirstAxisSums(weights)
         return self._plans[key](weights)
