@@ -114,7 +114,7 @@ class _Plan:
 
 
 def _add_up_processes(vector: Tensor, largest: Tensor, checksum: int) -> int:
-    """Adds the vectors of all processes up, in place, and returns their number; at the places ``largest``, their maximum.
+    """Adds the vectors of all processes up, in place, and returns their number; at the places ``largest`` is a maximum.
 
     Raises:
         RuntimeError: The processes have not the same checksum.

@@ -38,7 +38,7 @@ def channels_of(sums: Tensor) -> int:
 
 
 def joined(earlier: Tensor, later: Tensor) -> Tensor:
-    """The sums of two tensors as those of one: added up, but of ``absmax`` the larger one. Both vectors, or both rows."""
+    """The sums of two tensors (both vectors, or both rows) as those of one: added up, but of ``absmax`` the larger."""
     total = earlier + later
     torch.maximum(earlier[-1], later[-1], out=total[-1])
     return total
@@ -180,10 +180,7 @@ class FirstAxisSums:
 
 
 def smallest_normal(dtype: torch.dtype) -> float:
-    """The smallest normal number of a type of less than 32 bits; NaN for others, whose numbers below it are not counted.
-
-    Those others reach so far down (1e-38) that a signal loses nothing there.
-    """
+    """The smallest normal number of a type of less than 32 bits; NaN for others, for which none below it are counted."""
     limits = torch.finfo(dtype)
     return limits.smallest_normal if limits.bits < 32 else math.nan
 
