@@ -136,7 +136,7 @@ def test_rows_are_in_the_order_of_first_execution() -> None:
     ]
     assert list(frame.columns) == [
         *("step", "epoch", "samples", "depth", "layer", "kind", "signal", "ndim"),
-        *("acsm", "acv", "second_moment", "mean", "nonfinite", "block", "role"),
+        *("acsm", "acv", "second_moment", "mean", "nonfinite", "absmax", "zeros", "subnormal", "block", "role"),
     ]
     assert set(frame.kind) == {"Linear"}
     assert set(frame.samples) == {8}
@@ -707,9 +707,9 @@ def test_no_activation_is_kept_alive() -> None:
         loss_of(model(vectors(1000))).backward()
         gc.collect()
         assert [reference() for reference in alive] == [None] * 3
-        # Two signals, three layers: the sums of C channels and four totals each, and nothing else.
+        # Two signals, three layers: the sums of C channels and seven totals each, and nothing else.
         kept = sum(sums.numel() for sums in probe._sums.values())
-        assert kept == 2 * (5 + 5 + 300 + 3 * 4)
+        assert kept == 2 * (5 + 5 + 300 + 3 * 7)
         probe.collect()
         assert not probe._sums
 

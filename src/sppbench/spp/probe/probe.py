@@ -34,7 +34,7 @@ from sppbench.spp.probe.stepping import (
 )
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
-from sppbench.spp.sums.batched import ROWS
+from sppbench.spp.sums.batched import ROWS, joined
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class SignalProbe(SteppingProbe):
         self._spread = Spread(model, process_group)
         self._first = True  # no step has been recorded yet
         self._reduce = Reducer()
-        self._slots = {name: Slots() for name in self._modules}
+        self._slots = {name: Slots(joined) for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
         self._clear()
         self._attach(self._hooks())
@@ -287,7 +287,7 @@ class SignalProbe(SteppingProbe):
         if earlier is not None and earlier.shape != sums.shape:
             self._layers.skipped[key[1]] = "its number of channels changed within a step"
             return
-        self._sums[key] = sums if earlier is None else earlier + sums
+        self._sums[key] = sums if earlier is None else joined(earlier, sums)
 
     # -- after it -----------------------------------------------------------------------------------------------------
 
@@ -374,13 +374,15 @@ class SignalProbe(SteppingProbe):
         Call it after ``backward()``, before or after the optimizer's step (for ``update``: after).
 
         Columns: step, epoch, samples, depth, layer, kind, signal, ndim, acsm, acv, second_moment, mean (over the
-        channel means), nonfinite (number of elements that are NaN or infinite), block and role (see
+        channel means), nonfinite (number of elements that are NaN or infinite), absmax (largest magnitude; NaN if an
+        element is), zeros (share of elements that are exactly 0), subnormal (of types of less than 32 bits the share
+        of those below the smallest normal number that are not 0; NaN for other types), block and role (see
         :mod:`sppbench.spp.places`: layers with one role have the same place in each of the repeated blocks).
 
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said:
-                gradients are divided by it. Gradients of parameters are not, as the scaler's ``unscale_`` or ``step``
-                does it.
+                gradients are divided by it, but ``zeros`` and ``subnormal`` are of the tensors as they were. Gradients
+                of parameters are not divided, as the scaler's ``unscale_`` or ``step`` does it.
         """
         found = self.readings(loss_scale)
         return with_places(to_frame([] if found is None else [found]), self.blocks)
