@@ -47,12 +47,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def class_name(module: nn.Module) -> str:
+    """The name of a module's class; of one that FSDP2 has given another class, that which it had."""
+    kind = type(module)
+    return (kind.__bases__[1] if kind.__bases__[0].__name__ == "FSDPModule" else kind).__name__
+
+
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """All modules by name, without what wrappers put into the names; the model itself goes by its class."""
     found = {}
     for full, module in model.named_modules():
         name = ".".join(part for part in full.split(".") if part not in _WRAPPERS)
-        found[name or type(module).__name__] = module
+        found[name or class_name(module)] = module
     return found
 
 
@@ -115,7 +121,7 @@ def _is_opaque(module: nn.Module) -> bool:
 def _matching(modules: dict[str, nn.Module], layer: str | type[nn.Module]) -> set[str]:
     if isinstance(layer, type):
         chosen = {name for name, module in modules.items() if isinstance(module, layer)}
-        near = sorted({type(module).__name__ for module in modules.values()})
+        near = sorted({class_name(module) for module in modules.values()})
     else:
         chosen = {name for name in modules if name == layer or fnmatchcase(name, layer)}
         near = difflib.get_close_matches(layer, modules, n=5, cutoff=0.3)
@@ -161,7 +167,7 @@ class ChannelAxis:
 
 def _is_second(module: nn.Module) -> bool | None:
     # Layer normalizations over (N, C, H, W) are subclasses with such a name, or normalize over several axes.
-    if isinstance(module, _CHANNELS_SECOND) or type(module).__name__.endswith("2d"):
+    if isinstance(module, _CHANNELS_SECOND) or class_name(module).endswith("2d"):
         return True
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return len(module.normalized_shape) > 1

@@ -83,6 +83,15 @@ class SteppingProbe(ABC):
         """Discards what was recorded in the current step."""
 
 
+def check_module(model: object) -> None:
+    """Raises TypeError for what is not a module."""
+    if not isinstance(model, torch.nn.Module):
+        hint = ""
+        if type(model).__name__.startswith("PipelineStage"):
+            hint = "; give the submod of each stage a probe, with the process_group of its data-parallel processes"
+        raise TypeError(f"a probe looks into an nn.Module, not into a {type(model).__name__}{hint}")
+
+
 class ModuleHook:
     """A hook that a copy or a pickle of its module does without."""
 
