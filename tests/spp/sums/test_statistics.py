@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from sppbench.spp.sums.batched import TAIL, FirstAxisSums, Fold, Layout, Segments, joined
 from sppbench.spp.sums.statistics import (
     _PIECE,
+    _double_precision,
     _sums_on_device,
     _with_channels,
     acsm_acv,
@@ -184,20 +185,24 @@ def test_traced_path_agrees() -> None:
 
 # -- absmax, zeros and what is below the smallest normal number -------------------------------------------------------
 
-# The ways to the sums of a tensor; `path` gives the first of them twice.
+
+def as_weight(x: Tensor, axis: int | None) -> Tensor:
+    x = x.moveaxis(axis or 0, 0)
+    return folded(FirstAxisSums([x])([x])[0])
+
+
 WAYS: dict[str, Callable[[Tensor, int | None], Tensor]] = {
     "on a CPU": channel_sums,
+    "without a kernel": lambda x, axis: _double_precision(*_with_channels(x, axis)),
     "on another device": lambda x, axis: _sums_on_device(*_with_channels(x, axis)),
     "in a compiled graph": lambda x, axis: folded(channel_rows(x, axis)),
-    "of weights at once": lambda x, axis: folded(
-        FirstAxisSums([x.moveaxis(axis or 0, 0)])([x.moveaxis(axis or 0, 0)])[0]
-    ),
+    "of weights at once": as_weight,
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_largest_magnitude_and_zeros_of_any_layout(layout: str, way: str, path: str) -> None:
+def test_largest_magnitude_and_zeros_of_any_layout(layout: str, way: str) -> None:
     make, axis = LAYOUTS[layout]
     for x in (make(), make() - 4, (make() - 0.5).relu(), -make().relu(), torch.zeros_like(make())):
         found = formed(WAYS[way](x, axis))
@@ -209,7 +214,7 @@ def test_largest_magnitude_and_zeros_of_any_layout(layout: str, way: str, path: 
 @pytest.mark.parametrize(
     ("dtype", "smallest"), [(torch.float16, 2.0**-14), (torch.bfloat16, 2.0**-126), (torch.float32, 2.0**-126)]
 )
-def test_numbers_below_the_smallest_normal_one(dtype: torch.dtype, smallest: float, way: str, path: str) -> None:
+def test_numbers_below_the_smallest_normal_one(dtype: torch.dtype, smallest: float, way: str) -> None:
     """Half of it, a quarter, ... until nothing is left: as many as the type has binary digits behind the first."""
     x = torch.tensor([sign * smallest * 2.0**-i for sign in (1, -1) for i in range(-2, 28)]).to(dtype).view(-1, 2)
     digits = round(-math.log2(torch.finfo(dtype).eps))
@@ -225,7 +230,7 @@ def test_numbers_below_the_smallest_normal_one(dtype: torch.dtype, smallest: flo
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("place", [0, 2, 700, 1199])
-def test_infinity_is_the_largest_and_nan_is_seen(dtype: torch.dtype, place: int, way: str, path: str) -> None:
+def test_infinity_is_the_largest_and_nan_is_seen(dtype: torch.dtype, place: int, way: str) -> None:
     for fault, absmax in ((-math.inf, math.inf), (math.nan, math.nan)):
         x = normal(300, 4).relu().to(dtype)
         x.view(-1)[1] = math.inf  # less than NaN, before it and behind it

@@ -67,8 +67,8 @@ def read_history(
         signals: Some of :data:`SIGNALS`, or one of them; all by default.
         epochs: Epochs from 0, for example ``range(10)`` or ``(0, 9, 19)``; all by default.
         steps: Steps from 0, likewise.
-        columns: Some of :data:`COLUMNS` and of ``block`` and ``role``; all by default, of a history of an earlier version
-            all that it has.
+        columns: Some of :data:`COLUMNS` and of ``block`` and ``role``; by default all, of a history of an earlier
+            version all that it has.
 
     Returns:
         One row per (step, layer, signal), sorted by step, depth and the order of :data:`SIGNALS`; columns as asked for.

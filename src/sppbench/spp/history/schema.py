@@ -32,8 +32,8 @@ metadata of each part (see ``sppbench.spp.places``). In histories of earlier ver
 
 Statistics are stored as float32, the type in which a probe takes them, and come back as float64, so that neither
 ``acsm + acv`` nor means over steps are rounded to float32. NaN and infinities are kept. A layer has no row for a step
-in which it did not run. Histories of earlier versions lack ``absmax``, ``zeros`` and ``subnormal``; of a run that such a version began
-and this one went on with, they are NaN in the steps before.
+in which it did not run. Histories of earlier versions lack ``absmax``, ``zeros`` and ``subnormal``; of a run that such
+a version began and this one went on with, they are NaN in the steps before.
 
 ``batchnorm.parquet``, what a ``BatchNormProbe`` saw, has one row per (step, layer):
 

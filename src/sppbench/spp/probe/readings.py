@@ -51,7 +51,6 @@ _RANKS: dict[str, int] = {signal: rank for rank, signal in enumerate(SIGNALS)}
 # A signal and the name of a layer.
 Key = tuple[str, str]
 ALONE = Processes()
-_COUNT, _SAMPLES, _ABSMAX = (TAIL.index(name) - len(TAIL) for name in ("count", "samples", "absmax"))
 _NONE: Mapping[Key, Share] = MappingProxyType({})
 
 
@@ -100,7 +99,7 @@ class Reducer:
         if processes.groups and not processes.agree(plan.checksum, plan.device):
             plan = self._of_all(key, plan, sums, processes, shares)
         vector = plan.vector(sums)
-        processes.add_up(vector, largest=plan.layout.tails[-1])
+        processes.add_up(vector, plan.layout.tails[-1])
         found = statistics(vector, plan.layout)
         if processes.groups:  # of numbers that each of several processes has counted a part
             found = found._replace(nonfinite=found.nonfinite.round(), samples=found.samples.round())
@@ -187,9 +186,10 @@ class _Plan:
                 held = torch.arange(row.channels) if share.held is None else share.held
                 places += [held + start, torch.arange(end, end + tail)]
                 weight = torch.full((len(held) + tail,), 1 / share.copies, dtype=torch.float64)
-                weight[_COUNT] *= len(held) / row.channels
-                weight[_SAMPLES] /= share.pieces
-                weight[_ABSMAX] = 1
+                of_tail = weight[-tail:]
+                of_tail[TAIL.index("count")] *= len(held) / row.channels
+                of_tail[TAIL.index("samples")] /= share.pieces
+                of_tail[TAIL.index("absmax")] = 1.0
                 weights.append(weight)
             start = end + tail
         self._length = start

@@ -180,7 +180,7 @@ class FirstAxisSums:
 
 
 def smallest_normal(dtype: torch.dtype) -> float:
-    """The smallest normal number of a type of less than 32 bits; NaN for others, for which none below it are counted."""
+    """The smallest normal number of a type of less than 32 bits; NaN for others, where what is below is not counted."""
     limits = torch.finfo(dtype)
     return limits.smallest_normal if limits.bits < 32 else math.nan
 

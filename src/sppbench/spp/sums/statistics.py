@@ -15,8 +15,8 @@ The same reading of a tensor gives
 
 - absmax, its largest magnitude, max(|x|): infinite if an element is, NaN if one is NaN;
 - zeros, the share of its elements that are exactly 0, such as those of dead ReLUs and those that underflowed;
-- subnormal, of types of less than 32 bits, the share of those that are not 0 but below the type's smallest normal number
-  (6.1e-5 of float16, 1.2e-38 of bfloat16), where digits are lost. NaN for other types, where they are not counted.
+- subnormal, of types of less than 32 bits, the share of those that are not 0 but below the type's smallest normal
+  number (6.1e-5 of float16, 1.2e-38 of bfloat16), where digits are lost; NaN for other types.
 
 Of the parts of a batch, calls and processes, absmax is the largest; what the others are shares of is added up.
 
