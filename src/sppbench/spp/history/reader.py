@@ -33,7 +33,6 @@ from sppbench.spp.history.parts import (
     damaged,
     distance_of_steps,
     find_gaps,
-    first_recorded,
     footer_of,
     gap_error,
     list_parts,
@@ -48,6 +47,7 @@ from sppbench.spp.history.schema import (
 )
 from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, PLACES, SIGNALS
 from sppbench.spp.places import with_places
+from sppbench.spp.schedule import Schedule
 
 
 def read_history(
@@ -151,8 +151,8 @@ def check_end(path: str | os.PathLike[str], steps: int) -> Origin | None:
         raise gap_error(directory, gap)
     part = parts[-1]
     footer = footers[part]
-    every = footer.origin.every_n_steps if footer.origin is not None else distance_of_steps(part) or 1
-    if (missing := first_recorded(footer.end, steps, every)) is not None:
+    schedule = footer.origin.schedule if footer.origin is not None else Schedule(distance_of_steps(part) or 1)
+    if (missing := schedule.first(footer.end, steps)) is not None:
         raise HistoryError(
             f"{directory} lacks the steps {missing} to {steps - 1}, the last ones of its run: "
             "restore the missing files, or record the run again"

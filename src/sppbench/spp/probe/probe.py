@@ -34,6 +34,7 @@ from sppbench.spp.probe.stepping import (
 )
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
+from sppbench.spp.schedule import EveryNSteps, Schedule
 from sppbench.spp.sums.batched import ROWS, joined
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
@@ -72,7 +73,9 @@ class SignalProbe(SteppingProbe):
         model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside.
         layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default. ``"blocks"``: the
             repeated blocks of the model, whose outputs are its residual stream.
-        every_n_steps: Record each n-th step only; the other steps cost nothing but a test.
+        every_n_steps: Record each n-th step only; the other steps cost nothing but a test. Or a function
+            ``step -> bool``, the same in all processes.
+        start, stop: Record only steps from ``start`` on, and before ``stop``.
         signals: Of ``activation``, ``gradient`` (of the loss with respect to the module's output), ``parameter`` (each
             weight, as it was when the gradients were taken; biases are left out), ``parameter_gradient`` (as the
             optimizer found it: unscaled and clipped if it was) and ``update`` (what the optimizer's step changed; keeps
@@ -91,7 +94,8 @@ class SignalProbe(SteppingProbe):
 
     Raises:
         TypeError: ``model`` is not a module, as a ``PipelineStage`` is not.
-        ValueError: An unknown signal, ``every_n_steps`` below 1, or ``layers`` that match nothing.
+        ValueError: An unknown signal, an impossible ``every_n_steps``, ``start`` or ``stop``, or ``layers`` that match
+            nothing.
 
     Example:
         >>> with SignalProbe(model) as probe:
@@ -111,17 +115,19 @@ class SignalProbe(SteppingProbe):
         self,
         model: nn.Module,
         layers: LayerChoice = None,
-        every_n_steps: int = 1,
+        every_n_steps: EveryNSteps = 1,
         signals: Iterable[str] = DEFAULT_SIGNALS,
         channel_axis: Callable[[str, nn.Module, Tensor], int | None] | None = None,
         process_group: ProcessGroup = "auto",
+        start: int = 0,
+        stop: int | None = None,
     ) -> None:
         check_module(model)
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
         if unknown := set(self.signals) - set(SIGNALS):
             raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
         self._layers = LayerRows()
-        super().__init__(every_n_steps, self._layers)
+        super().__init__(Schedule(every_n_steps, start, stop), self._layers)
         self._model = unwrapped(model)
         self._modules = choose_layers(self._model, layers)
         if not self._modules:
@@ -166,7 +172,7 @@ class SignalProbe(SteppingProbe):
     def start_pass(self) -> None:
         """Marks the beginning of a forward pass; only needed where it does not begin with a call of the model itself,
         and there only if a step has several."""
-        if self._first and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and self._first:  # in this order: a graph would be guarded by it
             self._spread.find()
         previous = self._pass if torch.compiler.is_compiling() or self._pass.sums else None
         self._pass = Pass(previous, torch.is_grad_enabled())
