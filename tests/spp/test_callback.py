@@ -387,10 +387,11 @@ def test_what_is_accepted() -> None:
     from omegaconf import OmegaConf
 
     lists = OmegaConf.create({"layers": ["a", "b.*"], "signals": ["update"], "epochs": [1, 2]})
-    callback = SPPCallback(layers=lists.layers, signals=lists.signals, epochs=lists.epochs)
-    assert (callback.layers, callback.signals, callback.epochs) == (("a", "b.*"), ("update",), (1, 2))
-    assert SPPCallback(layers=[nn.Linear, "a"], signals="gradient").signals == ("gradient",)
-    assert SPPCallback(epochs=range(3), every_n_steps=np.int64(2)).epochs == (0, 1, 2)  # type: ignore[arg-type]
+    settings = SPPCallback(layers=lists.layers, signals=lists.signals, epochs=lists.epochs).settings
+    assert (settings.layers, settings.signals, settings.epochs) == (("a", "b.*"), ("update",), (1, 2))
+    assert SPPCallback(layers=[nn.Linear, "a"], signals="gradient").settings.signals == ("gradient",)
+    settings = SPPCallback(epochs=range(3), every_n_steps=np.int64(2)).settings  # type: ignore[arg-type]
+    assert settings.epochs == (0, 1, 2)
     assert SPPCallback(directory="~/runs").directory == Path.home() / "runs"
 
 

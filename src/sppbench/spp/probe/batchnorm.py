@@ -6,18 +6,19 @@ The factors of this gain are defined in ``sppbench.spp.sums.batchnorm_sums``. On
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sppbench.spp.names import BATCHNORM_COLUMNS, GAIN_AND_FACTORS
 from sppbench.spp.probe.order import LayerOrder
-from sppbench.spp.probe.stepping import ModuleHook, SteppingProbe
+from sppbench.spp.probe.processes import ProcessGroup
+from sppbench.spp.probe.spread import Spread
+from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_forward, before_forward, check_module
 from sppbench.spp.probe.tap import Slots
 from sppbench.spp.sums.batched import Plans
 from sppbench.spp.sums.batchnorm_sums import (
@@ -62,11 +63,13 @@ class BatchNormProbe(SteppingProbe):
     model come without the probe.
 
     With ``torch.compile``, attach it before the first call of the compiled model; ``fullgraph=True`` included. With
-    ``torch.distributed`` running, all processes must call :meth:`collect`, and get the factors over all of them.
+    ``torch.distributed`` running, all processes must call :meth:`collect`, and get the factors over those that share
+    the batch.
 
     Args:
         model: Any module, compiled or not.
         every_n_steps: Measure each n-th step only.
+        process_group: The processes that share the batch; as of ``SignalProbe``.
 
     Attributes:
         step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
@@ -89,23 +92,27 @@ class BatchNormProbe(SteppingProbe):
         True
     """
 
-    def __init__(self, model: nn.Module, every_n_steps: int = 1) -> None:
+    def __init__(self, model: nn.Module, every_n_steps: int = 1, process_group: ProcessGroup = "auto") -> None:
+        check_module(model)
         super().__init__(every_n_steps, LayerOrder())
         self._model = model
+        self._spread = Spread(model, process_group)
+        self._first = True
         modules = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
         self._modules = {name: module for name, module in modules.items() if isinstance(module, _BatchNorm)}
         self.layers = tuple(self._modules)
         self._slots = {name: Slots() for name in self._modules}
         self._plans = Plans[Any]()
         self._clear()
-        handles = []
+        self._attach(self._hooks())
+
+    def _hooks(self) -> Iterator[Handle]:
         for name, module in self._modules.items():
             if type(module).forward not in _FORWARDS:
                 self.skipped[name] = f"{type(module).__name__} has a forward of its own"
                 continue
-            handles.append(module.register_forward_pre_hook(ModuleHook(self._input_hook(name, module))))
-            handles.append(module.register_forward_hook(ModuleHook(self._output_hook(name, module))))
-        self._attached(handles)
+            yield before_forward(module, self._input_hook(name, module))
+            yield after_forward(module, self._output_hook(name, module))
 
     def _clear(self) -> None:
         # Others in their place: a hook of an earlier step must see that its step is over.
@@ -194,8 +201,12 @@ class BatchNormProbe(SteppingProbe):
         self.step += 1
         if found is None:
             return None
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(found)
+        if self._first:
+            self._spread.find()
+            self._first = False
+        processes = self._spread.processes
+        found = found.to(processes.device([found.device]))
+        processes.add_up(found)
         depths = tuple(self._order.depths.get(name, len(self.layers)) for name in self.layers)
         return BatchNormReadings(self.step - 1, self.epoch, self.layers, depths, factors(found))
 

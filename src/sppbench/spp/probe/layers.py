@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.jit._script import RecursiveScriptModule
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import (
@@ -25,7 +27,7 @@ LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str 
 
 # Modules that use their children's weights without calling them: what they compute is only seen at their own output.
 # Those of libraries other than torch are known by their name.
-_OPAQUE = (nn.MultiheadAttention,)
+_OPAQUE = (nn.MultiheadAttention, torch.jit.ScriptModule)
 _OPAQUE_NAMES = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 _CHANNELS_SECOND = (
@@ -47,12 +49,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def class_name(module: nn.Module) -> str:
+    """The name of a module's class; of one that FSDP2 has given another class, that which it had."""
+    kind = type(module)
+    return (kind.__bases__[1] if kind.__bases__[0].__name__ == "FSDPModule" else kind).__name__
+
+
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """All modules by name, without what wrappers put into the names; the model itself goes by its class."""
     found = {}
     for full, module in model.named_modules():
         name = ".".join(part for part in full.split(".") if part not in _WRAPPERS)
-        found[name or type(module).__name__] = module
+        found[name or class_name(module)] = module
     return found
 
 
@@ -70,7 +78,7 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
     """
     modules = named_modules(model)
     if layers is None:
-        chosen = _leaves(modules, root=next(iter(modules)))
+        chosen = _leaves(modules)
     elif isinstance(layers, str | type):
         chosen = _matching(modules, layers)
     elif callable(layers):
@@ -96,12 +104,29 @@ def checked_choice(layers: Any) -> Any:
     return chosen
 
 
-def _leaves(modules: dict[str, nn.Module], root: str) -> set[str]:
+def without_hooks(model: nn.Module) -> dict[str, str]:
+    """Modules that run without the hooks of Python, and why: name → reason."""
+    modules, found = named_modules(model), {}
+    for name, module in modules.items():
+        around = [parent for parent in _parents(modules, name) if isinstance(modules[parent], torch.jit.ScriptModule)]
+        if around:
+            found[name] = f"it runs inside of {around[0]}, which torch.jit has compiled"
+        elif isinstance(module, RecursiveScriptModule):
+            found[name] = "torch.jit.script has compiled it: it takes no hooks"
+    return found
+
+
+def _parents(modules: dict[str, nn.Module], name: str) -> list[str]:
+    """From the model itself on."""
+    root, parts = next(iter(modules)), name.split(".")
+    return [root, *(".".join(parts[:i]) for i in range(1, len(parts)))] if name != root else []
+
+
+def _leaves(modules: dict[str, nn.Module]) -> set[str]:
     found: set[str] = set()
     for name, module in modules.items():
-        parts = name.split(".")
-        parents = [root, *(".".join(parts[:i]) for i in range(1, len(parts)))] if name != root else []
-        if "parametrizations" in parts or any(_is_opaque(modules[parent]) for parent in parents):
+        around = _parents(modules, name)
+        if "parametrizations" in name.split(".") or any(_is_opaque(modules[parent]) for parent in around):
             continue
         if _is_opaque(module) or not any(child != "parametrizations" for child, _ in module.named_children()):
             found.add(name)
@@ -115,7 +140,7 @@ def _is_opaque(module: nn.Module) -> bool:
 def _matching(modules: dict[str, nn.Module], layer: str | type[nn.Module]) -> set[str]:
     if isinstance(layer, type):
         chosen = {name for name, module in modules.items() if isinstance(module, layer)}
-        near = sorted({type(module).__name__ for module in modules.values()})
+        near = sorted({class_name(module) for module in modules.values()})
     else:
         chosen = {name for name in modules if name == layer or fnmatchcase(name, layer)}
         near = difflib.get_close_matches(layer, modules, n=5, cutoff=0.3)
@@ -161,7 +186,7 @@ class ChannelAxis:
 
 def _is_second(module: nn.Module) -> bool | None:
     # Layer normalizations over (N, C, H, W) are subclasses with such a name, or normalize over several axes.
-    if isinstance(module, _CHANNELS_SECOND) or type(module).__name__.endswith("2d"):
+    if isinstance(module, _CHANNELS_SECOND) or class_name(module).endswith("2d"):
         return True
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return len(module.normalized_shape) > 1

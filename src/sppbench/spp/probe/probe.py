@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._script import RecursiveScriptModule
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
+from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.layers import LayerChoice, choose_layers, named_modules, unwrapped
+from sppbench.spp.probe.layers import LayerChoice, choose_layers, class_name, named_modules, unwrapped, without_hooks
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
-from sppbench.spp.probe.readings import Key, Readings, Reducer, Row, to_frame
-from sppbench.spp.probe.stepping import Hook, ModuleHook, SteppingProbe, on_optimizer_step
+from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
+from sppbench.spp.probe.readings import DifferentNets, Key, Readings, Reducer, Row, to_frame
+from sppbench.spp.probe.spread import Spread
+from sppbench.spp.probe.stepping import (
+    Handle,
+    Hook,
+    SteppingProbe,
+    after_forward,
+    before_forward,
+    check_module,
+    on_optimizer_step,
+)
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
 from sppbench.spp.sums.batched import ROWS
@@ -24,6 +37,8 @@ from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 
 class SignalProbe(SteppingProbe):
@@ -45,9 +60,11 @@ class SignalProbe(SteppingProbe):
     A checkpoint inside of a graph breaks it, unless
     ``torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint`` is set; the numbers are right either way.
 
-    With ``torch.distributed`` running, the sums of all processes are added up before statistics are formed; gradients
-    are those of the mean loss over all processes, as DistributedDataParallel averages it. Every process must then call
-    :meth:`collect`. Weights must be whole in every process.
+    With ``torch.distributed`` running, the sums of all processes are added up before statistics are formed: the numbers
+    are those of one process on the whole batch, also of weights that FSDP or tensor parallelism spread over processes.
+    Gradients are those of the mean loss over the data-parallel processes, as DistributedDataParallel and FSDP average
+    it. Every process must then call :meth:`collect`. Of a layer that only some of them ran, the statistics are over
+    those. Stages of a pipeline are different nets: give each the ``process_group`` of its data-parallel processes.
 
     Args:
         model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside.
@@ -59,6 +76,9 @@ class SignalProbe(SteppingProbe):
             a copy of the weights meanwhile). The channels of a weight are its first axis.
         channel_axis: ``(name, module, output) -> axis`` where the rules of ``ChannelAxis`` do not fit; None from it
             means that they do.
+        process_group: The processes with which this one shares the batch; None: none, and no process is asked for
+            anything. By default what the model says: the processes of DistributedDataParallel or FSDP, else all that
+            are not tensor-parallel (with those that are, sums are added up in any case).
 
     Attributes:
         step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
@@ -66,6 +86,7 @@ class SignalProbe(SteppingProbe):
         skipped: Layer → reason.
 
     Raises:
+        TypeError: ``model`` is not a module, as a ``PipelineStage`` is not.
         ValueError: An unknown signal, ``every_n_steps`` below 1, or ``layers`` that match nothing.
 
     Example:
@@ -89,7 +110,9 @@ class SignalProbe(SteppingProbe):
         every_n_steps: int = 1,
         signals: Iterable[str] = DEFAULT_SIGNALS,
         channel_axis: Callable[[str, nn.Module, Tensor], int | None] | None = None,
+        process_group: ProcessGroup = "auto",
     ) -> None:
+        check_module(model)
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
         if unknown := set(self.signals) - set(SIGNALS):
             raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
@@ -102,17 +125,24 @@ class SignalProbe(SteppingProbe):
         self._weights = named_weights(self._model, self._modules, everything=layers is None)
         self._weight_sums = WeightSums()
         self._axis_by_user = channel_axis
+        self._spread = Spread(model, process_group)
+        self._first = True  # no step has been recorded yet
         self._reduce = Reducer()
         self._slots = {name: Slots() for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
         self._clear()
-        self._attached(self._attach())
+        self._attach(self._hooks())
 
-    def _attach(self) -> list[RemovableHandle]:
-        handles = [self._model.register_forward_pre_hook(ModuleHook(self._pass_hook()))]
+    def _hooks(self) -> Iterator[Handle]:
+        for name, reason in without_hooks(self._model).items():
+            if name in self._modules:
+                self._layers.note(name, reason)
+        if not isinstance(self._model, RecursiveScriptModule):
+            yield before_forward(self._model, self._pass_hook())
         for name, module in self._modules.items():
-            handles.append(module.register_forward_hook(ModuleHook(self._layer_hook(name, module))))
-        return handles + on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
+            if name not in self.skipped:
+                yield after_forward(module, self._layer_hook(name, module))
+        yield from on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
 
     def _clear(self) -> None:
         for handle in self._leaf_handles:
@@ -121,7 +151,8 @@ class SignalProbe(SteppingProbe):
             slots.clear()
         self._leaf_handles = []
         self._sums: dict[Key, Tensor] = {}
-        self._before: dict[str, Tensor] = {}
+        self._shares: dict[Key, Share] = {}
+        self._before: dict[str, Held] = {}
         self._parameters_read = False
         self._pass = Pass(None, with_gradient=False)
 
@@ -130,6 +161,8 @@ class SignalProbe(SteppingProbe):
     def start_pass(self) -> None:
         """Marks the beginning of a forward pass; only needed where it does not begin with a call of the model itself,
         and there only if a step has several."""
+        if self._first and not torch.compiler.is_compiling():
+            self._spread.find()
         previous = self._pass if torch.compiler.is_compiling() or self._pass.sums else None
         self._pass = Pass(previous, torch.is_grad_enabled())
 
@@ -137,7 +170,9 @@ class SignalProbe(SteppingProbe):
 
     def _pass_hook(self) -> Hook:
         def hook(module: nn.Module, arguments: Any) -> None:
-            if self._recording and module is self._model and (torch.compiler.is_compiling() or not in_backward()):
+            if not self._recording or module is not self._model or why_bypassed() is not None:
+                return
+            if torch.compiler.is_compiling() or not in_backward():
                 self.start_pass()
 
         return hook
@@ -148,6 +183,8 @@ class SignalProbe(SteppingProbe):
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
             if not self._recording or module is not own or not self._model.training:
                 return None
+            if (reason := why_bypassed()) is not None:
+                return self._layers.note(name, reason)
             if not torch.compiler.is_compiling() and in_backward():
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
@@ -166,13 +203,16 @@ class SignalProbe(SteppingProbe):
             return None
         axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
         axis = self._pass.axis.of(module, x) if axis is None else axis % x.ndim
-        channels = 1 if axis is None else int(x.shape[axis])
-        self._layers.register(layer, type(module).__name__, int(x.ndim), channels)
+        held = Held(x, None) if self._spread.is_whole(x) else self._held(layer, x, axis)
+        if held is None:
+            return None
+        channels = held.share.channels if held.share is not None else 1 if axis is None else int(x.shape[axis])
+        self._layers.register(layer, class_name(module), int(x.ndim), channels)
         if "activation" in self.signals:
             if torch.compiler.is_compiling():
                 self._pass.sums[layer] = channel_rows(x, axis)
             else:
-                self._add(("activation", layer), sums_of(x, axis))
+                self._read(("activation", layer), held, axis)
         if not torch.is_grad_enabled():
             self._pass.silent.setdefault(name, []).append((layer, axis))
         elif "gradient" not in self.signals:
@@ -184,29 +224,59 @@ class SignalProbe(SteppingProbe):
             slots.add(slot, layer, (len(ROWS), channels), str(x.device))
             return replaced(output, x, Tap.apply(x, getattr(slots, slot), axis))
         else:
-            self._hook_gradient(x, axis, lambda: layer)
+            self._hook_gradient(x, axis, lambda: layer, held.share)
         return None
+
+    def _held(self, layer: str, x: Tensor, axis: int | None) -> Held | None:
+        """What this process holds of a tensor of the batch; None if that is not known."""
+        try:
+            if torch.compiler.is_compiling():
+                raise Unknown("in a compiled graph it is not known what tensor-parallel processes hold of it")
+            return self._spread.held(x, axis)
+        except Unknown as reason:
+            self._layers.skip(layer, str(reason))
+            return None
 
     def _repeat(self, name: str, output: Any) -> None:
         """Hooks the gradient of a call that activation checkpointing repeats."""
         x = recorded_tensor(output)
         call: Replayed | None = self._pass.replay(name)
         if call is not None and x is not None and x.requires_grad and "gradient" in self.signals:
-            self._hook_gradient(x, call.axis(), call.label)
+            whole = self._spread.is_whole(x)
+            held = Held(x, None) if whole else self._held(name, x, call.axis())
+            if held is not None:
+                self._hook_gradient(x, call.axis(), call.label, held.share)
 
-    def _hook_gradient(self, x: Tensor, axis: int | None, label: Callable[[], str]) -> None:
+    def _hook_gradient(self, x: Tensor, axis: int | None, label: Callable[[], str], share: Share | None) -> None:
         sums = self._sums  # of this step; close() and the next step put others in their place
 
         def hook(gradient: Tensor) -> None:
             if self._sums is sums:
-                self._add(("gradient", label()), sums_of(gradient, axis))
+                held: Held | None = Held(gradient, share)
+                if type(gradient) is not Tensor:  # which may be spread in another way than x
+                    held = self._held(label(), gradient, axis)
+                if held is not None:
+                    self._read(("gradient", label()), held, axis)
 
         handle: RemovableHandle = x.register_hook(hook)  # type: ignore[no-untyped-call]
         if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph
             self._leaf_handles.append(handle)
 
-    def _add(self, key: Key, sums: Tensor) -> None:
+    def _read(self, key: Key, held: Held, axis: int | None) -> None:
+        """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
+        if (reason := why_bypassed()) is None:
+            try:
+                self._add(key, sums_of(held.local, axis), held.share)
+            except Exception as error:
+                reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
+        if reason is not None:
+            self._layers.note(key[1], reason)
+
+    def _add(self, key: Key, sums: Tensor, share: Share | None = None) -> None:
         earlier = self._sums.get(key)
+        if share is not None and self._shares.setdefault(key, share) is not share:
+            self._layers.skipped[key[1]] = "it was spread over processes in different ways within a step"
+            return
         if earlier is not None and earlier.shape != sums.shape:  # one of them comes from a graph, or both differ
             earlier, sums = folded(earlier), folded(sums)
         if earlier is not None and earlier.shape != sums.shape:
@@ -223,14 +293,34 @@ class SignalProbe(SteppingProbe):
         if not self._recording or self._parameters_read:
             return
         self._parameters_read = True
-        weights = {name: one.parameter for name, one in self._weights.items() if can_be_read(one.parameter)}
+        weights = self._held_weights(lambda parameter: parameter)
         if "parameter" in self.signals:
             self._add_weights("parameter", weights)
         if "update" in self.signals:
-            self._before = {name: weight.detach().clone() for name, weight in weights.items()}
+            self._before = {name: Held(one.local.clone(), one.share) for name, one in weights.items()}
 
-    def _add_weights(self, signal: str, weights: Mapping[str, Tensor]) -> None:
-        self._sums |= {(signal, name): sums for name, sums in self._weight_sums(weights).items()}
+    def _held_weights(self, of: Callable[[nn.Parameter], Tensor | None]) -> dict[str, Held]:
+        """What this process holds of weights, or of what belongs to them."""
+        found = {}
+        for name, weight in self._weights.items():
+            parameter = weight.parameter
+            x = None if parameter is None else of(parameter)
+            if parameter is None:
+                self._layers.skipped[name] = "its weight is no longer a parameter"
+            elif x is not None and can_be_read(x):
+                try:
+                    held = self._spread.held_of_weight(parameter, x)
+                except Unknown as reason:
+                    self._layers.skipped[name] = str(reason)
+                    continue
+                if held.share is not None or held.local.numel():  # of a weight that is spread, there may be none here
+                    found[name] = held
+        return found
+
+    def _add_weights(self, signal: str, weights: Mapping[str, Held]) -> None:
+        sums = self._weight_sums(weights)
+        self._sums |= {(signal, name): one for name, one in sums.items()}
+        self._shares |= {(signal, name): one.share for name, one in weights.items() if one.share is not None}
 
     def _trains_with(self, optimizer: torch.optim.Optimizer) -> bool:
         own = {id(weight.parameter) for weight in self._weights.values()}
@@ -246,12 +336,7 @@ class SignalProbe(SteppingProbe):
 
     def _read_parameter_gradients(self) -> None:
         if "parameter_gradient" in self.signals:
-            gradients = {
-                name: gradient
-                for name, (weight, _, _) in self._weights.items()
-                if isinstance(gradient := weight.grad, Tensor) and gradient.layout == torch.strided and weight.numel()
-            }
-            self._add_weights("parameter_gradient", gradients)
+            self._add_weights("parameter_gradient", self._held_weights(lambda parameter: parameter.grad))
 
     def readings(self, loss_scale: float | Tensor = 1.0) -> Readings | None:
         """Ends the step and returns its statistics without waiting for the device; None for a step not recorded.
@@ -259,14 +344,24 @@ class SignalProbe(SteppingProbe):
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said.
         """
-        if self._recording:
+        recorded, processes = self._recording, self._spread.processes
+        if recorded:
             self._take()
-        sums = self._sums if self._recording else {}
+        sums, shares = self._sums, self._shares
         self._clear()
         self.step += 1
-        if not sums:
+        if not recorded or not (sums or processes.groups):  # the others wait for one that recorded nothing
             return None
-        return Readings(self.step - 1, self.epoch, *self._reduce(sums, self._row, self._layers.state, loss_scale))
+        try:
+            rows, values = self._reduce(sums, self._row, self._layers.state, loss_scale, processes, shares)
+        except DifferentNets:
+            log.warning(
+                "processes have recorded no layer in common, as stages of a pipeline do, and nothing more is recorded: "
+                "give the probe of each stage the process_group of its data-parallel processes"
+            )
+            self.close()
+            return None
+        return Readings(self.step - 1, self.epoch, rows, values) if rows else None
 
     def collect(self, loss_scale: float | Tensor = 1.0) -> pd.DataFrame:
         """Ends the step and returns its tidy frame, one row per (depth, layer, kind, signal); empty if not recorded.
@@ -286,6 +381,9 @@ class SignalProbe(SteppingProbe):
 
     def _take(self) -> None:
         """Completes the sums of the step."""
+        if self._first:
+            self._spread.find()
+            self._first = False
         self.read_parameters()
         if not any(signal == "parameter_gradient" for signal, _ in self._sums):
             self._read_parameter_gradients()
@@ -297,7 +395,12 @@ class SignalProbe(SteppingProbe):
             for layer, sums in compiled.sums.items():
                 self._add(("activation", layer), sums)
             compiled = compiled.previous
-        changes = {name: self._weights[name].parameter.detach() - before for name, before in self._before.items()}
+        after = self._held_weights(lambda parameter: parameter) if self._before else {}
+        changes = {
+            name: Held(after[name].local - before.local, before.share)
+            for name, before in self._before.items()
+            if name in after and after[name].local.shape == before.local.shape
+        }
         self._add_weights("update", changes)
         self._layers.note_what_never_ran(self._modules)
         self._warn_if_nothing_ran()
@@ -315,8 +418,10 @@ class SignalProbe(SteppingProbe):
     def _row(self, key: Key, channels: int) -> Row:
         signal, layer = key
         if signal not in OF_BATCH and key not in self._layers.rows:
-            weight, module, kind = self._weights[layer]
-            self._layers.rows[key] = Row(self._depth_of(module), layer, kind, signal, weight.ndim, channels)
+            weight = self._weights[layer]
+            ndim = 0 if weight.parameter is None else self._spread.ndim(weight.parameter)
+            depth = self._depth_of(weight.module)
+            self._layers.rows[key] = Row(depth, layer, weight.kind, signal, ndim, channels)
         row = self._layers.rows[key]
         return row if row.channels == channels else row._replace(channels=channels)
 
