@@ -76,6 +76,14 @@ def test_ctrl_c_while_hydra_composes(
         assert capfd.readouterr().err == "sppbench: interrupted\n"
 
 
+def test_a_mistake_beside_help_is_one_line(command: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    for mistake, said in (("spam=1", "Could not override 'spam'."), ("x=}", "x=}")):
+        assert command("--help", mistake) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("sppbench: ")
+        assert said in line
+
+
 BROKEN = """
 from torch import nn
 

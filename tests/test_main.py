@@ -112,3 +112,13 @@ def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
 def test_control_characters_in_a_message_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", str(tmp_path / "a\x1b[2J\nb")]) == 2
     assert r"a\x1b[2J\nb is not a directory" in capsys.readouterr().err
+
+
+def test_a_notebooks_way_to_show_figures_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command in a notebook inherits it, and another environment lacks it; matplotlib reads it when imported."""
+    monkeypatch.setenv("MPLBACKEND", "module://not_installed_here")
+    assert main(["table", str(tmp_path)]) == 2
+    assert "no runs in" in capsys.readouterr().err
+    assert os.environ["MPLBACKEND"] == "agg"
