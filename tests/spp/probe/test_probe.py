@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import math
 import pickle
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -274,6 +275,49 @@ def test_one_dimensional_outputs_are_one_channel() -> None:
         frame = probe.collect()
     x = torch.cat(recorder.tensors["activation", "1"])
     assert select(frame, "activation", "1").acv.item() == pytest.approx(float(x.var(correction=0)))
+
+
+class Gated(nn.Module):
+    """Gates half of the channels, of which there are as many as the sequence is long."""
+
+    def __init__(self, functional: bool = False, use_reentrant: bool | None = None) -> None:
+        super().__init__()
+        self.up, self.glu, self.drop, self.down = nn.Linear(4, 16), nn.GLU(), nn.Dropout(0.1), nn.Linear(8, 4)
+        self.functional, self.use_reentrant = functional, use_reentrant
+
+    def gate(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        return self.drop(nn.functional.glu(x) if self.functional else self.glu(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.use_reentrant is None:
+            return self.down(self.gate(x))
+        return self.down(checkpoint(self.gate, x, use_reentrant=self.use_reentrant))
+
+
+@pytest.mark.parametrize("use_reentrant", [None, False, True])
+def test_dropout_has_the_channels_where_the_tensor_that_it_is_given_has_them(use_reentrant: bool | None) -> None:
+    model = seeded(lambda: Gated(use_reentrant=use_reentrant))
+    recorder = Recorder(model, lambda name, module, x: 2)
+    with SignalProbe(model) as probe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss_of(model(torch.randn(3, 16, 4, requires_grad=True))).backward()
+        frame = probe.collect()
+    if use_reentrant is not True:  # the recorder does not know that it is the same call
+        check(frame, recorder)
+    assert {probe._layers.rows["gradient", layer].channels for layer in ("glu", "drop")} == {8}
+
+
+def test_an_axis_that_only_sizes_tell_is_said_once() -> None:
+    model = seeded(lambda: Gated(functional=True))
+    with SignalProbe(model) as probe:
+        for step in range(2):
+            loss_of(model(torch.randn(3, 16, 4))).backward()
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                probe.collect()
+            assert [str(one.message).partition(" was")[0] for one in found] == ["the channel axis of drop"] * (not step)
+    assert probe._layers.rows["activation", "drop"].channels == 8
 
 
 # -- calls of any kind ------------------------------------------------------------------------------------------------

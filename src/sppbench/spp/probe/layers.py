@@ -1,4 +1,4 @@
-"""Which modules a probe looks at, and which axis of their outputs is the channel axis."""
+"""Which modules a probe looks at."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.jit._script import RecursiveScriptModule
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.pooling import (
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-    _AvgPoolNd,
-    _LPPoolNd,
-    _MaxPoolNd,
-)
 
 from sppbench.checks import check_type, several
 
@@ -30,12 +21,6 @@ LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str 
 _OPAQUE = (nn.MultiheadAttention, torch.jit.ScriptModule)
 _OPAQUE_NAMES = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
-_CHANNELS_SECOND = (
-    *(_ConvNd, _NormBase, nn.GroupNorm, nn.LocalResponseNorm),
-    *(_MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _LPPoolNd),
-    *(nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-)
-_CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -141,47 +126,3 @@ def _matching(modules: dict[str, nn.Module], layer: str | type[nn.Module]) -> se
     if not chosen:
         raise ValueError(f"no module matches {getattr(layer, '__name__', layer)!r}; there are: {', '.join(near)}")
     return chosen
-
-
-class ChannelAxis:
-    """Finds the channel axis of outputs in the order of their calls.
-
-    Axis 1 of (N, C, ...) and the last axis of (N, L, C) and (N, H, W, C): from three axes on a tensor does not say
-    which it is. Convolutions, batch normalizations and pooling put channels second; linear layers, layer
-    normalizations, attention and recurrent layers put them last. Any other module (an activation, dropout, a sum) has
-    them where the module before it had them, if the number of channels there fits; where it only fits the last axis (a
-    permutation in between), there. Before the first such module: second for four or more axes, last for three.
-    A permutation to a size that equals the number of channels is not seen: name the axis with ``channel_axis``.
-    """
-
-    def __init__(self) -> None:
-        self._second: bool | None = None
-        self._channels: int | None = None
-
-    def of(self, module: nn.Module, x: Tensor) -> int | None:
-        """The axis, counted from 0, of the output ``x`` of ``module``; None for (N,), which is all one channel."""
-        if x.ndim == 1 and not isinstance(module, _CHANNELS_LAST):
-            return None
-        if x.ndim <= 2:
-            return int(x.ndim) - 1
-        second = _is_second(module)
-        if second is None:
-            second = self._inherited(x)
-        self._second, self._channels = second, int(x.shape[1 if second else -1])
-        return 1 if second else int(x.ndim) - 1
-
-    def _inherited(self, x: Tensor) -> bool:
-        if self._second is None:
-            return x.ndim > 3
-        here, there = (1, -1) if self._second else (-1, 1)
-        moved = x.shape[here] != self._channels and x.shape[there] == self._channels
-        return self._second is not moved
-
-
-def _is_second(module: nn.Module) -> bool | None:
-    # Layer normalizations over (N, C, H, W) are subclasses with such a name, or normalize over several axes.
-    if isinstance(module, _CHANNELS_SECOND) or type(module).__name__.endswith("2d"):
-        return True
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return len(module.normalized_shape) > 1
-    return False if isinstance(module, _CHANNELS_LAST) else None

@@ -163,11 +163,11 @@ class SignalProbe(SteppingProbe):
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
                 return None
-            return self._record(name, slots, module, output)
+            return self._record(name, slots, module, arguments, output)
 
         return hook
 
-    def _record(self, name: str, slots: Slots, module: nn.Module, output: Any) -> Any:
+    def _record(self, name: str, slots: Slots, module: nn.Module, arguments: Any, output: Any) -> Any:
         call = self._pass.call(name)
         layer = label(name, call)
         x = recorded_tensor(output)
@@ -175,8 +175,7 @@ class SignalProbe(SteppingProbe):
         if x is None or reason is not None:
             self._layers.skip(layer, str(reason))
             return None
-        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
-        axis = self._pass.axis.of(module, x) if axis is None else axis % x.ndim
+        axis = self._axis_of(layer, module, arguments, x)
         channels = 1 if axis is None else int(x.shape[axis])
         self._layers.register(layer, type(module).__name__, int(x.ndim), channels)
         if "activation" in self.signals:
@@ -193,10 +192,24 @@ class SignalProbe(SteppingProbe):
         elif torch.compiler.is_compiling():
             slot = f"call{call}_channels{channels}"
             slots.add(slot, layer, (len(ROWS), channels), str(x.device))
-            return replaced(output, x, Tap.apply(x, getattr(slots, slot), axis))
+            tapped = Tap.apply(x, getattr(slots, slot), axis)
+            self._pass.axis.note(tapped, axis)
+            return replaced(output, x, tapped)
         else:
             self._hook_gradient(x, axis, lambda: layer)
         return None
+
+    def _axis_of(self, layer: str, module: nn.Module, arguments: Any, x: Tensor) -> int | None:
+        axes = self._pass.axis
+        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
+        if axis is not None:
+            axis %= x.ndim
+        else:
+            axis = axes.of(module, arguments, x)
+            if axes.guessed:
+                self._layers.guess(layer)
+        axes.note(x, axis)
+        return axis
 
     def _repeat(self, name: str, output: Any) -> None:
         """Hooks the gradient of a call that activation checkpointing repeats."""
@@ -321,6 +334,7 @@ class SignalProbe(SteppingProbe):
         changes = {name: self._weights[name].parameter.detach() - before for name, before in self._before.items()}
         self._add_weights("update", changes)
         self._layers.note_what_never_ran(self._modules)
+        self._layers.warn_of_guesses()
         self._warn_if_nothing_ran()
 
     def _warn_if_nothing_ran(self) -> None:
