@@ -40,6 +40,13 @@ def test_choice(layers: object, expected: list[str]) -> None:
     assert list(choose_layers(net(), layers)) == expected  # type: ignore[arg-type]
 
 
+def test_what_hands_on_its_input_is_no_layer_unless_all_are_asked_for() -> None:
+    model = nn.Sequential(nn.Identity(), nn.Linear(2, 2), nn.Dropout(0.0), nn.Dropout(0.1), nn.AlphaDropout(0.0))
+    assert list(choose_layers(model)) == ["1", "3"]
+    assert list(choose_layers(model, "all")) == ["0", "1", "2", "3", "4"]
+    assert list(choose_layers(model, nn.Identity)) == ["0"]
+
+
 @pytest.mark.parametrize("layers", ["0.7", "conv*", nn.LSTM, ["0.0", "nothing"]])
 def test_what_matches_nothing_is_an_error_that_names_it(layers: object) -> None:
     with pytest.raises(ValueError, match=r"0\.7|conv|LSTM|nothing"):

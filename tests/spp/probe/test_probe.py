@@ -259,7 +259,7 @@ def test_output_that_cannot_be_recorded_is_skipped_with_the_reason(wrap: Any, re
 
 def test_number_of_channels_that_changes_within_a_step_is_a_reason_and_not_a_crash() -> None:
     model = nn.Sequential(nn.Identity())
-    with SignalProbe(model, signals=("activation",)) as probe:
+    with SignalProbe(model, "all", signals=("activation",)) as probe:
         model(vectors(4, 6))
         model(vectors(4, 5))
         probe.collect()
@@ -488,12 +488,12 @@ def test_backward_after_the_step_has_ended_is_not_counted() -> None:
 def test_handed_through_input_is_not_hooked_twice() -> None:
     model = nn.Sequential(nn.Identity(), nn.Linear(6, 4))
     x = vectors().requires_grad_()
-    with SignalProbe(model) as probe:
+    with SignalProbe(model, "all") as probe:
         for _ in range(2):
             loss_of(model(x)).backward()
             frame = probe.collect()
     assert not x._backward_hooks
-    same(frame.assign(step=0), one_step(model, x))
+    same(frame.assign(step=0), one_step(model, x, layers="all"))
 
 
 def test_exception_in_forward_leaves_the_probe_usable() -> None:
@@ -548,7 +548,7 @@ def test_loss_scale_is_taken_out_of_gradients(scale: Any) -> None:
 
 def test_nonfinite_gradients_are_counted() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Identity())
-    with SignalProbe(model) as probe:
+    with SignalProbe(model, "all") as probe:
         output = model(vectors())
         output.backward(torch.full_like(output, math.inf).index_fill(0, torch.tensor([1]), 1.0))
         frame = probe.collect()
@@ -619,6 +619,45 @@ def test_which_parameters_are_weights() -> None:
     assert select(frame, "parameter", "logit_scale").acsm.item() == 4.0
     chosen = one_step(Odd(), vectors(), layers="tied")
     assert set(select(chosen, "parameter").layer) == {"tied"}
+
+
+class Experts(nn.Module):
+    """A child, and weights of its own; it is called. In a model with a class token, which is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.ones(2, 6, 6)), nn.Parameter(torch.full((6,), 2.0))
+        self.act = nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(torch.einsum("nc,ecd->nd", x, self.weight)) * self.scale
+
+
+def test_modules_with_children_and_parameters_of_their_own_are_layers() -> None:
+    model = nn.Sequential(
+        OrderedDict(stem=nn.Linear(6, 6), experts=Experts(), drop=nn.Dropout(0.0), head=nn.Linear(6, 2))
+    )
+    model.register_parameter("token", nn.Parameter(torch.full((1, 6), 3.0)))
+    recorder = Recorder(model)
+    with SignalProbe(model) as probe:
+        loss_of(model(vectors())).backward()
+        frame = probe.collect()
+    check(frame, recorder)
+    assert list(select(frame, "gradient").layer) == ["stem", "experts.act", "experts", "head", "Sequential"]
+    weights = select(frame, "parameter").set_index("layer")
+    assert weights.second_moment[["token", "experts", "experts.scale"]].tolist() == [9.0, 1.0, 4.0]
+    # What goes by the name of its module stands where that was called, what does not where that begins.
+    assert weights.depth[["token", "stem", "experts", "experts.scale", "head"]].tolist() == [0, 0, 2, 0, 3]
+    everything = one_step(model, vectors(), layers="all")
+    assert list(select(everything, "gradient").layer) == [
+        "stem",
+        "experts.act",
+        "experts",
+        "drop",
+        "head",
+        "Sequential",
+    ]
+    assert list(select(everything, "parameter").layer) == list(weights.index)
 
 
 # -- training is untouched --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch.jit._script import RecursiveScriptModule
+from torch.nn.modules.dropout import _DropoutNd
 
 from sppbench.checks import check_type, several
 
@@ -20,6 +21,8 @@ LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str 
 # Those of libraries other than torch are known by their name.
 _OPAQUE = (nn.MultiheadAttention, torch.jit.ScriptModule)
 _OPAQUE_NAMES = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
+# Stands for every layer.
+ALL = "all"
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 
@@ -49,14 +52,19 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
     Args:
         model: Any module.
         layers: None: the leaves, which are the modules without children, and attention modules that do not call theirs,
-            as a whole. Else module names, globs (``"features.*"``; ``*`` also matches dots), module classes, several of
-            these, or a predicate ``(name, module) -> bool``. The model itself goes by the name of its class.
+            as a whole; other modules only if they have parameters of their own, as experts and blocks with a scale
+            have. Without those that hand on what they are given: ``Identity``, and dropout with a probability of 0.
+            ``"all"``: these as well. Else module names, globs (``"features.*"``; ``*`` also matches dots), module
+            classes, several of these, or a predicate ``(name, module) -> bool``. The model itself goes by the name of
+            its class.
 
     Raises:
         ValueError: A name, glob or class matches nothing.
     """
     modules = named_modules(model)
     if layers is None:
+        chosen = {name for name in _leaves(modules) if not _hands_on(modules[name])}
+    elif layers == ALL:
         chosen = _leaves(modules)
     elif isinstance(layers, str | type):
         chosen = _matching(modules, layers)
@@ -65,6 +73,11 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
     else:
         chosen = set().union(*(_matching(modules, one) for one in layers))
     return {name: module for name, module in modules.items() if name in chosen}
+
+
+def is_default(layers: LayerChoice) -> bool:
+    """Whether a choice names no layers, and thus means all weights of the model."""
+    return layers is None or (isinstance(layers, str) and layers == ALL)
 
 
 def checked_choice(layers: Any) -> Any:
@@ -107,9 +120,18 @@ def _leaves(modules: dict[str, nn.Module]) -> set[str]:
         around = _parents(modules, name)
         if "parametrizations" in name.split(".") or any(_is_opaque(modules[parent]) for parent in around):
             continue
-        if _is_opaque(module) or not any(child != "parametrizations" for child, _ in module.named_children()):
+        if is_leaf(module) or _is_opaque(module) or any(True for _ in module.parameters(recurse=False)):
             found.add(name)
     return found
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module has no children, but for how its parameters are computed."""
+    return not any(child != "parametrizations" for child, _ in module.named_children())
+
+
+def _hands_on(module: nn.Module) -> bool:
+    return isinstance(module, nn.Identity) or (isinstance(module, _DropoutNd) and module.p == 0)
 
 
 def _is_opaque(module: nn.Module) -> bool:

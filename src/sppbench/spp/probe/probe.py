@@ -14,7 +14,15 @@ from torch.utils.hooks import RemovableHandle
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
 from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.layers import LayerChoice, choose_layers, named_modules, unwrapped, without_hooks
+from sppbench.spp.probe.layers import (
+    LayerChoice,
+    choose_layers,
+    is_default,
+    is_leaf,
+    named_modules,
+    unwrapped,
+    without_hooks,
+)
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.probe.readings import Key, Readings, Reducer, Row, to_frame
@@ -101,7 +109,7 @@ class SignalProbe(SteppingProbe):
         self._modules = choose_layers(self._model, layers)
         if not self._modules:
             raise ValueError("no layer was chosen")
-        self._weights = named_weights(self._model, self._modules, everything=layers is None)
+        self._weights = named_weights(self._model, self._modules, everything=is_default(layers))
         self._weight_sums = WeightSums()
         self._axis_by_user = channel_axis
         self._reduce = Reducer()
@@ -351,15 +359,17 @@ class SignalProbe(SteppingProbe):
         signal, layer = key
         if signal not in OF_BATCH and key not in self._layers.rows:
             weight, module, kind = self._weights[layer]
-            self._layers.rows[key] = Row(self._depth_of(module), layer, kind, signal, weight.ndim, channels)
+            self._layers.rows[key] = Row(self._depth_of(module, layer), layer, kind, signal, weight.ndim, channels)
         row = self._layers.rows[key]
         return row if row.channels == channels else row._replace(channels=channels)
 
-    def _depth_of(self, module: str) -> int:
-        """The depth of a module's first call; of one that is not called, that of the last module before it that is."""
+    def _depth_of(self, module: str, weight: str) -> int:
+        """The depth of a module's first call. Of one that is not called, that of the last module before it that is; so
+        of one with children, which has run when they have, unless the weight goes by its name."""
         depth = 0
-        for name in named_modules(self._model):
-            depth = self._layers.depths.get(name, depth)
+        for name, one in named_modules(self._model).items():
+            if name == weight or is_leaf(one):
+                depth = self._layers.depths.get(name, depth)
             if name == module:
                 break
         return depth
