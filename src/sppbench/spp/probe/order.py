@@ -7,7 +7,8 @@ torch take objects as arguments of such a function, or tensors as results of sev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -61,12 +62,15 @@ class LayerRows(LayerOrder):
     Attributes:
         rows: Signal and layer → row.
         state: A hash of what is known of the layers that are recorded.
+        guessed: Layers whose channel axis only the sizes of their outputs told.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[tuple[str, str], Row] = {}
         self.state = 0
+        self.guessed: list[str] = []
+        self._has_warned = False
         self._shapes: dict[str, tuple[str, int, int]] = {}
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -83,3 +87,27 @@ class LayerRows(LayerOrder):
             self.rows = {key: row for key, row in self.rows.items() if row.signal in OF_BATCH}
         for signal in OF_BATCH:
             self.rows[signal, layer] = Row(self.depths[layer], layer, kind, signal, ndim, channels)
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def guess(self, layer: str) -> None:
+        """Notes that the channel axis of a layer is not known for sure."""
+        if layer not in self.guessed:
+            self.guessed.append(layer)
+
+    def warn_of_guesses(self) -> None:
+        """Says once, at the end of the first step that has such layers, which they are."""
+        if not self.guessed or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"the channel axis of {shortened(self.guessed)} was taken from the sizes of the outputs, as no layer has "
+            "returned the tensors that they were given: where it is wrong, name it with channel_axis",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """Some names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

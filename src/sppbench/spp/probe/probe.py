@@ -17,7 +17,16 @@ from sppbench.spp.places import with_places
 from sppbench.spp.probe.blocks import find_blocks
 from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.layers import LayerChoice, choose_layers, class_name, named_modules, unwrapped, without_hooks
+from sppbench.spp.probe.layers import (
+    LayerChoice,
+    choose_layers,
+    class_name,
+    is_default,
+    is_leaf,
+    named_modules,
+    unwrapped,
+    without_hooks,
+)
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
@@ -133,7 +142,7 @@ class SignalProbe(SteppingProbe):
         if not self._modules:
             raise ValueError("no layer was chosen")
         self.blocks = {name: number for number, name in enumerate(find_blocks(named_modules(self._model)))}
-        self._weights = named_weights(self._model, self._modules, everything=layers is None)
+        self._weights = named_weights(self._model, self._modules, everything=is_default(layers))
         self._weight_sums = WeightSums()
         self._axis_by_user = channel_axis
         self._spread = Spread(model, process_group)
@@ -200,11 +209,11 @@ class SignalProbe(SteppingProbe):
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
                 return None
-            return self._record(name, slots, module, output)
+            return self._record(name, slots, module, arguments, output)
 
         return hook
 
-    def _record(self, name: str, slots: Slots, module: nn.Module, output: Any) -> Any:
+    def _record(self, name: str, slots: Slots, module: nn.Module, arguments: Any, output: Any) -> Any:
         call = self._pass.call(name)
         layer = label(name, call)
         x = recorded_tensor(output)
@@ -212,8 +221,7 @@ class SignalProbe(SteppingProbe):
         if x is None or reason is not None:
             self._layers.skip(layer, str(reason))
             return None
-        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
-        axis = self._pass.axis.of(module, x) if axis is None else axis % x.ndim
+        axis = self._axis_of(layer, module, arguments, x)
         held = Held(x, None) if self._spread.is_whole(x) else self._held(layer, x, axis)
         if held is None:
             return None
@@ -233,7 +241,9 @@ class SignalProbe(SteppingProbe):
         elif torch.compiler.is_compiling():
             slot = f"call{call}_channels{channels}"
             slots.add(slot, layer, (len(ROWS), channels), str(x.device))
-            return replaced(output, x, Tap.apply(x, getattr(slots, slot), axis))
+            tapped = Tap.apply(x, getattr(slots, slot), axis)
+            self._pass.axis.note(tapped, axis)
+            return replaced(output, x, tapped)
         else:
             self._hook_gradient(x, axis, lambda: layer, held.share)
         return None
@@ -247,6 +257,18 @@ class SignalProbe(SteppingProbe):
         except Unknown as reason:
             self._layers.skip(layer, str(reason))
             return None
+
+    def _axis_of(self, layer: str, module: nn.Module, arguments: Any, x: Tensor) -> int | None:
+        axes = self._pass.axis
+        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
+        if axis is not None:
+            axis %= x.ndim
+        else:
+            axis = axes.of(module, arguments, x)
+            if axes.guessed:
+                self._layers.guess(layer)
+        axes.note(x, axis)
+        return axis
 
     def _repeat(self, name: str, output: Any) -> None:
         """Hooks the gradient of a call that activation checkpointing repeats."""
@@ -417,6 +439,7 @@ class SignalProbe(SteppingProbe):
         }
         self._add_weights("update", changes)
         self._layers.note_what_never_ran(self._modules)
+        self._layers.warn_of_guesses()
         self._warn_if_nothing_ran()
 
     def _warn_if_nothing_ran(self) -> None:
@@ -434,16 +457,18 @@ class SignalProbe(SteppingProbe):
         if signal not in OF_BATCH and key not in self._layers.rows:
             weight = self._weights[layer]
             ndim = 0 if weight.parameter is None else self._spread.ndim(weight.parameter)
-            depth = self._depth_of(weight.module)
+            depth = self._depth_of(weight.module, layer)
             self._layers.rows[key] = Row(depth, layer, weight.kind, signal, ndim, channels)
         row = self._layers.rows[key]
         return row if row.channels == channels else row._replace(channels=channels)
 
-    def _depth_of(self, module: str) -> int:
-        """The depth of a module's first call; of one that is not called, that of the last module before it that is."""
+    def _depth_of(self, module: str, weight: str) -> int:
+        """The depth of a module's first call. Of one that is not called, that of the last module before it that is; so
+        of one with children, which has run when they have, unless the weight goes by its name."""
         depth = 0
-        for name in named_modules(self._model):
-            depth = self._layers.depths.get(name, depth)
+        for name, one in named_modules(self._model).items():
+            if name == weight or is_leaf(one):
+                depth = self._layers.depths.get(name, depth)
             if name == module:
                 break
         return depth
