@@ -56,8 +56,10 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
         # Not groupby.mean: it skips NaN.
         result[name] = np.bincount(number, weights=of_steps, minlength=len(result)) / result["steps"]
     if largest is not None:
-        result["absmax"] = 0.0
-        np.maximum.at(result["absmax"].array, number, largest)
+        absmax = np.zeros(len(result))
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            np.maximum.at(absmax, number, largest)
+        result["absmax"] = absmax
     result = result.reset_index()
     result["second_moment"] = result["acsm"] + result["acv"]
     rank = result["signal"].map(list(SIGNALS).index)

@@ -52,7 +52,8 @@ class Slots:
             slot = torch.zeros(shape, dtype=torch.float64, device=device, requires_grad=True)
             torch._dynamo.mark_static_address(slot, guard=True)
             # Left alone, a leaf would add up in its `grad` whatever it receives.
-            slot.register_post_accumulate_grad_hook(functools.partial(self._receive, attribute))
+            hook = functools.partial(self._receive, attribute)
+            slot.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
             self._all[attribute] = layer, slot
             setattr(self, attribute, slot)
 

@@ -154,8 +154,8 @@ class FirstAxisSums:
         samples = torch.tensor([len(x) if x.ndim else 1 for x in tensors])
         smallest = torch.tensor([smallest_normal(x.dtype) for x in tensors])
         by_channel = torch.stack([counts.double(), samples.double(), smallest.double()])
-        *known, self._smallest = torch.repeat_interleave(by_channel, channels, dim=1).to(device)
-        self._known = torch.stack(known)
+        by_channel = torch.repeat_interleave(by_channel, channels, dim=1).to(device)
+        self._known, self._smallest = by_channel[:2], by_channel[2]
         self._is_counted = bool(smallest.isfinite().any())
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -176,7 +176,7 @@ class FirstAxisSums:
             return self._smallest  # NaN
         smallest = torch.repeat_interleave(self._smallest, self._ends.diff(), output_size=len(magnitudes))
         below = self._over_others(magnitudes.lt(smallest).double())
-        return below - zeros + self._smallest.mul(0)  # NaN where it is not counted
+        return below - zeros + 0 * self._smallest  # NaN where it is not counted
 
 
 def smallest_normal(dtype: torch.dtype) -> float:

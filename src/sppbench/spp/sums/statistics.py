@@ -192,8 +192,7 @@ def _sums_of_piece(x: Tensor, axis: int) -> Tensor:
     if smallest > 0:
         counted.append(magnitude.lt(smallest).logical_and(magnitude.ne(0)))
     added = [value.sum(others).sum().double() for value in (double.square(), *counted)]
-    known = [x.numel() // x.shape[axis], x.shape[0]]
-    known = known if smallest > 0 else [smallest, *known]
+    known = [*([] if smallest > 0 else [smallest]), float(x.numel() // x.shape[axis]), float(x.shape[0])]
     tail = [*added, *(double.new_full((), value) for value in known), magnitude.amax()]
     return torch.cat([double.sum(others), torch.stack(tail)])
 
