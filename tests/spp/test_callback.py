@@ -759,8 +759,7 @@ def test_scalars_and_figures_reach_every_logger(tmp_path: Path) -> None:
     assert [[image.step for image in events.Images(name)] for name in FIGURES] == [[2, 5], [2, 5], [5], [5]]
     # Of the last step of each flush; and not into a table with a column for each.
     for name in ("gradient/net.0", "parameter/net.3"):
-        signal, layer = name.split("/")
-        rows = history[(history.signal == signal) & (history.layer == layer) & history.step.isin((2, 5))]
+        rows = history[(history["signal"] + "/" + history["layer"] == name) & history["step"].isin([2, 5])]
         expected = [(step, pytest.approx(value)) for step, value in zip(rows.step, rows.second_moment, strict=True)]
         assert [(event.step, event.value) for event in events.Scalars(f"spp_{name}")] == expected
     assert not [name for _, metrics in recorder.logged for name in metrics if name.startswith("spp_")]
