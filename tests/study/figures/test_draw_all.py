@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from sppbench.evidence.keep import write_compact
-from sppbench.evidence.runs import read_evidence
+from sppbench.evidence.selection import read_evidence
 from sppbench.study.figures.draw_all import draw_figures, used_runs
 from sppbench.study.figures.drawing import Drawing
 from sppbench.study.figures.figure_output import all_curves, write_figures
