@@ -178,7 +178,8 @@ def _figures_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> int:
-    from sppbench.evidence.runs import EvidenceError, read_evidence
+    from sppbench.evidence.runs import EvidenceError
+    from sppbench.evidence.selection import read_evidence
     from sppbench.study.common.plain_text import visible
     from sppbench.study.figures.draw_all import draw_figures, used_runs
     from sppbench.study.figures.figure_output import log_figures, terminal, write_figures
@@ -215,7 +216,7 @@ def _claims_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _claims(arguments: argparse.Namespace) -> int:
-    from sppbench.evidence.runs import read_evidence
+    from sppbench.evidence.selection import read_evidence
     from sppbench.study.claims.formats import FORMATS, write_claims
     from sppbench.study.claims.judge import judge
 
@@ -272,7 +273,8 @@ def _keep_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _keep(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.keep import write_compact
-    from sppbench.evidence.runs import EvidenceError, read_evidence
+    from sppbench.evidence.runs import EvidenceError
+    from sppbench.evidence.selection import read_evidence
 
     evidence = read_evidence(arguments.directory)
     problems = [*evidence.problems, *evidence.lost]
