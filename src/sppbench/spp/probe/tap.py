@@ -36,6 +36,8 @@ class Slots:
     """
 
     def __init__(self) -> None:
+        #: Within a call: what the module is given.
+        self.given: Tensor | None = None
         self._all: dict[str, tuple[str, Tensor]] = {}
 
     # Dynamo calls this while it traces, and takes its result as a constant; see `sppbench.spp.probe.order`.
@@ -54,5 +56,6 @@ class Slots:
 
     def clear(self) -> None:
         """Forgets what the slots have received."""
+        self.given = None
         for _, slot in self._all.values():
             slot.grad = None
