@@ -8,11 +8,11 @@ torch take objects as arguments of such a function, or tensors as results of sev
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
-from sppbench.spp.names import OF_BATCH
+from sppbench.spp.names import OF_BATCH, shortened
 from sppbench.spp.probe.readings import Row
 
 _NEVER = "never called in training mode"
@@ -120,9 +120,3 @@ class LayerRows(LayerOrder):
             RuntimeWarning,
             stacklevel=6,
         )
-
-
-def shortened(names: Sequence[str], most: int = 8) -> str:
-    """Some names, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
