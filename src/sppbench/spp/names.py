@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 Signal = Literal["activation", "gradient", "parameter", "parameter_gradient", "update"]
@@ -56,3 +57,9 @@ BATCHNORM_COLUMNS: Final = {
     "layer": "object",
     **dict.fromkeys(GAIN_AND_FACTORS, "float64"),
 }
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """Some names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -8,11 +8,11 @@ torch take objects as arguments of such a function, or tensors as results of sev
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
-from sppbench.spp.names import OF_BATCH
+from sppbench.spp.names import OF_BATCH, shortened
 from sppbench.spp.probe.readings import Row
 
 _NEVER = "never called in training mode"
@@ -29,6 +29,8 @@ class LayerOrder:
     def __init__(self) -> None:
         self.depths: dict[str, int] = {}
         self.skipped: dict[str, str] = {}
+        self._of_their_kind: list[str] = []
+        self._has_warned = False
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def skip(self, layer: str, reason: str) -> None:
@@ -40,6 +42,20 @@ class LayerOrder:
     def note(self, layer: str, reason: str) -> None:
         """Notes why some calls of a layer, which may have others, are not recorded."""
         self.skipped[layer] = reason
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def skip_kind(self, layer: str) -> None:
+        """Notes that no call of a layer will be recorded, as its kind cannot be."""
+        if layer not in self._of_their_kind:
+            self._of_their_kind.append(layer)
+
+    def warn_of_kinds(self) -> None:
+        """Says once, at the end of the first step that has such layers, which they are."""
+        if self._of_their_kind and not self._has_warned:
+            self._has_warned = True
+            first = self._of_their_kind[0]
+            message = f"not measured: {shortened(self._of_their_kind)} ({first}: {self.skipped.get(first)})"
+            warnings.warn(message, RuntimeWarning, stacklevel=5)
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def enter(self, layer: str) -> None:
@@ -70,7 +86,6 @@ class LayerRows(LayerOrder):
         self.rows: dict[tuple[str, str], Row] = {}
         self.state = 0
         self.guessed: list[str] = []
-        self._has_warned = False
         self._shapes: dict[str, tuple[str, int, int]] = {}
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -105,9 +120,3 @@ class LayerRows(LayerOrder):
             RuntimeWarning,
             stacklevel=6,
         )
-
-
-def shortened(names: Sequence[str], most: int = 8) -> str:
-    """Some names, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
