@@ -132,7 +132,10 @@ def _leaves(modules: dict[str, nn.Module]) -> set[str]:
         around = _parents(modules, name)
         if "parametrizations" in name.split(".") or any(_is_opaque(modules[parent]) for parent in around):
             continue
-        if is_leaf(module) or _is_opaque(module) or any(True for _ in module.parameters(recurse=False)):
+        own = [
+            parameter for parameter, _ in module.named_parameters(recurse=False) if parameter != "_flat_param"
+        ]  # FSDP's
+        if is_leaf(module) or _is_opaque(module) or own:
             found.add(name)
     return found
 
