@@ -21,6 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "files": set(),
     "checks": set(),
     "stored_files": {"errors"},
+    "interruption": set(),
     "streams": set(),
     "wandb_modes": set(),
     "models": {"checks"},
@@ -51,9 +52,9 @@ ROOMS: dict[str, set[str]] = {
         *("study.common", "study.table", "study.figures", "study.claims"),
     },
     "dashboard": {"errors", "spp.names"},
-    "train": {"errors", "files", "streams", "run"},
+    "train": {"errors", "files", "interruption", "streams", "run"},
     "__main__": {
-        *("errors", "streams", "train", "evidence", "dashboard"),
+        *("errors", "interruption", "streams", "train", "evidence", "dashboard"),
         *("study.common", "study.table", "study.figures", "study.claims", "study.report"),
     },
     "__init__": {"aliases"},
@@ -156,7 +157,7 @@ def _files_among(name: str, files: dict[str, Path]) -> Iterator[str]:
     "name",
     [
         *("train", "run/assembly", "run/sweep", "run/results", "run/run_directory", "run/checkpoint", "run/validation"),
-        *("files", "spp/names", "stored_files", "streams", "wandb_modes", "__init__", "__main__"),
+        *("files", "spp/names", "stored_files", "interruption", "streams", "wandb_modes", "__init__", "__main__"),
         "../hydra_plugins/sppbench_sweeper",
     ],
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from sppbench.checks import check_type
 from sppbench.spp.names import DEFAULT_SIGNALS
@@ -144,17 +144,25 @@ class SPPCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             with suppress(AttributeError, ValueError):  # the net may not be there yet: on_fit_start tries again
-                self._attach(pl_module)
+                self._attach(self._model(trainer, pl_module))
 
     # LightningModule.setup and configure_model may have made the net, or parts of it. Nothing has run yet.
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = False
-        if self._recording is None or not self._recording.is_of(pl_module.get_submodule(self.module)):
-            self._attach(pl_module)
+        model = self._model(trainer, pl_module)
+        if self._recording is None or not self._recording.is_of(model):
+            self._attach(model)
 
-    def _attach(self, pl_module: LightningModule) -> None:
+    def _model(self, trainer: Trainer, pl_module: LightningModule) -> nn.Module:
+        # Only the wrapper knows what FSDPStrategy has made of the weights that are in no other.
+        wrapper = trainer.strategy.model
+        if not self.module and type(wrapper).__name__ == "FullyShardedDataParallel":
+            return cast(nn.Module, wrapper)
+        return pl_module.get_submodule(self.module)
+
+    def _attach(self, model: nn.Module) -> None:
         self._detach()
-        self._recording = Recording(pl_module.get_submodule(self.module), self.settings)
+        self._recording = Recording(model, self.settings)
 
     def _detach(self) -> None:
         if self._recording is not None:

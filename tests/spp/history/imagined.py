@@ -23,7 +23,7 @@ def rows(first: int, end: int, layers: int = 5) -> pd.DataFrame:
     for step in range(first, end):
         # Depth and alphabet disagree: layer10 comes before layer2.
         depth = np.repeat(np.arange(layers), 3)
-        values = np.random.default_rng(step).lognormal(-5, 5, (3, len(depth))).astype(np.float32).astype(np.float64)
+        values = np.random.default_rng(step).lognormal(-5, 5, (4, len(depth))).astype(np.float32).astype(np.float64)
         frame = {
             "step": step,
             "epoch": step // STEPS_PER_EPOCH,
@@ -37,6 +37,9 @@ def rows(first: int, end: int, layers: int = 5) -> pd.DataFrame:
             "acv": values[1],
             "mean": -values[2],
             "nonfinite": np.arange(len(depth)),
+            "absmax": values[3],
+            "zeros": depth / 64,
+            "subnormal": np.where(depth % 3, np.nan, depth / 128),
         }
         frames.append(pd.DataFrame(frame).iloc[::-1])
     return pd.concat(frames, ignore_index=True)

@@ -69,7 +69,8 @@ def test_epoch_means_of_a_whole_history(tmp_path: Path, full_batches_only: bool)
                 row |= {"acsm": means["acsm"], "acv": means["acv"], "second_moment": means["acsm"] + means["acv"]}
                 variances = [max(a + v - m * m, 0.0) for a, v, m in zip(one.acsm, one.acv, one["mean"], strict=True)]
                 row |= {"mean": means["mean"], "variance": float(sum(variances)) / len(one)}
-                expected.append(row | {"nonfinite": sum(one.nonfinite)})
+                row |= {"nonfinite": sum(one.nonfinite), "absmax": max(one.absmax)}
+                expected.append(row | {name: float(sum(one[name])) / len(one) for name in ("zeros", "subnormal")})
     pd.testing.assert_frame_equal(found, pd.DataFrame(expected), rtol=1e-12, check_dtype=False)
 
 

@@ -24,6 +24,7 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     assert found.dtypes.astype(str).to_dict() == {
         **dict.fromkeys(("step", "epoch", "samples", "depth", "ndim", "nonfinite", "block"), "int64"),
         **dict.fromkeys(("acsm", "acv", "second_moment", "mean"), "float64"),
+        **dict.fromkeys(("absmax", "zeros", "subnormal"), "float64"),
         **dict.fromkeys(("layer", "kind", "signal", "role"), str(pd.DataFrame({"text": ["x"]})["text"].dtype)),
     }
     assert names(path) == [part(path, start).name for start in (0, 3, 4)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -66,7 +67,8 @@ def read_history(
         signals: Some of :data:`SIGNALS`, or one of them; all by default.
         epochs: Epochs from 0, for example ``range(10)`` or ``(0, 9, 19)``; all by default.
         steps: Steps from 0, likewise.
-        columns: Some of :data:`COLUMNS` and of ``block`` and ``role``; all by default.
+        columns: Some of :data:`COLUMNS` and of ``block`` and ``role``; by default all, of a history of an earlier
+            version all that it has.
 
     Returns:
         One row per (step, layer, signal), sorted by step, depth and the order of :data:`SIGNALS`; columns as asked for.
@@ -89,7 +91,12 @@ def read_history(
         conditions.append(_is_in("signal", check_known("signal", _listed(signals), SIGNALS)))
     table, blocks = _read(path, HISTORY, needed, layers, epochs, steps, conditions)
     frame = _to_frame(table)
-    return (with_places(frame, blocks) if set(PLACES) & set(wanted) else frame)[wanted]
+    frame = with_places(frame, blocks) if set(PLACES) & set(wanted) else frame
+    if absent := [name for name in wanted if name not in frame]:
+        if columns is not None:
+            raise HistoryError(f"{path} lacks the columns {', '.join(absent)}")
+        wanted = [name for name in wanted if name not in absent]
+    return frame[wanted]
 
 
 def read_batchnorm(
@@ -174,7 +181,9 @@ def _read(
     conditions: list[pc.Expression],
 ) -> tuple[pa.Table, dict[str, int]]:
     """The rows that pass all filters, in no particular order, with the wanted columns in the order of ``columns``; and
-    the net's blocks."""
+    the net's blocks.
+
+    Of columns that may be missing, only those that some file has."""
     chosen_epochs = None if epochs is None else _listed(epochs)
     chosen_steps = None if steps is None else _listed(steps)
     if chosen_epochs is not None:
@@ -236,16 +245,17 @@ class _Files:
         steps: list[int] | None,
         epochs: list[int] | None,
     ) -> tuple[pa.Table, dict[str, int]]:
-        tables, footers = [], {}
+        tables, footers, stored = [], {}, set[str]()
         blocks: dict[str, int] = {}
         for part in self.chosen:
             table, metadata = _read_file(part.path, self.columns, wanted, conditions)
             tables.append(table)
+            stored |= set(metadata.schema.names)
             blocks |= blocks_of(part.path, metadata)
             if self.parts:
                 footers[part] = footer_of(part, metadata)
         self._check(footers, steps, epochs)
-        return pa.concat_tables(tables), blocks
+        return pa.concat_tables(tables).select([name for name in wanted if name in stored]), blocks
 
     def _check(self, footers: dict[Part, Footer], steps: list[int] | None, epochs: list[int] | None) -> None:
         for gap in find_gaps(self.parts, footers, self.path):
@@ -296,7 +306,9 @@ def read_part(part: Part, columns: Columns) -> pa.Table:
 def _read_file(
     path: Path, columns: Columns, wanted: Collection[str], conditions: list[pc.Expression]
 ) -> tuple[pa.Table, pq.FileMetaData]:
-    """Rows of one file that meet all conditions; row groups whose bounds exclude that are not read."""
+    """Rows of one file that meet all conditions; row groups whose bounds exclude that are not read.
+
+    A column that may be missing, and is, is NaN."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     file_format = ds.ParquetFileFormat(default_fragment_scan_options=options)
     try:
@@ -304,10 +316,12 @@ def _read_file(
         with pa.OSFile(str(path)) as file:
             fragment = file_format.make_fragment(file)
             stored = fragment.physical_schema.names
-            missing = [name for name in columns.names if name not in stored]
+            missing = [name for name in columns.needed if name not in stored]
             if missing:
                 raise HistoryError(f"{path} lacks the columns {', '.join(missing)}")
-            table = fragment.to_table(columns=list(wanted), filter=reduce(and_, conditions) if conditions else None)
+            # Of what a file lacks Arrow would make nulls.
+            sources = {name: pc.field(name) if name in stored else pc.scalar(math.nan) for name in wanted}
+            table = fragment.to_table(columns=sources, filter=reduce(and_, conditions) if conditions else None)
             return table.cast(pa.schema([columns.memory.field(name) for name in wanted])), fragment.metadata
     except (OSError, pa.ArrowException) as error:
         raise damaged(path, error) from error

@@ -17,7 +17,16 @@ from sppbench.spp.places import with_places
 from sppbench.spp.probe.blocks import find_blocks
 from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.layers import LayerChoice, choose_layers, class_name, named_modules, unwrapped, without_hooks
+from sppbench.spp.probe.layers import (
+    LayerChoice,
+    choose_layers,
+    class_name,
+    is_default,
+    is_leaf,
+    named_modules,
+    unwrapped,
+    without_hooks,
+)
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
@@ -35,7 +44,7 @@ from sppbench.spp.probe.stepping import (
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
 from sppbench.spp.schedule import EveryNSteps, Schedule
-from sppbench.spp.sums.batched import ROWS
+from sppbench.spp.sums.batched import ROWS, joined
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
 if TYPE_CHECKING:
@@ -133,13 +142,13 @@ class SignalProbe(SteppingProbe):
         if not self._modules:
             raise ValueError("no layer was chosen")
         self.blocks = {name: number for number, name in enumerate(find_blocks(named_modules(self._model)))}
-        self._weights = named_weights(self._model, self._modules, everything=layers is None)
+        self._weights = named_weights(self._model, self._modules, everything=is_default(layers))
         self._weight_sums = WeightSums()
         self._axis_by_user = channel_axis
         self._spread = Spread(model, process_group)
         self._first = True  # no step has been recorded yet
         self._reduce = Reducer()
-        self._slots = {name: Slots() for name in self._modules}
+        self._slots = {name: Slots(joined) for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
         self._clear()
         self._attach(self._hooks())
@@ -200,11 +209,11 @@ class SignalProbe(SteppingProbe):
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
                 return None
-            return self._record(name, slots, module, output)
+            return self._record(name, slots, module, arguments, output)
 
         return hook
 
-    def _record(self, name: str, slots: Slots, module: nn.Module, output: Any) -> Any:
+    def _record(self, name: str, slots: Slots, module: nn.Module, arguments: Any, output: Any) -> Any:
         call = self._pass.call(name)
         layer = label(name, call)
         x = recorded_tensor(output)
@@ -212,8 +221,7 @@ class SignalProbe(SteppingProbe):
         if x is None or reason is not None:
             self._layers.skip(layer, str(reason))
             return None
-        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
-        axis = self._pass.axis.of(module, x) if axis is None else axis % x.ndim
+        axis = self._axis_of(layer, module, arguments, x)
         held = Held(x, None) if self._spread.is_whole(x) else self._held(layer, x, axis)
         if held is None:
             return None
@@ -233,7 +241,9 @@ class SignalProbe(SteppingProbe):
         elif torch.compiler.is_compiling():
             slot = f"call{call}_channels{channels}"
             slots.add(slot, layer, (len(ROWS), channels), str(x.device))
-            return replaced(output, x, Tap.apply(x, getattr(slots, slot), axis))
+            tapped = Tap.apply(x, getattr(slots, slot), axis)
+            self._pass.axis.note(tapped, axis)
+            return replaced(output, x, tapped)
         else:
             self._hook_gradient(x, axis, lambda: layer, held.share)
         return None
@@ -247,6 +257,18 @@ class SignalProbe(SteppingProbe):
         except Unknown as reason:
             self._layers.skip(layer, str(reason))
             return None
+
+    def _axis_of(self, layer: str, module: nn.Module, arguments: Any, x: Tensor) -> int | None:
+        axes = self._pass.axis
+        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
+        if axis is not None:
+            axis %= x.ndim
+        else:
+            axis = axes.of(module, arguments, x)
+            if axes.guessed:
+                self._layers.guess(layer)
+        axes.note(x, axis)
+        return axis
 
     def _repeat(self, name: str, output: Any) -> None:
         """Hooks the gradient of a call that activation checkpointing repeats."""
@@ -293,7 +315,7 @@ class SignalProbe(SteppingProbe):
         if earlier is not None and earlier.shape != sums.shape:
             self._layers.skipped[key[1]] = "its number of channels changed within a step"
             return
-        self._sums[key] = sums if earlier is None else earlier + sums
+        self._sums[key] = sums if earlier is None else joined(earlier, sums)
 
     # -- after it -----------------------------------------------------------------------------------------------------
 
@@ -380,13 +402,15 @@ class SignalProbe(SteppingProbe):
         Call it after ``backward()``, before or after the optimizer's step (for ``update``: after).
 
         Columns: step, epoch, samples, depth, layer, kind, signal, ndim, acsm, acv, second_moment, mean (over the
-        channel means), nonfinite (number of elements that are NaN or infinite), block and role (see
+        channel means), nonfinite (number of elements that are NaN or infinite), absmax (largest magnitude; NaN if an
+        element is), zeros (share of elements that are exactly 0), subnormal (of types of less than 32 bits the share
+        of those below the smallest normal number that are not 0; NaN for other types), block and role (see
         :mod:`sppbench.spp.places`: layers with one role have the same place in each of the repeated blocks).
 
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said:
-                gradients are divided by it. Gradients of parameters are not, as the scaler's ``unscale_`` or ``step``
-                does it.
+                gradients are divided by it, but ``zeros`` and ``subnormal`` are of the tensors as they were. Gradients
+                of parameters are not divided, as the scaler's ``unscale_`` or ``step`` does it.
         """
         found = self.readings(loss_scale)
         return with_places(to_frame([] if found is None else [found]), self.blocks)
@@ -415,6 +439,7 @@ class SignalProbe(SteppingProbe):
         }
         self._add_weights("update", changes)
         self._layers.note_what_never_ran(self._modules)
+        self._layers.warn_of_guesses()
         self._warn_if_nothing_ran()
 
     def _warn_if_nothing_ran(self) -> None:
@@ -432,16 +457,18 @@ class SignalProbe(SteppingProbe):
         if signal not in OF_BATCH and key not in self._layers.rows:
             weight = self._weights[layer]
             ndim = 0 if weight.parameter is None else self._spread.ndim(weight.parameter)
-            depth = self._depth_of(weight.module)
+            depth = self._depth_of(weight.module, layer)
             self._layers.rows[key] = Row(depth, layer, weight.kind, signal, ndim, channels)
         row = self._layers.rows[key]
         return row if row.channels == channels else row._replace(channels=channels)
 
-    def _depth_of(self, module: str) -> int:
-        """The depth of a module's first call; of one that is not called, that of the last module before it that is."""
+    def _depth_of(self, module: str, weight: str) -> int:
+        """The depth of a module's first call. Of one that is not called, that of the last module before it that is; so
+        of one with children, which has run when they have, unless the weight goes by its name."""
         depth = 0
-        for name in named_modules(self._model):
-            depth = self._layers.depths.get(name, depth)
+        for name, one in named_modules(self._model).items():
+            if name == weight or is_leaf(one):
+                depth = self._layers.depths.get(name, depth)
             if name == module:
                 break
         return depth
