@@ -24,6 +24,7 @@ from sppbench.models.efficientnet import EfficientNet
 from sppbench.spp.probe.batchnorm import BatchNormProbe
 from sppbench.spp.probe.layers import choose_layers
 from sppbench.spp.probe.probe import SignalProbe
+from sppbench.spp.probe.reasons import NO_GRAD
 from tests.spp.reference import Recorder, check, same, second_or_last, seeded, select
 
 ALL = ("activation", "gradient", "parameter", "parameter_gradient", "update")
@@ -658,6 +659,67 @@ def test_modules_with_children_and_parameters_of_their_own_are_layers() -> None:
         "Sequential",
     ]
     assert list(select(everything, "parameter").layer) == list(weights.index)
+
+
+# -- what is not recorded ---------------------------------------------------------------------------------------------
+
+
+class Incomplete(nn.Module):
+    """A layer for each reason not to be recorded, and two that are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.frozen, self.unreached, self.unused, self.taken = (nn.Linear(6, 6) for _ in range(4))
+        self.again, self.tied = self.stem, nn.Linear(6, 6)
+        self.tied.weight = self.head.weight
+        self.is_whole = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = x + self.frozen(x)
+        x = self.tied(self.head(nn.functional.linear(self.stem(x), self.taken.weight)))
+        other = self.unreached(x)
+        return x + other if self.is_whole else x
+
+
+def test_each_layer_that_is_not_recorded_has_a_true_reason() -> None:
+    model = Incomplete()
+    with SignalProbe(model) as probe:
+        loss_of(model(vectors())).backward()
+        frame = probe.collect()
+        assert probe.skipped == {
+            "again": "it is the same module as stem",
+            "tied.weight": "it is the same weight as head.weight",
+            "frozen": "its output has no gradient: it ran under torch.no_grad()",
+            "unreached": "no gradient reached its output",
+            "unused": "never called in training mode",
+            "taken": "never called in training mode: its weights are used without it",
+        }
+        assert {*select(frame, "activation").layer} == {"stem", "head", "tied", "frozen", "unreached"}
+        model.is_whole = True
+        loss_of(model(vectors()) + model.unused(vectors())).backward()
+        probe.collect()
+        assert "unreached" not in probe.skipped
+        assert "unused" not in probe.skipped
+        assert "frozen" in probe.skipped
+
+
+def test_a_layer_that_only_runs_without_gradients_says_so() -> None:
+    model = nn.ModuleDict({"teacher": nn.Linear(6, 5), "student": nn.Linear(6, 5)})
+    with SignalProbe(model) as probe:
+        for _ in range(2):
+            with torch.no_grad():
+                target = model["teacher"](vectors())
+            probe.start_pass()
+            loss_of(model["student"](vectors()) - target).backward()
+            probe.collect()
+    assert probe.skipped == {"teacher": NO_GRAD}
+
+
+def test_lazy_modules_have_one_kind() -> None:
+    frame = one_step(nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d()), vectors())
+    assert {*zip(frame.layer, frame.kind, strict=True)} == {("0", "Linear"), ("1", "BatchNorm1d")}
 
 
 # -- training is untouched --------------------------------------------------------------------------------------------

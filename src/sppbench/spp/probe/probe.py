@@ -26,6 +26,7 @@ from sppbench.spp.probe.layers import (
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.probe.readings import Key, Readings, Reducer, Row, to_frame
+from sppbench.spp.probe.reasons import UNREACHED, WITHOUT_GRAPH, NeverCalled, shared
 from sppbench.spp.probe.stepping import Handle, Hook, SteppingProbe, after_forward, before_forward, on_optimizer_step
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
@@ -111,6 +112,9 @@ class SignalProbe(SteppingProbe):
             raise ValueError("no layer was chosen")
         self._weights = named_weights(self._model, self._modules, everything=is_default(layers))
         self._weight_sums = WeightSums()
+        self._never_called = NeverCalled(self._model, is_compiled=hasattr(model, "_orig_mod"))
+        for name, reason in shared(self._model).items() if is_default(layers) else ():
+            self._layers.note(name, reason)
         self._axis_by_user = channel_axis
         self._reduce = Reducer()
         self._slots = {name: Slots() for name in self._modules}
@@ -170,7 +174,7 @@ class SignalProbe(SteppingProbe):
             if not torch.compiler.is_compiling() and in_backward():
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
-                return None
+                return self._layers.note_call_without_gradients(name)
             return self._record(name, slots, module, arguments, output)
 
         return hook
@@ -341,9 +345,20 @@ class SignalProbe(SteppingProbe):
             compiled = compiled.previous
         changes = {name: self._weights[name].parameter.detach() - before for name, before in self._before.items()}
         self._add_weights("update", changes)
-        self._layers.note_what_never_ran(self._modules)
+        called = self._layers.depths
+        self._layers.note_what_never_ran(self._modules, lambda layer: self._never_called(layer, called))
+        self._note_what_has_no_gradient()
         self._layers.warn_of_guesses()
         self._warn_if_nothing_ran()
+
+    def _note_what_has_no_gradient(self) -> None:
+        read = {layer for signal, layer in self._sums if signal == "activation"}
+        reached = {layer for signal, layer in self._sums if signal == "gradient"}
+        if not reached:  # no backward pass, or they are not asked for
+            return
+        silent = {layer for calls in self._pass.silent.values() for layer, _ in calls} if read - reached else set()
+        missing = {layer: WITHOUT_GRAPH if layer in silent else UNREACHED for layer in read - reached}
+        self._layers.note_what_has_no_gradient(missing)
 
     def _warn_if_nothing_ran(self) -> None:
         wanted = set(self.signals) & set(OF_BATCH)

@@ -47,7 +47,8 @@ def named_weights(model: nn.Module, layers: Collection[str], everything: bool) -
                 continue
             seen.add(id(parameter))
             name = module if own == "weight" else f"{module}.{own}" if module != root else own
-            found[name] = Weight(parameter, module, type(owner).__name__)
+            kind = getattr(owner, "cls_to_become", None) or type(owner)  # of a lazy module, what it will be
+            found[name] = Weight(parameter, module, kind.__name__)
     return found
 
 
