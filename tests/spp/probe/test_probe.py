@@ -242,7 +242,6 @@ def test_tensor_inside_of_an_output(output: str) -> None:
         (lambda x: x.sum(), "shape"),
         (lambda x: x[:0], "shape"),
         (lambda x: x.detach().to_sparse(), "sparse"),
-        (lambda x: torch.complex(x, x), "complex64"),
         (lambda x: x.detach(), "no gradient"),
     ],
 )
@@ -659,6 +658,66 @@ def test_modules_with_children_and_parameters_of_their_own_are_layers() -> None:
         "Sequential",
     ]
     assert list(select(everything, "parameter").layer) == list(weights.index)
+
+
+class Complex(nn.Module):
+    """A spectral layer: complex weights, activations and gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 6, dtype=torch.complex64))
+        self.phase = nn.Linear(5, 4, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.phase(x.to(torch.complex64) @ self.weight.T).abs()
+
+
+def of_complex(x: Tensor, axis: int) -> list[float]:
+    """ACSM and ACV with the squares of absolute values."""
+    z = x.detach().to(torch.complex128).movedim(axis, 0).flatten(1)
+    mean = z.mean(1, keepdim=True)
+    return [float(mean.abs().square().mean()), float((z - mean).abs().square().mean())]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_complex_numbers_count_by_their_absolute_values(compiled: bool) -> None:
+    torch.compiler.reset()
+    model = seeded(Complex)
+    seen: dict[str, Tensor] = {}
+
+    def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
+        seen["activation"] = output
+        output.register_hook(lambda gradient: seen.update(gradient=gradient))
+
+    handle = model.phase.register_forward_hook(keep)
+    loss_of(model(vectors())).backward()
+    handle.remove()
+    weight, gradient = model.phase.weight.detach().clone(), model.phase.weight.grad.clone()
+    model.zero_grad()
+    with SignalProbe(model, signals=ALL) as probe:
+        run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        loss_of(run(vectors())).backward()
+        torch.optim.SGD(model.parameters(), lr=0.5).step()
+        frame = probe.collect()
+    assert set(frame.layer) == {"phase", "Complex"}
+    for signal, x, axis in (
+        *(("activation", seen["activation"], 1), ("gradient", seen["gradient"], 1)),
+        *(("parameter", weight, 0), ("parameter_gradient", gradient, 0), ("update", 0.5 * gradient, 0)),
+    ):
+        row = select(frame, signal, "phase")
+        assert [row.acsm.item(), row.acv.item()] == pytest.approx(of_complex(x, axis), rel=1e-4), signal
+
+
+def test_sparse_gradients_are_those_of_the_dense_weight() -> None:
+    frames = []
+    for sparse in (False, True):
+        model = seeded(lambda sparse=sparse: nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Linear(4, 2)))
+        with SignalProbe(model, signals=ALL) as probe:
+            loss_of(model(torch.tensor([[1, 3, 1], [8, 3, 1]]))).backward()
+            torch.optim.SGD(model.parameters(), lr=0.5).step()
+            frames.append(probe.collect())
+    same(*frames)
+    assert select(frames[1], "parameter_gradient", "0").second_moment.item() > 0
 
 
 # -- what is not recorded ---------------------------------------------------------------------------------------------

@@ -24,12 +24,12 @@ from sppbench.spp.probe.layers import (
     without_hooks,
 )
 from sppbench.spp.probe.order import LayerRows
-from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
+from sppbench.spp.probe.outputs import as_real, recorded_tensor, replaced, why_not
 from sppbench.spp.probe.readings import Key, Readings, Reducer, Row, to_frame
 from sppbench.spp.probe.reasons import UNREACHED, WITHOUT_GRAPH, NeverCalled, shared
 from sppbench.spp.probe.stepping import Handle, Hook, SteppingProbe, after_forward, before_forward, on_optimizer_step
 from sppbench.spp.probe.tap import Slots, Tap
-from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
+from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights, sums_of_sparse
 from sppbench.spp.sums.batched import ROWS
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
@@ -188,11 +188,11 @@ class SignalProbe(SteppingProbe):
             self._layers.skip(layer, str(reason))
             return None
         axis = self._axis_of(layer, module, arguments, x)
-        channels = 1 if axis is None else int(x.shape[axis])
+        channels = (1 if axis is None else int(x.shape[axis])) * (2 if x.is_complex() else 1)
         self._layers.register(layer, type(module).__name__, int(x.ndim), channels)
         if "activation" in self.signals:
             if torch.compiler.is_compiling():
-                self._pass.sums[layer] = channel_rows(x, axis)
+                self._pass.sums[layer] = channel_rows(*as_real(x, axis))
             else:
                 self._read(("activation", layer), x, axis)
         if not torch.is_grad_enabled():
@@ -245,7 +245,7 @@ class SignalProbe(SteppingProbe):
         """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
         if (reason := why_bypassed()) is None:
             try:
-                self._add(key, sums_of(x, axis))
+                self._add(key, sums_of(*as_real(x, axis)))
             except Exception as error:
                 reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
         if reason is not None:
@@ -291,13 +291,20 @@ class SignalProbe(SteppingProbe):
             self._read_parameter_gradients()
 
     def _read_parameter_gradients(self) -> None:
-        if "parameter_gradient" in self.signals:
-            gradients = {
-                name: gradient
-                for name, (weight, _, _) in self._weights.items()
-                if isinstance(gradient := weight.grad, Tensor) and gradient.layout == torch.strided and weight.numel()
-            }
-            self._add_weights("parameter_gradient", gradients)
+        if "parameter_gradient" not in self.signals:
+            return
+        dense: dict[str, Tensor] = {}
+        for name, (weight, _, _) in self._weights.items():
+            gradient = weight.grad
+            if not isinstance(gradient, Tensor) or not weight.numel():
+                continue
+            if gradient.layout == torch.strided:
+                dense[name] = gradient
+            elif gradient.layout == torch.sparse_coo:
+                self._sums["parameter_gradient", name] = sums_of_sparse(gradient)
+            else:
+                self._layers.note(name, f"its parameter_gradient is {str(gradient.layout).removeprefix('torch.')}")
+        self._add_weights("parameter_gradient", dense)
 
     def readings(self, loss_scale: float | Tensor = 1.0) -> Readings | None:
         """Ends the step and returns its statistics without waiting for the device; None for a step not recorded.

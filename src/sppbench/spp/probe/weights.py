@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sppbench.spp.probe.layers import named_modules
-from sppbench.spp.sums.batched import FirstAxisSums, Plans
-from sppbench.spp.sums.statistics import sums_of
+from sppbench.spp.probe.outputs import as_real
+from sppbench.spp.sums.batched import TAIL, FirstAxisSums, Plans
+from sppbench.spp.sums.statistics import folded, sums_of
 
 # Elements that are copied in double precision at once.
 _AT_ONCE = 1 << 24
@@ -58,7 +59,23 @@ def _is_bias(name: str) -> bool:
 
 def can_be_read(parameter: nn.Parameter) -> bool:
     """Whether a parameter has elements yet (those of lazy modules come with the first call), and numbers in them."""
-    return not is_lazy(parameter) and parameter.is_floating_point() and parameter.numel() > 0
+    is_number = parameter.is_floating_point() or parameter.is_complex()
+    return not is_lazy(parameter) and is_number and parameter.numel() > 0
+
+
+def sums_of_sparse(x: Tensor) -> Tensor:
+    """What ``channel_sums(x, 0)`` of ``sppbench.spp.sums.statistics`` gives, of a sparse tensor, by its values."""
+    x = x.detach().coalesce()
+    if x.sparse_dim() != 1 or not x._nnz():
+        return folded(sums_of(*as_real(x.to_dense(), 0)))
+    dense = torch.zeros(len(x) * (2 if x.is_complex() else 1) + len(TAIL), dtype=torch.float64, device=x.device)
+    sums = folded(sums_of(*as_real(x.values(), 0)))
+    channels = x.indices()[0]
+    if x.is_complex():
+        channels = torch.stack([2 * channels, 2 * channels + 1], dim=1).flatten()
+    dense[channels] = sums[: -len(TAIL)]
+    dense[-len(TAIL) :] = sums[-len(TAIL) :]  # the others are zero: they add nothing to squares
+    return dense
 
 
 class WeightSums:
@@ -73,7 +90,8 @@ class WeightSums:
         groups: dict[torch.device, list[dict[str, Tensor]]] = {}
         sizes: dict[torch.device, int] = {}
         for name, weight in weights.items():
-            x, number = weight.detach(), weight.numel()
+            x, _ = as_real(weight.detach(), 0)
+            number = x.numel()
             # A CPU starts its kernel at no cost, and is given one weight after the other while they are in its cache.
             channels = x.shape[0] if x.ndim else 1
             is_usual = number <= _AT_ONCE and channels <= _MANY and number <= _MANY * channels
