@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import socket
-from pathlib import Path
+import logging
 from typing import Any
 
 import pandas as pd
@@ -15,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sppbench.spp.probe.probe import SignalProbe
+from tests.spp.probe.sharding import in_processes
 from tests.spp.reference import same, seeded, select
 
 SIGNALS = ("activation", "gradient", "parameter", "parameter_gradient", "update")
@@ -51,50 +49,83 @@ def train(called: Any, probe: SignalProbe, parts: list[Tensor]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def worker(rank: int, port: int, directory: str) -> None:
-    """What each process does; what it saw is left in a file."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+def worker(rank: int, world: int) -> dict[str, Any]:
+    """What a process sees."""
     parts = [batch(step).chunk(WORLD)[rank] for step in range(2)]
     found: dict[str, Any] = {}
+    distributed = nn.parallel.DistributedDataParallel
 
     inner = seeded(Net)
     with SignalProbe(inner, signals=SIGNALS) as probe:
-        found["inner"] = train(nn.parallel.DistributedDataParallel(inner), probe, parts)
-    wrapped = nn.parallel.DistributedDataParallel(seeded(Net))
-    with SignalProbe(wrapped, signals=SIGNALS) as probe:
-        found["wrapper"] = train(wrapped, probe, parts)
+        found["inner"] = train(distributed(inner), probe, parts)
+    for name, options in {"wrapper": {}, "static graph": {"static_graph": True}}.items():
+        wrapped = distributed(seeded(Net), **options)
+        with SignalProbe(wrapped, signals=SIGNALS) as probe:
+            found[name] = train(wrapped, probe, parts)
     compiled = seeded(Net)
     with SignalProbe(compiled, signals=SIGNALS) as probe:
         compiled.compile(backend="aot_eager", fullgraph=True)
-        found["compiled"] = train(nn.parallel.DistributedDataParallel(compiled), probe, parts)
+        found["compiled"] = train(distributed(compiled), probe, parts)
+    group = dist.new_group(list(range(WORLD)))
+    for name, chosen in {"group": group, "alone": None}.items():
+        with SignalProbe(inner := seeded(Net), signals=SIGNALS, process_group=chosen) as probe:
+            found[name] = train(distributed(inner) if chosen else inner, probe, parts)
 
     model = seeded(Net)
     with SignalProbe(model) as probe:
         model(parts[0].index_fill(0, torch.tensor([0]), float("nan"))).square().mean().backward()
         found["nonfinite"] = probe.collect()
-        model(parts[0], extra=rank == 0).square().mean().backward()
-        with pytest.raises(RuntimeError, match="have not recorded the same layers"):
-            probe.collect()
-        model(parts[0]).square().mean().backward()
-        found["afterwards"] = probe.collect()
-    Path(directory, f"{rank}.pickle").write_bytes(pickle.dumps(found))
-    dist.destroy_process_group()
+    found |= branches(rank, parts)
+    found |= stages(rank, parts)
+    return found
+
+
+def branches(rank: int, parts: list[Tensor]) -> dict[str, Any]:
+    """A layer that only one process runs, then one that runs nothing."""
+    model = nn.parallel.DistributedDataParallel(seeded(Net), find_unused_parameters=True)
+    log = listen("sppbench.spp.probe.readings")
+    with SignalProbe(model) as probe:
+        for step in range(2):
+            model(parts[step], extra=rank == 0).square().mean().backward()
+            found = {"branch": probe.collect()}
+        messages = len(log)
+        if rank == 0:
+            model.module(parts[0]).square().mean().backward()
+        found["idle"] = probe.collect()
+    return found | {"messages": messages}
+
+
+def stages(rank: int, parts: list[Tensor]) -> dict[str, Any]:
+    """Each process has another net, as stages of a pipeline are."""
+    stage = nn.ModuleDict({f"stage{rank}": nn.Linear(6, 6)})[f"stage{rank}"]
+    net = nn.Sequential()
+    net.add_module(f"stage{rank}", stage)
+    log = listen("sppbench.spp.probe.probe")
+    with SignalProbe(net) as probe:
+        frames = []
+        for x in parts:
+            net(x).square().mean().backward()
+            frames.append(len(probe.collect()))
+    with SignalProbe(net, process_group=None) as probe:
+        net(parts[0]).square().mean().backward()
+        return {"stages": frames, "stage": len(probe.collect()), "refused": [one.getMessage() for one in log]}
+
+
+def listen(logger: str) -> list[logging.LogRecord]:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger(logger).addHandler(handler)
+    return records
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, pd.DataFrame]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the two processes saw."""
-    directory = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(worker, (port, str(directory)), nprocs=WORLD, start_method="spawn")
-    return [pickle.loads((directory / f"{rank}.pickle").read_bytes()) for rank in range(WORLD)]
+    return in_processes(worker, WORLD, tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("name", ["inner", "wrapper", "compiled"])
+@pytest.mark.parametrize("name", ["inner", "wrapper", "static graph", "compiled"])
 @pytest.mark.parametrize("rank", range(WORLD))
 def test_two_processes_see_what_one_sees_on_the_whole_batch(found: Any, name: str, rank: int) -> None:
     model = seeded(Net)
@@ -112,5 +143,47 @@ def test_elements_that_are_not_finite_are_counted_over_all_processes(found: Any)
     assert set(select(frame, "parameter").nonfinite) == {0}
 
 
-def test_probe_is_usable_after_a_step_in_which_the_processes_differed(found: Any) -> None:
-    assert set(found[0]["afterwards"].step) == {2}
+def test_a_group_that_is_given_is_added_up_over_and_none_asks_nobody(found: Any) -> None:
+    pd.testing.assert_frame_equal(found[0]["group"], found[0]["inner"], check_exact=True)
+    for rank in range(WORLD):
+        model = seeded(Net)
+        with SignalProbe(model, signals=SIGNALS) as probe:
+            same(found[rank]["alone"], train(model, probe, [batch(step).chunk(WORLD)[rank] for step in range(2)]))
+
+
+def test_a_layer_that_one_process_runs_is_recorded_over_what_went_through_it(found: Any) -> None:
+    pd.testing.assert_frame_equal(found[0]["branch"], found[1]["branch"], check_exact=True)
+    model = seeded(Net)
+    with SignalProbe(model) as probe:
+        for step in range(2):
+            model(batch(step).chunk(WORLD)[0], extra=True).square().mean().backward()
+            expected = probe.collect()
+    branch, alone = (select(frame, "activation", "extra") for frame in (found[0]["branch"], expected))
+    assert branch.second_moment.item() == pytest.approx(alone.second_moment.item(), rel=1e-6)
+    gradient, alone = (select(frame, "gradient", "extra") for frame in (found[0]["branch"], expected))
+    assert gradient.second_moment.item() == pytest.approx(alone.second_moment.item() / WORLD**2, rel=1e-6)
+    assert set(select(found[0]["branch"], "activation").layer) >= {"conv", "head", "extra"}
+    assert found[0]["messages"] == found[1]["messages"] == 1
+
+
+def test_a_process_that_runs_nothing_ends_no_other(found: Any) -> None:
+    pd.testing.assert_frame_equal(found[0]["idle"], found[1]["idle"], check_exact=True)
+    assert set(found[0]["idle"].samples) == {4}
+
+
+def test_processes_with_different_nets_are_refused_in_one_line_and_go_on(found: Any) -> None:
+    for rank in range(WORLD):
+        assert found[rank]["stages"] == [0, 0]
+        (message,) = found[rank]["refused"]
+        assert "stages of a pipeline" in message
+        assert "process_group" in message
+        assert "\n" not in message
+        assert found[rank]["stage"] == 3
+
+
+def test_a_pipeline_stage_is_refused_in_one_line() -> None:
+    class PipelineStage:
+        pass
+
+    with pytest.raises(TypeError, match=r"not into a PipelineStage; give the submod of each stage a probe"):
+        SignalProbe(PipelineStage())  # type: ignore[arg-type]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -20,7 +19,9 @@ from sppbench.spp.names import BATCHNORM_COLUMNS, GAIN_AND_FACTORS
 from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.channel_axis import is_normalized
 from sppbench.spp.probe.order import LayerOrder
-from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_forward, before_forward
+from sppbench.spp.probe.processes import ProcessGroup
+from sppbench.spp.probe.spread import Spread
+from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_forward, before_forward, check_module
 from sppbench.spp.probe.tap import Slots
 from sppbench.spp.sums.batched import Plans
 from sppbench.spp.sums.batchnorm_sums import (
@@ -71,11 +72,13 @@ class BatchNormProbe(SteppingProbe):
     model come without the probe.
 
     With ``torch.compile``, attach it before the first call of the compiled model; ``fullgraph=True`` included. With
-    ``torch.distributed`` running, all processes must call :meth:`collect`, and get the factors over all of them.
+    ``torch.distributed`` running, all processes must call :meth:`collect`, and get the factors over those that share
+    the batch.
 
     Args:
         model: Any module, compiled or not.
         every_n_steps: Measure each n-th step only.
+        process_group: The processes that share the batch; as of ``SignalProbe``.
 
     Attributes:
         step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
@@ -98,9 +101,12 @@ class BatchNormProbe(SteppingProbe):
         True
     """
 
-    def __init__(self, model: nn.Module, every_n_steps: int = 1) -> None:
+    def __init__(self, model: nn.Module, every_n_steps: int = 1, process_group: ProcessGroup = "auto") -> None:
+        check_module(model)
         super().__init__(every_n_steps, LayerOrder())
         self._model = model
+        self._spread = Spread(model, process_group)
+        self._first = True
         modules = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
         self._modules = {name: module for name, module in modules.items() if _normalizes(module)}
         self.layers = tuple(self._modules)
@@ -247,8 +253,12 @@ class BatchNormProbe(SteppingProbe):
         self.step += 1
         if found is None:
             return None
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(found)
+        if self._first:
+            self._spread.find()
+            self._first = False
+        processes = self._spread.processes
+        found = found.to(processes.device([found.device]))
+        processes.add_up(found)
         depths = tuple(self._order.depths.get(name, len(self.layers)) for name in self.layers)
         return BatchNormReadings(self.step - 1, self.epoch, self.layers, depths, factors(found))
 

@@ -37,11 +37,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def class_name(module: nn.Module) -> str:
+    """The name of a module's class; of one that FSDP2 has given another class, that which it had."""
+    kind = type(module)
+    return (kind.__bases__[1] if kind.__bases__[0].__name__ == "FSDPModule" else kind).__name__
+
+
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """All modules by name, without what wrappers put into the names; the model itself goes by its class."""
     found = {}
     for full, module in model.named_modules():
-        found[plain_name(full) or type(module).__name__] = module
+        found[plain_name(full) or class_name(module)] = module
     return found
 
 
@@ -124,7 +130,10 @@ def _leaves(modules: dict[str, nn.Module]) -> set[str]:
         around = parents(modules, name)
         if "parametrizations" in name.split(".") or any(_is_opaque(modules[parent]) for parent in around):
             continue
-        if is_leaf(module) or _is_opaque(module) or any(True for _ in module.parameters(recurse=False)):
+        own = {parameter for parameter, _ in module.named_parameters(recurse=False)} - {
+            "_flat_param"
+        }  # which FSDP puts
+        if is_leaf(module) or _is_opaque(module) or own:
             found.add(name)
     return found
 
@@ -145,7 +154,7 @@ def _is_opaque(module: nn.Module) -> bool:
 def _matching(modules: dict[str, nn.Module], layer: str | type[nn.Module]) -> set[str]:
     if isinstance(layer, type):
         chosen = {name for name, module in modules.items() if isinstance(module, layer)}
-        near = sorted({type(module).__name__ for module in modules.values()})
+        near = sorted({class_name(module) for module in modules.values()})
     else:
         chosen = {name for name in modules if name == layer or fnmatchcase(name, layer)}
         near = difflib.get_close_matches(layer, modules, n=5, cutoff=0.3)

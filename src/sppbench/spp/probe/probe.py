@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
 from sppbench.spp.probe.layers import (
     LayerChoice,
     choose_layers,
+    class_name,
     is_default,
     is_leaf,
     named_modules,
@@ -25,9 +27,19 @@ from sppbench.spp.probe.layers import (
 )
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import as_real, recorded_tensor, replaced, why_not
-from sppbench.spp.probe.readings import Key, Readings, Reducer, Row, to_frame
+from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
+from sppbench.spp.probe.readings import DifferentNets, Key, Readings, Reducer, Row, to_frame
 from sppbench.spp.probe.reasons import UNREACHED, WITHOUT_GRAPH, NeverCalled, shared
-from sppbench.spp.probe.stepping import Handle, Hook, SteppingProbe, after_forward, before_forward, on_optimizer_step
+from sppbench.spp.probe.spread import Spread
+from sppbench.spp.probe.stepping import (
+    Handle,
+    Hook,
+    SteppingProbe,
+    after_forward,
+    before_forward,
+    check_module,
+    on_optimizer_step,
+)
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights, sums_of_sparse
 from sppbench.spp.sums.batched import ROWS
@@ -35,6 +47,8 @@ from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 
 class SignalProbe(SteppingProbe):
@@ -56,9 +70,11 @@ class SignalProbe(SteppingProbe):
     A checkpoint inside of a graph breaks it, unless
     ``torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint`` is set; the numbers are right either way.
 
-    With ``torch.distributed`` running, the sums of all processes are added up before statistics are formed; gradients
-    are those of the mean loss over all processes, as DistributedDataParallel averages it. Every process must then call
-    :meth:`collect`. Weights must be whole in every process.
+    With ``torch.distributed`` running, the sums of all processes are added up before statistics are formed: the numbers
+    are those of one process on the whole batch, also of weights that FSDP or tensor parallelism spread over processes.
+    Gradients are those of the mean loss over the data-parallel processes, as DistributedDataParallel and FSDP average
+    it. Every process must then call :meth:`collect`. Of a layer that only some of them ran, the statistics are over
+    those. Stages of a pipeline are different nets: give each the ``process_group`` of its data-parallel processes.
 
     Args:
         model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside.
@@ -70,6 +86,9 @@ class SignalProbe(SteppingProbe):
             a copy of the weights meanwhile). The channels of a weight are its first axis.
         channel_axis: ``(name, module, output) -> axis`` where the rules of ``ChannelAxis`` do not fit; None from it
             means that they do.
+        process_group: The processes with which this one shares the batch; None: none, and no process is asked for
+            anything. By default what the model says: the processes of DistributedDataParallel or FSDP, else all that
+            are not tensor-parallel (with those that are, sums are added up in any case).
 
     Attributes:
         step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
@@ -77,6 +96,7 @@ class SignalProbe(SteppingProbe):
         skipped: Layer → reason.
 
     Raises:
+        TypeError: ``model`` is not a module, as a ``PipelineStage`` is not.
         ValueError: An unknown signal, ``every_n_steps`` below 1, or ``layers`` that match nothing.
 
     Example:
@@ -100,7 +120,9 @@ class SignalProbe(SteppingProbe):
         every_n_steps: int = 1,
         signals: Iterable[str] = DEFAULT_SIGNALS,
         channel_axis: Callable[[str, nn.Module, Tensor], int | None] | None = None,
+        process_group: ProcessGroup = "auto",
     ) -> None:
+        check_module(model)
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
         if unknown := set(self.signals) - set(SIGNALS):
             raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
@@ -116,6 +138,8 @@ class SignalProbe(SteppingProbe):
         for name, reason in shared(self._model).items() if is_default(layers) else ():
             self._layers.note(name, reason)
         self._axis_by_user = channel_axis
+        self._spread = Spread(model, process_group)
+        self._first = True  # no step has been recorded yet
         self._reduce = Reducer()
         self._slots = {name: Slots() for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
@@ -140,7 +164,8 @@ class SignalProbe(SteppingProbe):
             slots.clear()
         self._leaf_handles = []
         self._sums: dict[Key, Tensor] = {}
-        self._before: dict[str, Tensor] = {}
+        self._shares: dict[Key, Share] = {}
+        self._before: dict[str, Held] = {}
         self._parameters_read = False
         self._pass = Pass(None, with_gradient=False)
 
@@ -149,6 +174,8 @@ class SignalProbe(SteppingProbe):
     def start_pass(self) -> None:
         """Marks the beginning of a forward pass; only needed where it does not begin with a call of the model itself,
         and there only if a step has several."""
+        if self._first and not torch.compiler.is_compiling():
+            self._spread.find()
         previous = self._pass if torch.compiler.is_compiling() or self._pass.sums else None
         self._pass = Pass(previous, torch.is_grad_enabled())
 
@@ -188,13 +215,17 @@ class SignalProbe(SteppingProbe):
             self._layers.skip(layer, str(reason))
             return None
         axis = self._axis_of(layer, module, arguments, x)
-        channels = (1 if axis is None else int(x.shape[axis])) * (2 if x.is_complex() else 1)
-        self._layers.register(layer, type(module).__name__, int(x.ndim), channels)
+        held = Held(x, None) if self._spread.is_whole(x) else self._held(layer, x, axis)
+        if held is None:
+            return None
+        channels = held.share.channels if held.share is not None else 1 if axis is None else int(x.shape[axis])
+        channels *= 2 if x.is_complex() else 1
+        self._layers.register(layer, class_name(module), int(x.ndim), channels)
         if "activation" in self.signals:
             if torch.compiler.is_compiling():
                 self._pass.sums[layer] = channel_rows(*as_real(x, axis))
             else:
-                self._read(("activation", layer), x, axis)
+                self._read(("activation", layer), held, axis)
         if not torch.is_grad_enabled():
             self._pass.silent.setdefault(name, []).append((layer, axis))
         elif "gradient" not in self.signals:
@@ -208,7 +239,7 @@ class SignalProbe(SteppingProbe):
             self._pass.axis.note(tapped, axis)
             return replaced(output, x, tapped)
         else:
-            self._hook_gradient(x, axis, lambda: layer)
+            self._hook_gradient(x, axis, lambda: layer, held.share)
         return None
 
     def _axis_of(self, layer: str, module: nn.Module, arguments: Any, x: Tensor) -> int | None:
@@ -223,36 +254,56 @@ class SignalProbe(SteppingProbe):
         axes.note(x, axis)
         return axis
 
+    def _held(self, layer: str, x: Tensor, axis: int | None) -> Held | None:
+        """What this process holds of a tensor of the batch; None if that is not known."""
+        try:
+            if torch.compiler.is_compiling():
+                raise Unknown("in a compiled graph it is not known what tensor-parallel processes hold of it")
+            return self._spread.held(x, axis)
+        except Unknown as reason:
+            self._layers.skip(layer, str(reason))
+            return None
+
     def _repeat(self, name: str, output: Any) -> None:
         """Hooks the gradient of a call that activation checkpointing repeats."""
         x = recorded_tensor(output)
         call: Replayed | None = self._pass.replay(name)
         if call is not None and x is not None and x.requires_grad and "gradient" in self.signals:
-            self._hook_gradient(x, call.axis(), call.label)
+            whole = self._spread.is_whole(x)
+            held = Held(x, None) if whole else self._held(name, x, call.axis())
+            if held is not None:
+                self._hook_gradient(x, call.axis(), call.label, held.share)
 
-    def _hook_gradient(self, x: Tensor, axis: int | None, label: Callable[[], str]) -> None:
+    def _hook_gradient(self, x: Tensor, axis: int | None, label: Callable[[], str], share: Share | None) -> None:
         sums = self._sums  # of this step; close() and the next step put others in their place
 
         def hook(gradient: Tensor) -> None:
             if self._sums is sums:
-                self._read(("gradient", label()), gradient, axis)
+                held: Held | None = Held(gradient, share)
+                if type(gradient) is not Tensor:  # which may be spread in another way than x
+                    held = self._held(label(), gradient, axis)
+                if held is not None:
+                    self._read(("gradient", label()), held, axis)
 
         handle: RemovableHandle = x.register_hook(hook)  # type: ignore[no-untyped-call]
         if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph
             self._leaf_handles.append(handle)
 
-    def _read(self, key: Key, x: Tensor, axis: int | None) -> None:
+    def _read(self, key: Key, held: Held, axis: int | None) -> None:
         """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
         if (reason := why_bypassed()) is None:
             try:
-                self._add(key, sums_of(*as_real(x, axis)))
+                self._add(key, sums_of(*as_real(held.local, axis)), held.share)
             except Exception as error:
                 reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
         if reason is not None:
             self._layers.note(key[1], reason)
 
-    def _add(self, key: Key, sums: Tensor) -> None:
+    def _add(self, key: Key, sums: Tensor, share: Share | None = None) -> None:
         earlier = self._sums.get(key)
+        if share is not None and self._shares.setdefault(key, share) is not share:
+            self._layers.skipped[key[1]] = "it was spread over processes in different ways within a step"
+            return
         if earlier is not None and earlier.shape != sums.shape:  # one of them comes from a graph, or both differ
             earlier, sums = folded(earlier), folded(sums)
         if earlier is not None and earlier.shape != sums.shape:
@@ -269,14 +320,34 @@ class SignalProbe(SteppingProbe):
         if not self._recording or self._parameters_read:
             return
         self._parameters_read = True
-        weights = {name: one.parameter for name, one in self._weights.items() if can_be_read(one.parameter)}
+        weights = self._held_weights(lambda parameter: parameter)
         if "parameter" in self.signals:
             self._add_weights("parameter", weights)
         if "update" in self.signals:
-            self._before = {name: weight.detach().clone() for name, weight in weights.items()}
+            self._before = {name: Held(one.local.clone(), one.share) for name, one in weights.items()}
 
-    def _add_weights(self, signal: str, weights: Mapping[str, Tensor]) -> None:
-        self._sums |= {(signal, name): sums for name, sums in self._weight_sums(weights).items()}
+    def _held_weights(self, of: Callable[[nn.Parameter], Tensor | None]) -> dict[str, Held]:
+        """What this process holds of weights, or of what belongs to them."""
+        found = {}
+        for name, weight in self._weights.items():
+            parameter = weight.parameter
+            x = None if parameter is None else of(parameter)
+            if parameter is None:
+                self._layers.skipped[name] = "its weight is no longer a parameter"
+            elif x is not None and can_be_read(x):
+                try:
+                    held = self._spread.held_of_weight(parameter, x)
+                except Unknown as reason:
+                    self._layers.skipped[name] = str(reason)
+                    continue
+                if held.share is not None or held.local.numel():  # of a weight that is spread, there may be none here
+                    found[name] = held
+        return found
+
+    def _add_weights(self, signal: str, weights: Mapping[str, Held]) -> None:
+        sums = self._weight_sums(weights)
+        self._sums |= {(signal, name): one for name, one in sums.items()}
+        self._shares |= {(signal, name): one.share for name, one in weights.items() if one.share is not None}
 
     def _trains_with(self, optimizer: torch.optim.Optimizer) -> bool:
         own = {id(weight.parameter) for weight in self._weights.values()}
@@ -293,18 +364,17 @@ class SignalProbe(SteppingProbe):
     def _read_parameter_gradients(self) -> None:
         if "parameter_gradient" not in self.signals:
             return
-        dense: dict[str, Tensor] = {}
-        for name, (weight, _, _) in self._weights.items():
-            gradient = weight.grad
-            if not isinstance(gradient, Tensor) or not weight.numel():
+        dense = self._held_weights(lambda parameter: parameter.grad)
+        self._add_weights("parameter_gradient", dense)
+        for name in self._weights.keys() - dense.keys():
+            parameter = self._weights[name].parameter
+            gradient = None if parameter is None else parameter.grad
+            if gradient is None or gradient.layout == torch.strided:
                 continue
-            if gradient.layout == torch.strided:
-                dense[name] = gradient
-            elif gradient.layout == torch.sparse_coo:
+            if gradient.layout == torch.sparse_coo:
                 self._sums["parameter_gradient", name] = sums_of_sparse(gradient)
             else:
                 self._layers.note(name, f"its parameter_gradient is {str(gradient.layout).removeprefix('torch.')}")
-        self._add_weights("parameter_gradient", dense)
 
     def readings(self, loss_scale: float | Tensor = 1.0) -> Readings | None:
         """Ends the step and returns its statistics without waiting for the device; None for a step not recorded.
@@ -312,14 +382,24 @@ class SignalProbe(SteppingProbe):
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said.
         """
-        if self._recording:
+        recorded, processes = self._recording, self._spread.processes
+        if recorded:
             self._take()
-        sums = self._sums if self._recording else {}
+        sums, shares = self._sums, self._shares
         self._clear()
         self.step += 1
-        if not sums:
+        if not recorded or not (sums or processes.groups):  # the others wait for one that recorded nothing
             return None
-        return Readings(self.step - 1, self.epoch, *self._reduce(sums, self._row, self._layers.state, loss_scale))
+        try:
+            rows, values = self._reduce(sums, self._row, self._layers.state, loss_scale, processes, shares)
+        except DifferentNets:
+            log.warning(
+                "processes have recorded no layer in common, as stages of a pipeline do, and nothing more is recorded: "
+                "give the probe of each stage the process_group of its data-parallel processes"
+            )
+            self.close()
+            return None
+        return Readings(self.step - 1, self.epoch, rows, values) if rows else None
 
     def collect(self, loss_scale: float | Tensor = 1.0) -> pd.DataFrame:
         """Ends the step and returns its tidy frame, one row per (depth, layer, kind, signal); empty if not recorded.
@@ -339,6 +419,9 @@ class SignalProbe(SteppingProbe):
 
     def _take(self) -> None:
         """Completes the sums of the step."""
+        if self._first:
+            self._spread.find()
+            self._first = False
         self.read_parameters()
         if not any(signal == "parameter_gradient" for signal, _ in self._sums):
             self._read_parameter_gradients()
@@ -350,7 +433,12 @@ class SignalProbe(SteppingProbe):
             for layer, sums in compiled.sums.items():
                 self._add(("activation", layer), sums)
             compiled = compiled.previous
-        changes = {name: self._weights[name].parameter.detach() - before for name, before in self._before.items()}
+        after = self._held_weights(lambda parameter: parameter) if self._before else {}
+        changes = {
+            name: Held(after[name].local - before.local, before.share)
+            for name, before in self._before.items()
+            if name in after and after[name].local.shape == before.local.shape
+        }
         self._add_weights("update", changes)
         called = self._layers.depths
         self._layers.note_what_never_ran(self._modules, lambda layer: self._never_called(layer, called))
@@ -380,8 +468,10 @@ class SignalProbe(SteppingProbe):
     def _row(self, key: Key, channels: int) -> Row:
         signal, layer = key
         if signal not in OF_BATCH and key not in self._layers.rows:
-            weight, module, kind = self._weights[layer]
-            self._layers.rows[key] = Row(self._depth_of(module, layer), layer, kind, signal, weight.ndim, channels)
+            weight = self._weights[layer]
+            ndim = 0 if weight.parameter is None else self._spread.ndim(weight.parameter)
+            depth = self._depth_of(weight.module, layer)
+            self._layers.rows[key] = Row(depth, layer, weight.kind, signal, ndim, channels)
         row = self._layers.rows[key]
         return row if row.channels == channels else row._replace(channels=channels)
 

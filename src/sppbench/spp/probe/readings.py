@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from sppbench.spp.names import COLUMNS, OF_BATCH, SIGNALS
-from sppbench.spp.sums.batched import Fold, Layout, Plans, channels_of
+from sppbench.spp.probe.processes import Processes, Share
+from sppbench.spp.sums.batched import TAIL, Fold, Layout, Plans, channels_of
 from sppbench.spp.sums.statistics import statistics
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -45,6 +50,12 @@ _RANKS: dict[str, int] = {signal: rank for rank, signal in enumerate(SIGNALS)}
 
 # A signal and the name of a layer.
 Key = tuple[str, str]
+ALONE = Processes()
+_NONE: Mapping[Key, Share] = MappingProxyType({})
+
+
+class DifferentNets(Exception):
+    """Processes whose sums were to be added up have recorded no layer in common, as stages of a pipeline do."""
 
 
 class Reducer:
@@ -55,80 +66,159 @@ class Reducer:
 
     def __init__(self) -> None:
         self._plans = Plans[_Plan]()
+        self._warned = False
 
     def __call__(
-        self, sums: Mapping[Key, Tensor], row: Callable[[Key, int], Row], rows: int, loss_scale: float | Tensor
+        self,
+        sums: Mapping[Key, Tensor],
+        row: Callable[[Key, int], Row],
+        rows: int,
+        loss_scale: float | Tensor,
+        processes: Processes = ALONE,
+        shares: Mapping[Key, Share] = _NONE,
     ) -> tuple[tuple[Row, ...], Tensor]:
-        """Rows in order and their statistics (len(rows), 5).
+        """Rows in order and their statistics (len(rows), 5); of processes that recorded different layers, of all.
 
         Args:
-            sums: What ``sums_of`` gives, or a total of it, by its key; at least one.
+            sums: What ``sums_of`` gives, or a total of it, by its key.
             row: Key and number of channels → row.
             rows: Another number for other rows of the same keys.
             loss_scale: What gradients are to be divided by.
+            processes: Those that call this with their own sums.
+            shares: What this process holds of tensors that are spread over them.
 
         Raises:
-            RuntimeError: The processes have not recorded the same layers.
+            DifferentNets: Two processes have recorded no layer in common.
         """
         tensors = sums.values()
-        key = (rows, tuple(sums), tuple([x.shape for x in tensors]), tuple([x.get_device() for x in tensors]))
+        shapes, devices = tuple([x.shape for x in tensors]), tuple([x.get_device() for x in tensors])
+        key = rows, tuple(sums), shapes, devices, tuple(shares.items())
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = _Plan(sums, row)
-        ordered = [sums[one] for one in plan.order]
-        device = plan.device
-        vector = plan.fold(ordered if plan.one_device else [x.to(device, non_blocking=True) for x in ordered])
-        processes = _add_up_processes(vector, plan.checksum)
+            plan = self._plans[key] = _Plan(sums, _in_order(sums, row, shares), processes, shares)
+        if processes.groups and not processes.agree(plan.checksum, plan.device):
+            plan = self._of_all(key, plan, sums, processes, shares)
+        vector = plan.vector(sums)
+        processes.add_up(vector)
         found = statistics(vector, plan.layout)
-        scale: float | Tensor = loss_scale * processes
+        if processes.groups:  # of numbers that each of several processes has counted a part
+            found = found._replace(nonfinite=found.nonfinite.round(), samples=found.samples.round())
+        # DistributedDataParallel averages the losses: the gradient of the average is smaller by the number of them.
+        scale: float | Tensor = loss_scale * processes.data
         if isinstance(scale, Tensor):
-            scale = scale.to(device, torch.float64)
+            scale = scale.to(plan.device, torch.float64)
         if isinstance(scale, Tensor) or scale != 1:
-            # DistributedDataParallel averages the losses: the gradient of the average is smaller by the number of them.
             factor = torch.where(plan.is_gradient, torch.ones_like(found.acsm) / scale, 1.0)
-            copies = torch.where(plan.is_of_batch, 1.0, float(processes)).double()
             found = found._replace(
-                acsm=found.acsm * factor.square(),
-                acv=found.acv * factor.square(),
-                mean=found.mean * factor,
-                nonfinite=found.nonfinite / copies,
+                acsm=found.acsm * factor.square(), acv=found.acv * factor.square(), mean=found.mean * factor
             )
         return plan.rows, torch.stack(found, dim=1)
 
+    def _of_all(
+        self,
+        key: tuple[Any, ...],
+        own: _Plan,
+        sums: Mapping[Key, Tensor],
+        processes: Processes,
+        shares: Mapping[Key, Share],
+    ) -> _Plan:
+        """The plan of a step in which processes have recorded different layers."""
+        everywhere = processes.gather(own.rows)
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "processes have recorded different layers in a step; statistics of a layer are over those that ran it"
+            )
+        rows = _united(everywhere)
+        plan = self._plans.get((key, rows))
+        if plan is None:
+            plan = self._plans[key, rows] = _Plan(sums, rows, processes, shares)
+        return plan
+
 
 class _Plan:
-    """The order of some rows and what follows from it."""
+    """The order of some rows and what follows from it.
 
-    def __init__(self, sums: Mapping[Key, Tensor], row: Callable[[Key, int], Row]) -> None:
-        found = [(row(key, channels_of(one)), key) for key, one in sums.items()]
-        found.sort(key=lambda item: (item[0].depth, item[0].layer, _RANKS[item[0].signal]))
-        self.rows, self.order = tuple(one for one, _ in found), [key for _, key in found]
+    Args:
+        sums: Those of this process.
+        rows: Of all processes, in order.
+        processes: Those that add up their vectors.
+        shares: What this process holds of tensors that are spread over them.
+    """
+
+    def __init__(
+        self, sums: Mapping[Key, Tensor], rows: Sequence[Row], processes: Processes, shares: Mapping[Key, Share]
+    ) -> None:
+        self.rows = tuple(rows)
+        self._order = [key for one in rows if (key := (one.signal, one.layer)) in sums]
         devices = {one.device for one in sums.values()}
-        self.device, self.one_device = next(iter(sums.values())).device, len(devices) == 1
-        self.fold = Fold([tuple(sums[key].shape) for key in self.order], self.device)
-        self.layout = Layout([row.channels for row in self.rows], self.device)
+        self.device, self._one_device = processes.device(list(devices)), len(devices) == 1
+        self._fold = Fold([tuple(sums[key].shape) for key in self._order], self.device)
+        self.layout = Layout([row.channels for row in rows], self.device)
         self.checksum = zlib.crc32(repr(self.rows).encode())
-        self.is_gradient = torch.tensor([row.signal == "gradient" for row in self.rows], device=self.device)
-        self.is_of_batch = torch.tensor([row.signal in OF_BATCH for row in self.rows], device=self.device)
+        self.is_gradient = torch.tensor([row.signal == "gradient" for row in rows], device=self.device)
+        self._places: Tensor | None = None
+        if processes.size > 1 or shares:
+            self._place(sums, processes, shares)
+
+    def vector(self, sums: Mapping[Key, Tensor]) -> Tensor:
+        """The sums of this process, in the places that they have in the vector of all: (Σ(C_r + 4),)."""
+        ordered = [sums[key] for key in self._order]
+        if not self._one_device:
+            ordered = [one.to(self.device, non_blocking=True) for one in ordered]
+        if self._places is None:
+            return self._fold(ordered)
+        vector = torch.zeros(self._length, dtype=torch.float64, device=self.device)
+        return vector.index_copy_(0, self._places, self._fold(ordered) * self._weights) if ordered else vector
+
+    def _place(self, sums: Mapping[Key, Tensor], processes: Processes, shares: Mapping[Key, Share]) -> None:
+        """Where the sums of this process go, and how much they count, so that those of all add up."""
+        places, weights, start = [], [], 0
+        for row in self.rows:
+            key = (row.signal, row.layer)
+            end, tail = start + row.channels, len(TAIL)
+            if key in sums:
+                copies = 1.0 if row.signal in OF_BATCH else float(processes.size)
+                share = shares.get(key) or Share(copies, row.channels)
+                held = torch.arange(row.channels) if share.held is None else share.held
+                places += [held + start, torch.arange(end, end + tail)]
+                weight = torch.full((len(held) + tail,), 1 / share.copies, dtype=torch.float64)
+                weight[-2] *= len(held) / row.channels  # elements of a channel
+                weight[-1] /= share.pieces  # samples
+                weights.append(weight)
+            start = end + tail
+        self._length = start
+        self._places = torch.cat(places).to(self.device) if places else torch.zeros(0, dtype=torch.int64)
+        self._weights = torch.cat(weights).to(self.device) if weights else torch.zeros(0)
 
 
-def _add_up_processes(vector: Tensor, checksum: int) -> int:
-    """Adds the vectors of all processes up, in place, and returns their number.
+def _in_order(
+    sums: Mapping[Key, Tensor], row: Callable[[Key, int], Row], shares: Mapping[Key, Share]
+) -> tuple[Row, ...]:
+    found = [row(key, shares[key].channels if key in shares else channels_of(one)) for key, one in sums.items()]
+    return tuple(sorted(found, key=_rank))
+
+
+def _united(everywhere: Sequence[Sequence[Row]]) -> tuple[Row, ...]:
+    """The rows of all processes; where they differ in one, that of the first process counts.
 
     Raises:
-        RuntimeError: The processes have not the same checksum.
+        DifferentNets: Two processes have no layer in common.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return 1
-    bounds = torch.tensor([checksum, -checksum], device=vector.device)
-    dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
-    if bounds[0] != -bounds[1]:
-        raise RuntimeError(
-            "the processes have not recorded the same layers in this step, in the same order: "
-            "every process must run forward and backward through the same modules between two calls of collect()"
-        )
-    dist.all_reduce(vector)
-    return dist.get_world_size()
+    layers = [{row.layer for row in rows} for rows in everywhere if rows]
+    if any(not (one & other) for one, other in itertools.combinations(layers, 2)):
+        raise DifferentNets
+    found: dict[Key, Row] = {}
+    unequal: set[Key] = set()
+    for row in itertools.chain(*everywhere):
+        known = found.setdefault((row.signal, row.layer), row)
+        if known.channels != row.channels:
+            unequal.add((row.signal, row.layer))
+    return tuple(sorted((row for key, row in found.items() if key not in unequal), key=_rank))
+
+
+def _rank(row: Row) -> tuple[int, str, int]:
+    return row.depth, row.layer, _RANKS[row.signal]
 
 
 def to_frame(readings: Sequence[Readings]) -> pd.DataFrame:

@@ -98,6 +98,15 @@ class SteppingProbe(ABC):
         """Discards what was recorded in the current step."""
 
 
+def check_module(model: object) -> None:
+    """Raises TypeError for what is not a module."""
+    if not isinstance(model, torch.nn.Module):
+        hint = ""
+        if type(model).__name__.startswith("PipelineStage"):
+            hint = "; give the submod of each stage a probe, with the process_group of its data-parallel processes"
+        raise TypeError(f"a probe looks into an nn.Module, not into a {type(model).__name__}{hint}")
+
+
 class ModuleHook:
     """A hook of a module that copies and pickles of the module come without."""
 
@@ -152,7 +161,7 @@ def after_forward(module: nn.Module, hook: Hook) -> Handle:
 def on_optimizer_step(
     owner: Owner,
     before: Callable[[Owner, torch.optim.Optimizer], None],
-    after: Callable[[Owner, torch.optim.Optimizer], None],
+    after: Callable[[Owner, torch.optim.Optimizer], None] | None = None,
 ) -> list[RemovableHandle]:
     """Calls functions of ``owner`` before and after each step of any ``torch.optim`` optimizer, as long as it lives.
 
@@ -167,10 +176,9 @@ def on_optimizer_step(
 
         return hook
 
-    handles = [
-        register_optimizer_step_pre_hook(hook_of(before)),
-        register_optimizer_step_post_hook(hook_of(after)),
-    ]
+    handles = [register_optimizer_step_pre_hook(hook_of(before))]
+    if after is not None:
+        handles.append(register_optimizer_step_post_hook(hook_of(after)))
     for handle in handles:
         weakref.finalize(owner, handle.remove).atexit = False
     return handles

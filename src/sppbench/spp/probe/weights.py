@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sppbench.spp.probe.layers import named_modules
+from sppbench.spp.probe.layers import class_name, named_modules
 from sppbench.spp.probe.outputs import as_real
+from sppbench.spp.probe.processes import Held, Share
 from sppbench.spp.sums.batched import TAIL, FirstAxisSums, Plans
 from sppbench.spp.sums.statistics import folded, sums_of
 
@@ -21,11 +22,18 @@ _MANY = 1 << 16
 
 
 class Weight(NamedTuple):
-    """A parameter that is not a bias."""
+    """A parameter that is not a bias, by its place: FSDP puts others there, and so may the loading of a checkpoint."""
 
-    parameter: nn.Parameter
+    owner: nn.Module
+    attribute: str
     module: str
     kind: str
+
+    @property
+    def parameter(self) -> nn.Parameter | None:
+        """The parameter that is there now."""
+        found = getattr(self.owner, self.attribute, None)
+        return found if isinstance(found, nn.Parameter) else None
 
 
 def named_weights(model: nn.Module, layers: Collection[str], everything: bool) -> dict[str, Weight]:
@@ -48,8 +56,8 @@ def named_weights(model: nn.Module, layers: Collection[str], everything: bool) -
                 continue
             seen.add(id(parameter))
             name = module if own == "weight" else f"{module}.{own}" if module != root else own
-            kind = getattr(owner, "cls_to_become", None) or type(owner)  # of a lazy module, what it will be
-            found[name] = Weight(parameter, module, kind.__name__)
+            lazy = getattr(owner, "cls_to_become", None)  # which will have the name of another class
+            found[name] = Weight(owner, own, module, class_name(owner) if lazy is None else lazy.__name__)
     return found
 
 
@@ -57,10 +65,10 @@ def _is_bias(name: str) -> bool:
     return name == "bias" or name.startswith("bias_") or name.endswith("_bias")
 
 
-def can_be_read(parameter: nn.Parameter) -> bool:
-    """Whether a parameter has elements yet (those of lazy modules come with the first call), and numbers in them."""
-    is_number = parameter.is_floating_point() or parameter.is_complex()
-    return not is_lazy(parameter) and is_number and parameter.numel() > 0
+def can_be_read(x: Tensor) -> bool:
+    """Whether a parameter or its gradient has elements yet (those of lazy modules come with the first call), and
+    numbers in them."""
+    return not is_lazy(x) and (x.is_floating_point() or x.is_complex()) and x.layout == torch.strided
 
 
 def sums_of_sparse(x: Tensor) -> Tensor:
@@ -84,14 +92,17 @@ class WeightSums:
     def __init__(self) -> None:
         self._plans = Plans[FirstAxisSums]()
 
-    def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What ``sums_of(weight, 0)`` of ``sppbench.spp.sums.statistics`` gives."""
+    def __call__(self, weights: Mapping[str, Held]) -> dict[str, Tensor]:
+        """What ``sums_of(weight, 0)`` of ``sppbench.spp.sums.statistics`` gives, of what is held of each."""
         found: dict[str, Tensor] = {}
         groups: dict[torch.device, list[dict[str, Tensor]]] = {}
         sizes: dict[torch.device, int] = {}
-        for name, weight in weights.items():
-            x, _ = as_real(weight.detach(), 0)
+        for name, (x, share) in weights.items():
+            x, _ = as_real(x, 0)
             number = x.numel()
+            if number == 0 or (share is not None and share.width):
+                found[name] = _of_slice(x, share)
+                continue
             # A CPU starts its kernel at no cost, and is given one weight after the other while they are in its cache.
             channels = x.shape[0] if x.ndim else 1
             is_usual = number <= _AT_ONCE and channels <= _MANY and number <= _MANY * channels
@@ -113,3 +124,23 @@ class WeightSums:
         if key not in self._plans:
             self._plans[key] = FirstAxisSums(weights)
         return self._plans[key](weights)
+
+
+def _of_slice(x: Tensor, share: Share | None) -> Tensor:
+    """``sums_of`` of consecutive elements of a flattened weight, and of none.
+
+    Args:
+        x: (n,), which may begin and end within a channel; or empty, of any shape.
+        share: Where it begins, and how many elements a channel has.
+    """
+    if share is None or not x.numel():
+        rows = 0 if share is None or share.width else x.shape[0]
+        return torch.zeros(rows + len(TAIL), dtype=torch.float64, device=x.device)
+    ends = [x[: share.width - share.start], x[share.width - share.start :]] if share.start else [x[:0], x]
+    whole = len(ends[1]) // share.width * share.width
+    parts = [ends[0][None], ends[1][:whole].view(-1, share.width), ends[1][whole:][None]]
+    vectors = [folded(sums_of(part, 0)) for part in parts if part.numel()]
+    tail = torch.stack([vector[-len(TAIL) :] for vector in vectors]).sum(0)
+    channels = torch.cat([vector[: -len(TAIL)] for vector in vectors])
+    tail[2] = x.numel() / len(channels)
+    return torch.cat([channels, tail])
