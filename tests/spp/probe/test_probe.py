@@ -598,6 +598,34 @@ def test_weights_their_gradients_and_updates(collect_after_step: bool, with_clos
         assert set(select(frame, "update").second_moment) == {0.0}
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_closures_that_an_optimizer_repeats_count_once(by_name: bool) -> None:
+    model, calls = seeded(mlp), 0
+    reference = copy.deepcopy(model)
+    optimizers = [torch.optim.LBFGS(one.parameters(), max_iter=5) for one in (model, reference)]
+
+    def closure(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = loss_of(model(vectors()))
+        loss.backward()
+        return float(loss.detach())
+
+    expected = one_step(copy.deepcopy(model), vectors(), signals=ALL[:4])
+    with SignalProbe(model, signals=ALL) as probe:
+        arguments = {"closure": lambda: closure(model, optimizers[0])}
+        optimizers[0].step(**arguments) if by_name else optimizers[0].step(*arguments.values())
+        assert calls > 2
+        frame = probe.collect()
+        loss_of(model(vectors())).backward()
+        assert set(probe.collect().samples) == {8}
+    assert set(frame.samples) == {8}
+    same(frame[frame.signal != "update"], expected)
+    optimizers[1].step(lambda: closure(reference, optimizers[1]))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
+
+
 def test_which_parameters_are_weights() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:

@@ -155,7 +155,9 @@ class SignalProbe(SteppingProbe):
         for name, module in self._modules.items():
             if name not in self.skipped:
                 yield after_forward(module, self._layer_hook(name, module))
-        yield from on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
+        yield from on_optimizer_step(
+            self, SignalProbe._before_optimizer, SignalProbe._after_optimizer, SignalProbe._before_closure_again
+        )
 
     def _clear(self) -> None:
         for handle in self._leaf_handles:
@@ -167,6 +169,7 @@ class SignalProbe(SteppingProbe):
         self._shares: dict[Key, Share] = {}
         self._before: dict[str, Held] = {}
         self._parameters_read = False
+        self._is_paused = False  # while an optimizer's step evaluates its closure once more
         self._pass = Pass(None, with_gradient=False)
 
     # -- during the forward and backward pass -------------------------------------------------------------------------
@@ -357,8 +360,16 @@ class SignalProbe(SteppingProbe):
         if self._recording and self._trains_with(optimizer):
             self.read_parameters()
 
-    def _after_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+    def _before_closure_again(self, optimizer: torch.optim.Optimizer) -> None:
+        """A batch that a step evaluates several times, at other weights each time, counts once, as it first was."""
         if self._recording and self._trains_with(optimizer):
+            self._read_parameter_gradients()
+            self._recording, self._is_paused = False, True
+
+    def _after_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._is_paused:
+            self._is_paused, self._recording = False, True
+        elif self._recording and self._trains_with(optimizer):
             self._read_parameter_gradients()
 
     def _read_parameter_gradients(self) -> None:
