@@ -272,6 +272,8 @@ def _keep(arguments: argparse.Namespace) -> int:
         if not run.counts:
             print(f"{run.path}: {run.state}, not kept")
             continue
+        if not run.is_inspected:
+            say(f"{run.path} has no inspection.json: inspect it while it has its weights (sppbench inspect)")
         try:
             print(write_compact(run, arguments.output))
         except EvidenceError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from sppbench.__main__ import main
 from tests.fabricate.claims import LEARNING, inspection
 from tests.fabricate.histories import ffnn_layers, write_gains, write_signals
-from tests.fabricate.runs import write_run
+from tests.fabricate.runs import SEEDS, write_run
 
 Damage = Callable[[Path], object]
 BOM = b"\xef\xbb\xbf"
@@ -61,12 +62,17 @@ SAID = {"metrics.csv is cut short", "metrics.csv is emptied", "metrics.csv is no
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    for seed in (868, 67):
-        run = write_run(tmp_path / "table1", "ffnn_bn", 0.001, seed, 20.0, curve=[10.0, 20.0], test=dict(LEARNING))
-        write_signals(run, lambda layer, depth, epoch, signal: (1.0, 1.0), ffnn_layers(), epochs=[0])
-        write_gains(run, lambda layer, depth, epoch: (1.0, 1.0, 1.0), epochs=[0])
-        inspection(run)
+    for seed in SEEDS[:2]:
+        recorded(tmp_path / "table1", seed)
     return tmp_path / "table1"
+
+
+def recorded(sweep: Path, seed: int) -> Path:
+    run = write_run(sweep, "ffnn_bn", 0.001, seed, 20.0, curve=[10.0, 20.0], test=dict(LEARNING))
+    write_signals(run, lambda layer, depth, epoch, signal: (1.0, 1.0), ffnn_layers(), epochs=[0], batchnorm=True)
+    write_gains(run, lambda layer, depth, epoch: (1.0, 1.0, 1.0), epochs=[0])
+    inspection(run)
+    return run
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -87,11 +93,18 @@ def test_no_command_ends_with_a_traceback(
             assert out.startswith("C1 ")
 
 
-@pytest.mark.parametrize("name", ["git is a text", "metrics.csv with a BOM", "spp.parquet is junk"])
-def test_figures_and_report_are_made_all_the_same(
-    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    DAMAGES[name][0](sweep / "ffnn_bn" / "lr=0.001" / "seed=868")
-    assert main(["figures", str(sweep)]) == 0
-    assert main(["report", str(tmp_path), "--output", str(tmp_path / "report.html")]) == 0
-    assert capsys.readouterr().err == ""
+def test_figures_and_report_are_made_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each run with a damage of its own; one is whole, and one has lost its gains."""
+    runs = {seed: recorded(tmp_path / "table1", seed) for seed in SEEDS}
+    DAMAGES["git is a text"][0](runs[868])
+    DAMAGES["metrics.csv with a BOM"][0](runs[67])
+    DAMAGES["spp.parquet is junk"][0](runs[472])
+    shutil.rmtree(runs[362] / "batchnorm.parquet")
+    gone = f"{runs[362] / 'batchnorm.parquet'} is gone"
+    for command in (["figures", str(tmp_path)], ["report", str(tmp_path), "--output", str(tmp_path / "report.html")]):
+        assert main(command) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert out.count(gone) == 1
+        assert str(runs[868] / "result.json") in out
+    assert gone in (tmp_path / "report.html").read_text(encoding="utf-8")

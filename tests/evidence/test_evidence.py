@@ -226,6 +226,7 @@ def test_signals_that_are_lost_are_said_by_file(tmp_path: Path, capsys: pytest.C
     main(["figures", str(tmp_path)])
     assert str(path / "spp.parquet") in capsys.readouterr().out
     write_signals(path, _values)
+    write_gains(path, lambda layer, depth, epoch: (1.0, 1.0, 1.0))
     assert read_evidence(tmp_path).lost == ()
 
 

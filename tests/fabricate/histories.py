@@ -36,6 +36,7 @@ def write_signals(
     batches: Sequence[int] = (512, 64),
     scales: Sequence[float] | None = None,
     ndim: int = 2,
+    batchnorm: bool | None = None,
 ) -> None:
     """Writes ``spp.parquet`` of a net with these layers, of a step for each of `batches` in each of `epochs`.
 
@@ -47,6 +48,7 @@ def write_signals(
         batches: samples of each step of an epoch.
         scales: what the statistics are multiplied by in each step of an epoch; by default 1.
         ndim: dimensions of activations and gradients; weights have two, and only Linear, Conv2d and norms have them.
+        batchnorm: whether it says that gains were recorded beside it; None says nothing, as in earlier versions.
     """
     rows = []
     for epoch in epochs:
@@ -72,7 +74,10 @@ def write_signals(
                             "nonfinite": 0,
                         }
                     )
-    HistoryWriter(run / "spp.parquet").append(pd.DataFrame(rows), end=STEPS)
+    writer = HistoryWriter(run / "spp.parquet")
+    if batchnorm is not None:
+        writer.note_batchnorm(batchnorm)
+    writer.append(pd.DataFrame(rows), end=STEPS)
 
 
 def lose_steps(run: Path) -> None:

@@ -93,6 +93,7 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path: Pa
     message = str(refusal.value)
     assert "seed (1 there, 2 now)" in message
     assert "model.affine (True there, False now)" in message
+    assert str(tmp_path / "run" / "config.yaml") in message
     assert "depth" not in message
     assert "\n" not in message
     assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before

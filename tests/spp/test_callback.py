@@ -387,10 +387,11 @@ def test_what_is_accepted() -> None:
     from omegaconf import OmegaConf
 
     lists = OmegaConf.create({"layers": ["a", "b.*"], "signals": ["update"], "epochs": [1, 2]})
-    callback = SPPCallback(layers=lists.layers, signals=lists.signals, epochs=lists.epochs)
-    assert (callback.layers, callback.signals, callback.epochs) == (("a", "b.*"), ("update",), (1, 2))
-    assert SPPCallback(layers=[nn.Linear, "a"], signals="gradient").signals == ("gradient",)
-    assert SPPCallback(epochs=range(3), every_n_steps=np.int64(2)).epochs == (0, 1, 2)  # type: ignore[arg-type]
+    settings = SPPCallback(layers=lists.layers, signals=lists.signals, epochs=lists.epochs).settings
+    assert (settings.layers, settings.signals, settings.epochs) == (("a", "b.*"), ("update",), (1, 2))
+    assert SPPCallback(layers=[nn.Linear, "a"], signals="gradient").settings.signals == ("gradient",)
+    settings = SPPCallback(epochs=range(3), every_n_steps=np.int64(2)).settings  # type: ignore[arg-type]
+    assert settings.epochs == (0, 1, 2)
     assert SPPCallback(directory="~/runs").directory == Path.home() / "runs"
 
 
@@ -530,6 +531,42 @@ def test_the_history_reaches_the_last_step_and_each_checkpoint(
         for name, writer in (("spp", HistoryWriter), ("batchnorm", BatchNormWriter)):
             writer(tmp_path / f"{name}.parquet", resume_at=at, every_n_steps=every, run_id=run_id)
     assert log_of(caplog) == []
+
+
+class Frozen(Module):
+    """Its batch normalization is in evaluation mode in the first epochs, and so has no gain there."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.net[1].train(self.current_epoch >= self.epochs)
+
+
+@empty_figures
+def test_the_history_says_whether_there_are_gains(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """So a table of gains that was lost is known from one that never was, also after the run was resumed."""
+    path, gains, last = tmp_path / "spp.parquet", tmp_path / "batchnorm.parquet", tmp_path / "last.ckpt"
+
+    def train(epochs: int, frozen: int, **options: Any) -> bool | None:
+        resume = last if epochs > 1 else None
+        trainer = fit(tmp_path, SPPCallback(**options), module=Frozen(frozen), max_epochs=epochs, resume=resume)
+        trainer.save_checkpoint(last)
+        origin = check_end(path, trainer.global_step)
+        return origin.batchnorm if origin is not None else None
+
+    assert train(1, frozen=2) is False
+    assert train(2, frozen=2) is False
+    assert not gains.exists()
+    assert train(3, frozen=2) is True
+    check_end(gains, 9)
+    assert sorted(set(read_batchnorm(gains)["step"])) == [6, 7, 8]
+    assert log_of(caplog) == []
+    assert train(4, frozen=0, batchnorm=False) is True
+    shutil.rmtree(gains)
+    assert train(5, frozen=0) is True
+    assert log_of(caplog)[0].startswith(f"{gains} lacks the steps 0 to 11. The run goes on")
 
 
 @empty_figures
@@ -766,6 +803,7 @@ def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.Monk
         fit(tmp_path, SPPCallback(epochs=[0]), logger=logger)
     finally:
         wandb.finish()
+        wandb.teardown()  # only then is all on disk
     [run] = (tmp_path / "wandb").glob("offline-run-*")
     [file] = run.glob("run-*.wandb")
     rows = read_wandb(file)

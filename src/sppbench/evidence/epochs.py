@@ -10,26 +10,33 @@ Beside ``spp.parquet`` and ``batchnorm.parquet``, with one row a step, stand the
 A full history is compared with the ``result.json`` beside it: it must reach the last step of a run that came to its
 end, and be of the same configuration. Where steps are missing no mean is formed.
 
+In the footer of ``spp_epochs.parquet`` (the key ``sppbench`` of the Parquet metadata, JSON) stands, as in those of the
+full history, whether gains were recorded (``batchnorm``), so that a table of them that was lost is missed.
+
 Numbers are stored as float32, and are rounded to it also where they are computed from a full history: both give the
 same figures, bit for bit.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sppbench.files import replacing
 from sppbench.run.results import ResultError, read_result
 from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
+from sppbench.spp.history.parts import Origin
 from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS
 
 SPP_FILE, BATCHNORM_FILE = "spp_epochs.parquet", "batchnorm_epochs.parquet"
-
+_KEY = b"sppbench"
 
 # What the columns of both hold; all others are floats.
 _TEXTS = frozenset({"batches", "layer", "signal"})
@@ -46,7 +53,7 @@ def spp_epochs(run: Path) -> pd.DataFrame:
     full = run / "spp.parquet"
     if not full.exists():
         return _read(run / SPP_FILE)
-    _compare_with_result(full)
+    compare_with_result(full)
     history = read_history(full, signals=DEFAULT_SIGNALS)
     means = [epoch_mean(history, full_batches_only=only).assign(batches=name) for name, only in _BATCHES.items()]
     return _derive(_rounded(pd.concat(means, ignore_index=True)))
@@ -64,34 +71,49 @@ def batchnorm_epochs(run: Path) -> pd.DataFrame:
     full = run / "batchnorm.parquet"
     if not full.exists():
         return _read(run / BATCHNORM_FILE)
-    _compare_with_result(full)
+    compare_with_result(full)
     return _rounded(batchnorm_epoch_mean(read_batchnorm(full)))
 
 
-def check_histories(run: Path) -> None:
-    """Raises HistoryError if a full history of a run has a gap, ends before the run did, or is of another run.
+def compare_with_result(history: Path) -> Origin | None:
+    """Compares a full history with the result beside it, by the footers of its parts alone.
 
-    Only the footers of its parts are read.
+    Returns:
+        What it says of its run; None if nothing, or if there is no result of a run that came to its end.
+
+    Raises:
+        HistoryError: It has a gap, ends before the run did, or is of another run.
     """
-    for name in ("spp.parquet", "batchnorm.parquet"):
-        if (run / name).exists():
-            _compare_with_result(run / name)
-
-
-def _compare_with_result(history: Path) -> None:
-    """Raises HistoryError if the result beside a history is of a longer run, or of another configuration."""
     try:
         result = read_result(history.with_name("result.json"))
     except ResultError:  # missing, or damaged: then the run does not count
-        return
+        return None
     if result.status not in ("completed", "diverged"):
-        return
+        return None
     origin = check_end(history, result.steps)
     if origin is not None and origin.config_hash not in (None, result.config_hash):
         raise HistoryError(
             f"{history} is of the configuration {origin.config_hash}, and the result beside it of "
             f"{result.config_hash}: one of them is of another run"
         )
+    return origin
+
+
+def says_batchnorm(run: Path) -> bool | None:
+    """Whether gains were recorded, as the footers of a run's signals say it; None where they do not.
+
+    Raises:
+        HistoryError: As of `compare_with_result`.
+    """
+    if (full := run / "spp.parquet").exists():
+        origin = compare_with_result(full)
+        return None if origin is None else origin.batchnorm
+    try:
+        stored = (pq.read_metadata(run / SPP_FILE).metadata or {}).get(_KEY)
+        note = None if stored is None else json.loads(stored)["batchnorm"]
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):  # missing, or damaged as the table will be
+        return None
+    return note if isinstance(note, bool) else None
 
 
 def write_epochs(run: Path, directory: Path) -> None:
@@ -108,11 +130,14 @@ def write_epochs(run: Path, directory: Path) -> None:
         if (run / full).exists() or (run / name).exists():
             frame = read(run).drop(columns="second_moment", errors="ignore")
             floats = frame.select_dtypes("float64").columns
+            table = pa.Table.from_pandas(frame.astype(dict.fromkeys(floats, "float32")), preserve_index=False)
+            if name == SPP_FILE and (note := says_batchnorm(run)) is not None:
+                table = table.replace_schema_metadata({**table.schema.metadata, _KEY: json.dumps({"batchnorm": note})})
             with replacing(directory / name) as file:
                 # Floats compress better with their bytes split by significance.
-                frame.astype(dict.fromkeys(floats, "float32")).to_parquet(
+                pq.write_table(
+                    table,
                     file,
-                    index=False,
                     compression="zstd",
                     use_dictionary=[column for column in frame if column not in floats],
                     column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),

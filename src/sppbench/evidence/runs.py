@@ -14,6 +14,7 @@ import pandas as pd
 
 from sppbench.errors import UserError
 from sppbench.evidence import epochs
+from sppbench.evidence.lost import has_gains, has_signals, lost_histories
 from sppbench.run.results import Result, ResultError, Status, read_result
 from sppbench.run.run_directory import config_hash, identity
 from sppbench.spp.history.schema import HistoryError
@@ -44,7 +45,8 @@ class Run:
             without model, learning rate and seed.
         result: What result.json says; None if there is none, or a damaged one.
         problem: The error of a failed run, or what is damaged.
-        recorded: What its configuration says that it left: "metrics" (metrics.csv), "signals" (spp.parquet).
+        recorded: What its configuration says that it left: "metrics" (metrics.csv), "signals" (spp.parquet) and, if it
+            has batch normalizations, their "gains" (batchnorm.parquet).
 
     Example:
         >>> run = read_run(Path("results/figures/ffnn_bn/lr=0.001/seed=868"))
@@ -94,20 +96,24 @@ class Run:
 
     @property
     def has_signals(self) -> bool:
-        return any((self.path / name).exists() for name in ("spp.parquet", epochs.SPP_FILE))
+        """Whether there are recorded signals, whole or damaged."""
+        return has_signals(self.path)
+
+    @property
+    def has_gains(self) -> bool:
+        """Whether there are backward gains of its batch normalizations, whole or damaged."""
+        return has_gains(self.path)
+
+    @property
+    def is_inspected(self) -> bool:
+        return (self.path / "inspection.json").exists()
 
     @property
     def lost(self) -> list[str]:
         """What a run that counts has recorded and is not there any more, or not whole; a line each, with the file."""
         if not self.counts or self.result is None or self.result.steps == 0:
             return []
-        lines = []
-        if "signals" in self.recorded and not self.has_signals:
-            lines.append(f"{self.path / 'spp.parquet'} is gone: the run recorded signals")
-        try:
-            epochs.check_histories(self.path)
-        except HistoryError as error:
-            lines.append(str(error))
+        lines = lost_histories(self.path, self.recorded)
         if "metrics" in self.recorded:
             try:
                 # The last thing that is written.
@@ -119,7 +125,7 @@ class Run:
 
     @property
     def _rank(self) -> tuple[bool, bool, bool]:
-        return self.sweep == FIRST_SWEEP, self.has_signals, (self.path / "inspection.json").exists()
+        return self.sweep == FIRST_SWEEP, self.has_signals, self.is_inspected
 
     def signals(self, batches: str = "all") -> pd.DataFrame:
         """Epoch means of the signals, as `sppbench.spp.epoch_mean` gives them, over "all" batches or "full" ones.
@@ -225,8 +231,9 @@ def read_run(path: Path) -> Run:
 def _recorded(config: dict[str, Any]) -> frozenset[str]:
     """What a run with a configuration leaves beside its result, see `Run.recorded`."""
     spp, logger = config.get("spp"), config.get("logger")
-    target = str(spp.get("_target_")) if isinstance(spp, dict) else ""
-    found = {"signals"} if target.endswith("SPPCallback") else set()
+    found = set()
+    if isinstance(spp, dict) and str(spp.get("_target_")).endswith("SPPCallback"):
+        found |= {"signals", "gains"} if spp.get("batchnorm") is True else {"signals"}
     csv = logger.get("csv") if isinstance(logger, dict) else None
     if isinstance(csv, dict) and str(csv.get("path")).endswith("/metrics.csv"):
         found.add("metrics")
@@ -328,7 +335,8 @@ class Evidence:
             settings = run.settings
             departing = [f"{key} is {settings.get(key)!r}" for key in wanted if settings.get(key) != wanted[key]]
             if departing:
-                problems.append(f"{run.path} does not count, as it departs from the protocol: {', '.join(departing)}")
+                listed = ", ".join(departing)
+                problems.append(f"{run.path} does not count, as its config.yaml departs from the protocol: {listed}")
             else:
                 runs.append(run)
         return Evidence(self.directory, tuple(runs), tuple(problems))

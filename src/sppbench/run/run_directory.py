@@ -289,7 +289,7 @@ class RunDirectory:
         if differing := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
             listed = ", ".join(f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in differing)
             raise RunDirectoryError(
-                f"{self.path} holds a run with another configuration: {listed}. "
+                f"{self.config_file} is of a run with another configuration: {listed}. "
                 "Choose another name= or output_dir=, or replace it with overwrite=true"
             )
 

@@ -10,6 +10,7 @@ from .plots.panels import plot_gradient as plot_gradient
 from .plots.panels import plot_spp as plot_spp
 from .probe.batchnorm import BatchNormProbe as BatchNormProbe
 from .probe.probe import SignalProbe as SignalProbe
+from .recorder import Recorder as Recorder
 from .sums.statistics import acsm_acv as acsm_acv
 from .theory.chain import expected_of_chain as expected_of_chain
 from .theory.net import expected_of_net as expected_of_net

@@ -1,34 +1,26 @@
-"""Lightning callback: attaches the probes, writes what they read, and logs the summary of each epoch."""
+"""Lightning callback: tells a recording where a training begins, its steps and epochs, and its end."""
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from operator import is_not
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import pandas as pd
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
-from torch import nn
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from matplotlib.figure import Figure
+from torch import Tensor
 
-from sppbench.checks import check_choice, check_integer, check_type, several
-from sppbench.spp.history.health import Watch, summarize, summarize_batchnorm
-from sppbench.spp.history.parts import Origin
-from sppbench.spp.history.run_history import RunHistory
-from sppbench.spp.names import DEFAULT_SIGNALS, SIGNALS
+from sppbench.checks import check_type
+from sppbench.spp.names import DEFAULT_SIGNALS
 from sppbench.spp.plots.curves import Convention
-from sppbench.spp.probe import batchnorm
-from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
-from sppbench.spp.probe.layers import LayerChoice, checked_choice
+from sppbench.spp.probe.batchnorm import BatchNormProbe
+from sppbench.spp.probe.layers import LayerChoice
 from sppbench.spp.probe.probe import SignalProbe
-from sppbench.spp.probe.readings import Readings, to_frame
-from sppbench.spp.run_figures import RunFigures
-
-log = logging.getLogger(__name__)
+from sppbench.spp.recording import Recording, loss_scale_of
+from sppbench.spp.settings import Settings
 
 _IN_CHECKPOINT = "sppbench.spp"
 
@@ -61,8 +53,8 @@ class SPPCallback(Callback):
     A history that is in the directory already, and is not this run's, stays: this run then records in
     ``spp-2.parquet`` and ``batchnorm-2.parquet``, and its figures begin with ``spp-2`` (or with 3, and so on). A run
     that is resumed from a checkpoint goes on with its own history; if it now has another directory, with a copy of it.
-    If steps of it are lost, it warns once and goes on, and whoever reads the history across the gap gets an error. A
-    figure that cannot be drawn is a warning, too.
+    If steps of it are lost, it warns once and goes on, and whoever reads the history across the gap gets an error.
+    Steps that cannot be written (a full disk) and figures that cannot be drawn are warnings, too.
 
     Args:
         every_n_steps: Record each n-th step.
@@ -106,45 +98,35 @@ class SPPCallback(Callback):
         run_id: str | None = None,
         config_hash: str | None = None,
     ) -> None:
-        for name, count in {"every_n_steps": every_n_steps, "flush_every_n_steps": flush_every_n_steps}.items():
-            check_integer(name, count, 1)
-        for name, text in {"module": module, "run_id": run_id or "", "config_hash": config_hash or ""}.items():
-            check_type(name, text, str)
-        check_type("batchnorm", batchnorm, bool)
+        check_type("module", module, str)
         check_type("directory", "" if directory is None else directory, str, Path)
-        check_choice("convention", convention, get_args(Convention))
-        self.every_n_steps, self.flush_every_n_steps = every_n_steps, flush_every_n_steps
-        self.layers = checked_choice(layers)
-        self.signals, self.epochs = several("signals", signals), several("epochs", epochs)
-        for signal in self.signals:
-            check_choice("signals", signal, SIGNALS)
-        for epoch in self.epochs:
-            check_integer("epochs", epoch, 0)
-        self.convention, self.module, self.batchnorm = convention, module, batchnorm
+        self.settings = Settings(
+            every_n_steps=every_n_steps,
+            layers=layers,
+            signals=signals,
+            epochs=epochs,
+            convention=convention,
+            flush_every_n_steps=flush_every_n_steps,
+            batchnorm=batchnorm,
+            run_id=run_id,
+            config_hash=config_hash,
+        )
+        self.module = module
         self.directory = None if directory is None else Path(directory).expanduser()
-        self.run_id, self.config_hash = run_id, config_hash
-        self.probe: SignalProbe | None = None
-        self.batchnorm_probe: BatchNormProbe | None = None
-        self._attached_to: list[nn.Module] = []
-        # Of the run that was trained last, or whose checkpoint was loaded.
-        self._last_id: str | None = None
-        self._last_path: Path | None = None
+        self._recording: Recording | None = None
+        self._last: dict[str, str] = {}  # of the run that was trained last, or whose checkpoint was loaded
         self._started = False  # in this call of fit
-        self._forget()
+        self._loss_scale: float | Tensor | None = None  # in this step; None: no optimizer has stepped yet
 
-    def _forget(self) -> None:
-        """Forgets what belongs to an earlier training."""
-        self._pending: list[Readings] = []
-        self._batchnorm_pending: list[BatchNormReadings] = []
-        self._history: RunHistory | None = None
-        self._figures: RunFigures | None = None
-        self._means: dict[int, pd.DataFrame] = {}  # of the epochs to draw, and of the last one
-        self._drawn: int | None = None  # the last epoch with figures
-        self._finished: int | None = None  # the step of the last figures
-        self._watch = Watch()
-        self._steps_done = 0
-        self._epoch_start: int | None = None  # its first step, if this training saw it
-        self._loss_scale: float | None = None  # in this step; None: no optimizer has stepped yet
+    @property
+    def probe(self) -> SignalProbe | None:
+        """The probe of signals, while training."""
+        return self._recording.probe if self._recording is not None else None
+
+    @property
+    def batchnorm_probe(self) -> BatchNormProbe | None:
+        """The probe of batch normalizations, while training; None if there are none."""
+        return self._recording.batchnorm_probe if self._recording is not None else None
 
     # -- attaching and detaching the probes ---------------------------------------------------------------------------
 
@@ -157,24 +139,17 @@ class SPPCallback(Callback):
     # LightningModule.setup and configure_model may have made the net, or parts of it. Nothing has run yet.
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = False
-        modules = list(pl_module.get_submodule(self.module).modules())
-        if len(modules) != len(self._attached_to) or any(map(is_not, modules, self._attached_to)):
+        if self._recording is None or not self._recording.is_of(pl_module.get_submodule(self.module)):
             self._attach(pl_module)
 
     def _attach(self, pl_module: LightningModule) -> None:
         self._detach()
-        model = pl_module.get_submodule(self.module)
-        self.probe = SignalProbe(model, self.layers, self.every_n_steps, self.signals)
-        if self.batchnorm:
-            probe = BatchNormProbe(model, self.every_n_steps)
-            self.batchnorm_probe = probe if probe.layers else None
-        self._attached_to = list(model.modules())
+        self._recording = Recording(pl_module.get_submodule(self.module), self.settings)
 
     def _detach(self) -> None:
-        for probe in (self.probe, self.batchnorm_probe):
-            if probe is not None:
-                probe.close()
-        self.probe, self.batchnorm_probe, self._attached_to = None, None, []
+        if self._recording is not None:
+            self._recording.close()
+        self._recording = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -183,16 +158,18 @@ class SPPCallback(Callback):
     # -- while training -----------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._forget()
-        self._started = True
-        self._steps_done = trainer.global_step
-        self._count_steps(trainer)
+        self._started, self._loss_scale = True, None
+        if self._recording is None:
+            return
+        self._recording.begin(trainer.global_step, trainer.current_epoch)
         if getattr(trainer, "fast_dev_run", False):
+            self._last = {}
             return
         # In every process, which log_dir asks for.
         directory = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
         if trainer.is_global_zero:
-            self._open(trainer, directory)
+            self._recording.open(directory, self._last, [_LightningLogger(logger) for logger in trainer.loggers])
+            self._last = self._recording.in_checkpoint
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that is resumed after its last step does not start to train, and its history must be looked at all the
@@ -200,138 +177,71 @@ class SPPCallback(Callback):
         if not self._started and trainer.global_step:
             self.on_train_start(trainer, pl_module)
 
-    def _open(self, trainer: Trainer, directory: Path) -> None:
-        """Begins the run's history, or goes on with it."""
-        resume_at = trainer.global_step or None
-        self._last_id = self.run_id or (self._last_id if resume_at else None) or uuid.uuid4().hex[:8]
-        self._history = RunHistory(
-            directory,
-            Origin(self.every_n_steps, self._last_id, self.config_hash),
-            resume_at=resume_at,
-            earlier=self._last_path,
-            batchnorm=self.batchnorm_probe is not None,
-        )
-        self._last_path = self._history.path
-        self._figures = RunFigures(self._history.path, self.epochs, self.convention)
-        if resume_at:
-            past = {*self.epochs, trainer.current_epoch - 1}
-            self._means = self._history.means([epoch for epoch in sorted(past) if 0 <= epoch < trainer.current_epoch])
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that is resumed may be in the middle of an epoch.
-        resumed = self._history is not None and self._history.resume_at == trainer.global_step
-        self._epoch_start = None if resumed else trainer.global_step
-
-    def _count_steps(self, trainer: Trainer) -> None:
-        # By the trainer's count: it is what a checkpoint restores, also where a batch makes several optimizer steps.
-        for probe in (self.probe, self.batchnorm_probe):
-            if probe is not None:
-                probe.step = trainer.global_step
+        if self._recording is not None:
+            self._recording.start_epoch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        for probe in (self.probe, self.batchnorm_probe):
-            if probe is not None:
-                probe.epoch = trainer.current_epoch
-        if self.probe is not None:
-            self.probe.start_pass()
+        if self._recording is not None:
+            self._recording.epoch = trainer.current_epoch
+            self._recording.probe.start_pass()
 
     # Before the step, and after the gradients were unscaled unless a fused optimizer does that itself, in its step. The
     # first one of a batch: each step may change the scale.
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        if self.probe is not None:
-            self.probe.read_parameters()
+        if self._recording is not None:
+            self._recording.probe.read_parameters()
             if self._loss_scale is None:
-                self._loss_scale = _loss_scale(trainer)
+                self._loss_scale = loss_scale_of(getattr(trainer.precision_plugin, "scaler", None))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.probe is None or trainer.global_step == self._steps_done:
+        if self._recording is None or trainer.global_step == self._recording.steps_done:
             return  # a part of an accumulated batch
-        self._steps_done = trainer.global_step
-        # In every process: they add up what they have recorded. Only the first one keeps it.
-        readings = self.probe.readings(self._loss_scale if self._loss_scale is not None else 1.0)
+        self._recording.end_step(trainer.global_step, self._loss_scale if self._loss_scale is not None else 1.0)
         self._loss_scale = None
-        gains = self.batchnorm_probe.readings() if self.batchnorm_probe is not None else None
-        self._count_steps(trainer)
-        if self._history is not None:
-            self._pending += [readings] if readings is not None else []
-            self._batchnorm_pending += [gains] if gains is not None else []
-        if len(self._pending) >= self.flush_every_n_steps:
-            self._flush()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._flush()  # what a checkpoint has seen is on disk
-        if self._history is not None:
-            # Not by state_dict: a run that goes on without this callback would be warned.
-            where = str(self._history.path.absolute())
-            checkpoint[_IN_CHECKPOINT] = {"run_id": self._history.run.run_id, "history": where}
+        if self._recording is not None:
+            self._recording.flush()  # what a checkpoint has seen is on disk
+        # Not by state_dict: a run that goes on without this callback would be warned.
+        if self._last:
+            checkpoint[_IN_CHECKPOINT] = self._last
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        found = checkpoint.get(_IN_CHECKPOINT, {})
-        self._last_id, path = found.get("run_id"), found.get("history")
-        self._last_path = Path(path) if path is not None else None
-
-    def _flush(self) -> None:
-        if self._history is None:
-            return
-        rows = to_frame(self._pending) if self._pending else None
-        self._history.append_signals(rows, self._steps_done)
-        self._pending = []
-        gains = batchnorm.to_frame(self._batchnorm_pending) if self._batchnorm_pending else None
-        self._history.append_gains(gains, self._steps_done)
-        self._batchnorm_pending = []
-        if rows is not None:
-            self._watch.look(rows)
+        self._last = checkpoint.get(_IN_CHECKPOINT, {})
 
     # -- at the end of an epoch, and of training ----------------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush()
-        epoch = trainer.current_epoch
-        steps = None if self._epoch_start is None else range(self._epoch_start, self._steps_done)
-        means = self._history.means([epoch], steps).get(epoch) if self._history is not None else None
-        if means is None or self._history is None:  # another process, or no step of this epoch was recorded
-            return
-        self._means = {past: one for past, one in self._means.items() if past in self.epochs} | {epoch: means}
-        # Not by `log`: that would be after the epoch's checkpoint, and a run resumed from it would lack them.
-        scalars = {f"spp/{name}": value for name, value in summarize(means).items()}
-        if (gains := self._history.gains(epoch, steps)) is not None:
-            scalars |= {f"batchnorm/{name}": value for name, value in summarize_batchnorm(gains).items()}
-        for logger in trainer.loggers:
-            logger.log_metrics({"epoch": epoch, **scalars}, step=trainer.global_step - 1)
-        if epoch in self.epochs:
-            self._draw(trainer, epoch)
-        if trainer.should_stop or epoch + 1 == trainer.max_epochs:
-            self._draw_last(trainer)  # now: a run that is killed after its last checkpoint does not come back here
+        # The scalars are not logged by `log`: that would be after the epoch's checkpoint, and a run resumed from it
+        # would lack them.
+        if self._recording is not None:
+            self._recording.epoch = trainer.current_epoch
+            self._recording.end_epoch(trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush()
-        self._draw_last(trainer)  # of a run that was ended by something else, as the number of its steps
+        if self._recording is not None:
+            self._recording.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        try:
-            self._flush()
-        except Exception as error:  # must not hide the exception
-            log.warning(f"the last steps are not in {self._last_path}: {error}")
+        if self._recording is not None:
+            self._recording.flush()
         self._detach()  # Lightning does not call teardown
 
-    def _draw_last(self, trainer: Trainer) -> None:
-        if not self._means or self._figures is None or self._finished == trainer.global_step:
-            return
-        self._finished = trainer.global_step
-        last = max(self._means)
-        if last != self._drawn:
-            self._draw(trainer, last)
-        self._figures.draw_heatmaps(trainer, set(self._means[last]["signal"]))
 
-    def _draw(self, trainer: Trainer, epoch: int) -> None:
-        self._drawn = epoch
-        if self._figures is not None:
-            self._figures.draw_epoch(trainer, pd.concat(self._means.values()), epoch)
+class _LightningLogger:
+    """A logger of Lightning. Of those that take images, W&B's and TensorBoard's, both get the figures."""
 
+    def __init__(self, logger: Logger) -> None:
+        self.name, self._logger = type(logger).__name__, logger
 
-def _loss_scale(trainer: Trainer) -> float:
-    """What the precision plugin multiplied the loss with; 1 without a scaler."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0
+    def log_scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._logger.log_metrics(dict(values), step=step)
+
+    def log_figure(self, key: str, figure: Figure, path: Path, step: int) -> None:
+        if isinstance(self._logger, WandbLogger):
+            self._logger.log_image(key, [str(path)], step=step)
+        elif isinstance(self._logger, TensorBoardLogger):
+            self._logger.experiment.add_figure(key, figure, global_step=step, close=False)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sppbench.models.efficientnet import EfficientNet
+from sppbench.spp.probe.batchnorm import BatchNormProbe
 from sppbench.spp.probe.layers import choose_layers
 from sppbench.spp.probe.probe import SignalProbe
 from tests.spp.reference import Recorder, check, same, second_or_last, seeded, select
@@ -657,17 +658,31 @@ def test_close_leaves_nothing_behind() -> None:
     assert (len(optimizers._global_optimizer_pre_hooks), len(optimizers._global_optimizer_post_hooks)) == hooks
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_copies_and_pickles_of_a_probed_model_are_without_probe() -> None:
-    model = seeded(mlp)
-    with SignalProbe(model) as probe:
-        twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.copy(model)]
-        for twin in twins[:2]:
+    model = nn.Sequential(seeded(mlp), nn.BatchNorm1d(3))
+    own = model[0].register_forward_hook(print_nothing)
+    with SignalProbe(model) as probe, BatchNormProbe(model):
+        pickled = pickle.dumps(model)
+        assert b"sppbench" not in pickled
+        averaged = torch.optim.swa_utils.AveragedModel(model)
+        for twin in (copy.deepcopy(model), pickle.loads(pickled), averaged.module):
+            hooks = [hook for module in twin.modules() for hook in module._forward_hooks.values()]
+            assert hooks == [print_nothing]
+            assert not any(module._forward_pre_hooks for module in twin.modules())
+            assert type(twin[1]._forward_hooks) is OrderedDict
             loss_of(twin(vectors())).backward()
-        assert not probe._sums
-        assert all("SignalProbe" not in str(vars(hook)) for hook in twins[0][0]._forward_hooks.values())
-        loss_of(model(vectors())).backward()
-        frame = probe.collect()
-    same(frame, one_step(model, vectors()))
+            twin[0]._forward_hooks.clear()
+            torch.jit.script(twin)
+        loss_of(copy.copy(model)(vectors())).backward()  # it shares its modules with the model, but is another
+        assert not select(probe.collect(), "gradient").empty
+    assert not any(vars(module._forward_hooks) or vars(module._forward_pre_hooks) for module in model.modules())
+    own.remove()
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def print_nothing(module: nn.Module, arguments: Any, output: Any) -> None:
+    """A hook of somebody else."""
 
 
 def test_forgotten_probe_is_freed_with_its_model() -> None:

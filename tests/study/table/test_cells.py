@@ -179,7 +179,9 @@ def test_mixed_configurations_are_refused(tmp_path: Path, overrides: list[str], 
     with pytest.raises(EvidenceError) as refusal:
         read_table(tmp_path)
     text = str(refusal.value)
-    assert text == f"{one} and {other} have different configurations, which a table never mixes: {message}"
+    assert (
+        text == f"{one} and {other} have different configurations (config.yaml), which a table never mixes: {message}"
+    )
 
 
 def test_nets_may_differ_in_the_model_only(tmp_path: Path) -> None:

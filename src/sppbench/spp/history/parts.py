@@ -8,7 +8,8 @@ place in one move, and, when a run is resumed at an earlier step, one at the end
 A part is named by its first step, ``steps-000000050.parquet``. In its footer (the key ``sppbench`` of the Parquet
 metadata, JSON) it says which steps it covers: from ``start`` until before ``end``, recorded or not. Parts abut: one
 ends where the next one starts, and the first starts at 0. Whatever breaks this chain is a gap. There also stand
-``every_n_steps`` and, if they are known, the ``run_id`` and the ``config_hash`` of the run.
+``every_n_steps``, if they are known the ``run_id`` and the ``config_hash`` of the run, and in ``spp.parquet`` whether
+there are rows in its ``batchnorm.parquet`` (``batchnorm``).
 
 Parts of earlier versions, ``steps-<first>-<last>.parquet``, say nothing in their footer. Of these a gap is known where
 the distance from the last step of one to the first step of the next exceeds the smallest such distance.
@@ -41,11 +42,18 @@ _ROW_GROUP = 4096
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that a part is of, and each how many steps it records."""
+    """The run that a part is of, and how it records.
+
+    Attributes:
+        every_n_steps: Of how many steps one is recorded.
+        run_id, config_hash: Name the run and its configuration.
+        batchnorm: Whether it has recorded gains of batch normalizations beside its signals; None where it is not said.
+    """
 
     every_n_steps: int = 1
     run_id: str | None = None
     config_hash: str | None = None
+    batchnorm: bool | None = None
 
     def is_same_run(self, other: Origin) -> bool:
         """Whether both are of one run, as far as they say it."""
@@ -166,7 +174,9 @@ def damaged(path: Path, error: BaseException) -> HistoryError:
 def _parse(stored: bytes, path: Path) -> tuple[int, int, Origin]:
     try:
         content: dict[str, Any] = json.loads(stored)
-        origin = Origin(int(content["every_n_steps"]), content["run_id"], content["config_hash"])
+        origin = Origin(
+            int(content["every_n_steps"]), content["run_id"], content["config_hash"], content.get("batchnorm")
+        )
         return int(content["start"]), int(content["end"]), origin
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error

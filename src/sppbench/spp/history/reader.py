@@ -12,7 +12,7 @@ import fnmatch
 import math
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -127,6 +127,8 @@ def read_batchnorm(
 def check_end(path: str | os.PathLike[str], steps: int) -> Origin | None:
     """Checks that a history is whole, by its footers alone; returns the run that it is of, None if it does not say.
 
+    Of the run's parts, one may say that gains of batch normalizations were recorded: then what is returned says it.
+
     Args:
         path: A history directory.
         steps: Optimizer steps that the run took.
@@ -151,6 +153,8 @@ def check_end(path: str | os.PathLike[str], steps: int) -> Origin | None:
             f"{directory} lacks the steps {missing} to {steps - 1}, the last ones of its run: "
             "restore the missing files, or record the run again"
         )
+    if any(one.origin is not None and one.origin.batchnorm for one in footers.values()):
+        return replace(footer.origin or Origin(), batchnorm=True)
     return footer.origin
 
 

@@ -43,18 +43,30 @@ class RunHistory:
     ) -> None:
         self.run, self.resume_at = run, resume_at
         directory.mkdir(parents=True, exist_ok=True)
-        self.path, gains = place_history(directory, run, resume=resume_at is not None, earlier=earlier)
+        self.path, self._gains_path = place_history(directory, run, resume=resume_at is not None, earlier=earlier)
         options: dict[str, Any] = {"resume_at": resume_at, "every_n_steps": run.every_n_steps}
         options |= {"run_id": run.run_id, "config_hash": run.config_hash}
         self._signals = HistoryWriter(self.path, **options)
-        self._gains = BatchNormWriter(gains, **options) if batchnorm else None
+        # A frozen batch normalization has no gains: their table is made with the first ones. If there were some before
+        # the run was resumed, it goes on, or is missed.
+        begins = resume_at is None or self._signals.batchnorm is False
+        self._gains_options = options | ({"resume_at": None} if begins else {})
+        self._gains: BatchNormWriter | None = None
+        if batchnorm and (not begins or self._gains_path.exists()):
+            self._gains = BatchNormWriter(self._gains_path, **self._gains_options)
 
     def append_signals(self, rows: pd.DataFrame | None, end: int) -> None:
-        """Writes what a ``SignalProbe`` recorded since the last call, until before step ``end``; None if nothing."""
+        """Writes what a ``SignalProbe`` recorded since the last call, until before step ``end``; None if nothing.
+
+        Call it after :meth:`append_gains`: it also notes whether there are gains.
+        """
+        self._signals.note_batchnorm(self._gains is not None and self._gains.last_step is not None)
         _append(self._signals, rows, end)
 
     def append_gains(self, rows: pd.DataFrame | None, end: int) -> None:
         """The same of a ``BatchNormProbe``."""
+        if self._gains is None and rows is not None and not rows.empty:
+            self._gains = BatchNormWriter(self._gains_path, **self._gains_options)
         if self._gains is not None:
             _append(self._gains, rows, end)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -165,6 +166,8 @@ class PartsWriter:
             part.path.unlink()
             return self._drop_from(step)
         self._end, self._last_step = footer.end, footer.last
+        if footer.origin is not None:
+            self._origin = replace(self._origin, batchnorm=footer.origin.batchnorm)
         if footer.end > step:
             table = self._cut(part, table, step)
             self._end, self._last_step = step, pc.max(table["step"]).as_py()
@@ -249,6 +252,18 @@ class HistoryWriter(PartsWriter):
         if "signal" in frame:
             check_known("signal", frame["signal"].dropna().unique(), SIGNALS)
         super().append(frame, end=end)
+
+    @property
+    def batchnorm(self) -> bool | None:
+        """What `note_batchnorm` said last, also before the run was resumed; None if nothing."""
+        return self._origin.batchnorm
+
+    def note_batchnorm(self, recorded: bool) -> None:
+        """Says, from the next part that is written, whether gains of batch normalizations are recorded beside it.
+
+        So readers know a lost ``batchnorm.parquet`` from one that never was. Once they are, they stay so.
+        """
+        self._origin = replace(self._origin, batchnorm=recorded or bool(self.batchnorm))
 
 
 class BatchNormWriter(PartsWriter):

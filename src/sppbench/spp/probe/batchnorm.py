@@ -6,7 +6,7 @@ The factors of this gain are defined in ``sppbench.spp.sums.batchnorm_sums``. On
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from sppbench.spp.names import BATCHNORM_COLUMNS, GAIN_AND_FACTORS
 from sppbench.spp.probe.order import LayerOrder
 from sppbench.spp.probe.processes import ProcessGroup
 from sppbench.spp.probe.spread import Spread
-from sppbench.spp.probe.stepping import ModuleHook, SteppingProbe, check_module
+from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_forward, before_forward, check_module
 from sppbench.spp.probe.tap import Slots
 from sppbench.spp.sums.batched import Plans
 from sppbench.spp.sums.batchnorm_sums import (
@@ -104,14 +104,15 @@ class BatchNormProbe(SteppingProbe):
         self._slots = {name: Slots() for name in self._modules}
         self._plans = Plans[Any]()
         self._clear()
-        handles = []
+        self._attach(self._hooks())
+
+    def _hooks(self) -> Iterator[Handle]:
         for name, module in self._modules.items():
             if type(module).forward not in _FORWARDS:
                 self.skipped[name] = f"{type(module).__name__} has a forward of its own"
                 continue
-            handles.append(module.register_forward_pre_hook(ModuleHook(self._input_hook(name, module))))
-            handles.append(module.register_forward_hook(ModuleHook(self._output_hook(name, module))))
-        self._attached(handles)
+            yield before_forward(module, self._input_hook(name, module))
+            yield after_forward(module, self._output_hook(name, module))
 
     def _clear(self) -> None:
         # Others in their place: a hook of an earlier step must see that its step is over.

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.jit._script import RecursiveScriptModule
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import (
@@ -25,7 +27,7 @@ LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str 
 
 # Modules that use their children's weights without calling them: what they compute is only seen at their own output.
 # Those of libraries other than torch are known by their name.
-_OPAQUE = (nn.MultiheadAttention,)
+_OPAQUE = (nn.MultiheadAttention, torch.jit.ScriptModule)
 _OPAQUE_NAMES = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 _CHANNELS_SECOND = (
@@ -76,7 +78,7 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
     """
     modules = named_modules(model)
     if layers is None:
-        chosen = _leaves(modules, root=next(iter(modules)))
+        chosen = _leaves(modules)
     elif isinstance(layers, str | type):
         chosen = _matching(modules, layers)
     elif callable(layers):
@@ -102,12 +104,29 @@ def checked_choice(layers: Any) -> Any:
     return chosen
 
 
-def _leaves(modules: dict[str, nn.Module], root: str) -> set[str]:
+def without_hooks(model: nn.Module) -> dict[str, str]:
+    """Modules that run without the hooks of Python, and why: name → reason."""
+    modules, found = named_modules(model), {}
+    for name, module in modules.items():
+        around = [parent for parent in _parents(modules, name) if isinstance(modules[parent], torch.jit.ScriptModule)]
+        if around:
+            found[name] = f"it runs inside of {around[0]}, which torch.jit has compiled"
+        elif isinstance(module, RecursiveScriptModule):
+            found[name] = "torch.jit.script has compiled it: it takes no hooks"
+    return found
+
+
+def _parents(modules: dict[str, nn.Module], name: str) -> list[str]:
+    """From the model itself on."""
+    root, parts = next(iter(modules)), name.split(".")
+    return [root, *(".".join(parts[:i]) for i in range(1, len(parts)))] if name != root else []
+
+
+def _leaves(modules: dict[str, nn.Module]) -> set[str]:
     found: set[str] = set()
     for name, module in modules.items():
-        parts = name.split(".")
-        parents = [root, *(".".join(parts[:i]) for i in range(1, len(parts)))] if name != root else []
-        if "parametrizations" in parts or any(_is_opaque(modules[parent]) for parent in parents):
+        around = _parents(modules, name)
+        if "parametrizations" in name.split(".") or any(_is_opaque(modules[parent]) for parent in around):
             continue
         if _is_opaque(module) or not any(child != "parametrizations" for child, _ in module.named_children()):
             found.add(name)

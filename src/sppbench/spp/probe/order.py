@@ -36,6 +36,11 @@ class LayerOrder:
         self.skipped[layer] = reason
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def note(self, layer: str, reason: str) -> None:
+        """Notes why some calls of a layer, which may have others, are not recorded."""
+        self.skipped[layer] = reason
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def enter(self, layer: str) -> None:
         """Notes that a call is recorded."""
         self.depths.setdefault(layer, len(self.depths))

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._script import RecursiveScriptModule
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
+from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.layers import LayerChoice, choose_layers, class_name, named_modules, unwrapped
+from sppbench.spp.probe.layers import LayerChoice, choose_layers, class_name, named_modules, unwrapped, without_hooks
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
 from sppbench.spp.probe.readings import DifferentNets, Key, Readings, Reducer, Row, to_frame
 from sppbench.spp.probe.spread import Spread
-from sppbench.spp.probe.stepping import Hook, ModuleHook, SteppingProbe, check_module, on_optimizer_step
+from sppbench.spp.probe.stepping import (
+    Handle,
+    Hook,
+    SteppingProbe,
+    after_forward,
+    before_forward,
+    check_module,
+    on_optimizer_step,
+)
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
 from sppbench.spp.sums.batched import ROWS, joined
@@ -121,13 +131,18 @@ class SignalProbe(SteppingProbe):
         self._slots = {name: Slots(joined) for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
         self._clear()
-        self._attached(self._attach())
+        self._attach(self._hooks())
 
-    def _attach(self) -> list[RemovableHandle]:
-        handles = [self._model.register_forward_pre_hook(ModuleHook(self._pass_hook()))]
+    def _hooks(self) -> Iterator[Handle]:
+        for name, reason in without_hooks(self._model).items():
+            if name in self._modules:
+                self._layers.note(name, reason)
+        if not isinstance(self._model, RecursiveScriptModule):
+            yield before_forward(self._model, self._pass_hook())
         for name, module in self._modules.items():
-            handles.append(module.register_forward_hook(ModuleHook(self._layer_hook(name, module))))
-        return handles + on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
+            if name not in self.skipped:
+                yield after_forward(module, self._layer_hook(name, module))
+        yield from on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
 
     def _clear(self) -> None:
         for handle in self._leaf_handles:
@@ -155,7 +170,9 @@ class SignalProbe(SteppingProbe):
 
     def _pass_hook(self) -> Hook:
         def hook(module: nn.Module, arguments: Any) -> None:
-            if self._recording and module is self._model and (torch.compiler.is_compiling() or not in_backward()):
+            if not self._recording or module is not self._model or why_bypassed() is not None:
+                return
+            if torch.compiler.is_compiling() or not in_backward():
                 self.start_pass()
 
         return hook
@@ -166,6 +183,8 @@ class SignalProbe(SteppingProbe):
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
             if not self._recording or module is not own or not self._model.training:
                 return None
+            if (reason := why_bypassed()) is not None:
+                return self._layers.note(name, reason)
             if not torch.compiler.is_compiling() and in_backward():
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
@@ -193,7 +212,7 @@ class SignalProbe(SteppingProbe):
             if torch.compiler.is_compiling():
                 self._pass.sums[layer] = channel_rows(x, axis)
             else:
-                self._add(("activation", layer), sums_of(held.local, axis), held.share)
+                self._read(("activation", layer), held, axis)
         if not torch.is_grad_enabled():
             self._pass.silent.setdefault(name, []).append((layer, axis))
         elif "gradient" not in self.signals:
@@ -237,11 +256,21 @@ class SignalProbe(SteppingProbe):
                 if type(gradient) is not Tensor:  # which may be spread in another way than x
                     held = self._held(label(), gradient, axis)
                 if held is not None:
-                    self._add(("gradient", label()), sums_of(held.local, axis), held.share)
+                    self._read(("gradient", label()), held, axis)
 
         handle: RemovableHandle = x.register_hook(hook)  # type: ignore[no-untyped-call]
         if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph
             self._leaf_handles.append(handle)
+
+    def _read(self, key: Key, held: Held, axis: int | None) -> None:
+        """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
+        if (reason := why_bypassed()) is None:
+            try:
+                self._add(key, sums_of(held.local, axis), held.share)
+            except Exception as error:
+                reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
+        if reason is not None:
+            self._layers.note(key[1], reason)
 
     def _add(self, key: Key, sums: Tensor, share: Share | None = None) -> None:
         earlier = self._sums.get(key)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
@@ -17,6 +19,13 @@ from sppbench.spp.probe.order import LayerOrder
 Probe = TypeVar("Probe", bound="SteppingProbe")
 Owner = TypeVar("Owner")
 Hook = Callable[..., Any]
+
+
+class Handle(Protocol):
+    """Of something that was registered."""
+
+    def remove(self) -> None:
+        """Takes it back."""
 
 
 class SteppingProbe(ABC):
@@ -39,7 +48,7 @@ class SteppingProbe(ABC):
         self.every_n_steps = every_n_steps
         self.epoch = 0
         self._order = order
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Handle] = []
         self.step = 0
 
     @property
@@ -58,9 +67,15 @@ class SteppingProbe(ABC):
         # A plain attribute: compiled graphs are guarded by it.
         self._recording = bool(self._handles) and step % self.every_n_steps == 0
 
-    def _attached(self, handles: list[RemovableHandle]) -> None:
-        """Begins to record; `handles` are the probe's hooks, which `close` removes."""
-        self._handles = handles
+    def _attach(self, handles: Iterable[Handle]) -> None:
+        """Begins to record; `handles` are the probe's hooks, which `close` removes. If one of them cannot be made,
+        those before it are removed."""
+        try:
+            for handle in handles:
+                self._handles.append(handle)
+        except BaseException:
+            self.close()
+            raise
         self.step = self._step
 
     def __enter__(self: Probe) -> Probe:
@@ -93,7 +108,7 @@ def check_module(model: object) -> None:
 
 
 class ModuleHook:
-    """A hook that a copy or a pickle of its module does without."""
+    """A hook of a module that copies and pickles of the module come without."""
 
     def __init__(self, hook: Hook) -> None:
         self.hook = hook
@@ -102,22 +117,51 @@ class ModuleHook:
         """As the hook itself."""
         return self.hook(*arguments)
 
-    def __reduce__(self) -> tuple[Callable[[], Hook], tuple[()]]:
-        return _no_hook, ()
+    @property
+    def __name__(self) -> str:
+        """Asked for by ``torch.jit.script``, which compiles hooks, too."""
+        raise AttributeError("torch.jit.script cannot compile a model while a probe is attached to it: close the probe")
 
 
-def _no_hook() -> Hook:
-    return _do_nothing
+class ModuleHookHandle:
+    """Registers a hook of a module, in the module's dictionary of such hooks, and removes it again.
+
+    The dictionary itself says how it is copied and pickled while hooks of probes are in it.
+    """
+
+    def __init__(self, hooks: dict[int, Any], register: Callable[[Hook], RemovableHandle], hook: Hook) -> None:
+        self._hooks = weakref.ref(hooks)
+        self._handle = register(ModuleHook(hook))
+        reference = self._hooks  # a dictionary that refers to itself would wait for the garbage collector
+        vars(hooks)["__reduce_ex__"] = lambda protocol: _reduced(reference())
+
+    def remove(self) -> None:
+        """Leaves the dictionary as it was, but for hooks of others."""
+        self._handle.remove()
+        hooks = self._hooks()
+        if hooks is not None and not any(isinstance(hook, ModuleHook) for hook in hooks.values()):
+            vars(hooks).pop("__reduce_ex__", None)
 
 
-def _do_nothing(*arguments: Any) -> None:
-    return None
+def _reduced(hooks: dict[int, Any] | None) -> tuple[Any, ...]:
+    others = [] if hooks is None else [item for item in hooks.items() if not isinstance(item[1], ModuleHook)]
+    return OrderedDict, (), None, None, iter(others)
+
+
+def before_forward(module: nn.Module, hook: Hook) -> Handle:
+    """Calls ``hook(module, arguments)`` before each call of a module."""
+    return ModuleHookHandle(module._forward_pre_hooks, module.register_forward_pre_hook, hook)
+
+
+def after_forward(module: nn.Module, hook: Hook) -> Handle:
+    """Calls ``hook(module, arguments, output)`` after each call of a module."""
+    return ModuleHookHandle(module._forward_hooks, module.register_forward_hook, hook)
 
 
 def on_optimizer_step(
     owner: Owner,
     before: Callable[[Owner, torch.optim.Optimizer], None],
-    after: Callable[[Owner, torch.optim.Optimizer], None],
+    after: Callable[[Owner, torch.optim.Optimizer], None] | None = None,
 ) -> list[RemovableHandle]:
     """Calls functions of ``owner`` before and after each step of any ``torch.optim`` optimizer, as long as it lives.
 
@@ -132,10 +176,9 @@ def on_optimizer_step(
 
         return hook
 
-    handles = [
-        register_optimizer_step_pre_hook(hook_of(before)),
-        register_optimizer_step_post_hook(hook_of(after)),
-    ]
+    handles = [register_optimizer_step_pre_hook(hook_of(before))]
+    if after is not None:
+        handles.append(register_optimizer_step_post_hook(hook_of(after)))
     for handle in handles:
         weakref.finalize(owner, handle.remove).atexit = False
     return handles

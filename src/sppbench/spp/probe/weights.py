@@ -32,7 +32,8 @@ class Weight(NamedTuple):
     @property
     def parameter(self) -> nn.Parameter | None:
         """The parameter that is there now."""
-        return self.owner._parameters.get(self.attribute)
+        found = getattr(self.owner, self.attribute, None)
+        return found if isinstance(found, nn.Parameter) else None
 
 
 def named_weights(model: nn.Module, layers: Collection[str], everything: bool) -> dict[str, Weight]:

@@ -14,7 +14,6 @@ from sppbench.evidence.runs import Evidence, EvidenceError
 from sppbench.spp.names import FACTOR_SYMBOLS
 from sppbench.study.figures.bands import say_problems, say_runs
 from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_each, draw_panels
-from sppbench.study.figures.drawn_runs import has_gains
 
 # By what a net is called: the table of `log_gains`.
 Gains = dict[str, pd.DataFrame]
@@ -62,7 +61,7 @@ def _read_gains(evidence: Evidence, models: Mapping[str, str], lr: float) -> tup
     gains = {models[model]: profiles.table for model, profiles in found.items() if len(profiles.table)}
     problems = [problem for profiles in found.values() for problem in profiles.problems]
     if not gains:
-        if any(has_gains(run) for model in models for run in evidence.select(model, lr)):
+        if any(run.has_gains for model in models for run in evidence.select(model, lr)):
             raise EvidenceError(f"there is no usable run.{say_problems(problems)}")
         return {}, ""
     closure = max(float(table["closure"].max()) for table in gains.values())

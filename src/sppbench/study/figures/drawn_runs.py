@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sppbench.evidence.epochs import BATCHNORM_FILE
 from sppbench.evidence.profiles import unusual
 from sppbench.evidence.runs import Evidence, EvidenceError, Run
 from sppbench.spp.plots.curves import Convention, select_curves
@@ -77,11 +76,6 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
         notes.append(f"not drawn: {whole.pop(seed).path} has {count} that the other seeds of {model} have")
     runs = sorted(whole.values(), key=lambda run: (run.seed != published.seeds[0], run.seed))
     return Net(model, tuple(runs), tuple(notes))
-
-
-def has_gains(run: Run) -> bool:
-    """Whether a run recorded the backward gains of its batch normalizations, whole or damaged."""
-    return any((run.path / name).exists() for name in ("batchnorm.parquet", BATCHNORM_FILE))
 
 
 def _say_nonfinite(run: Run, frame: pd.DataFrame) -> str:

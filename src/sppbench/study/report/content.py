@@ -15,7 +15,6 @@ from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
 from sppbench.study.figures.draw_all import draw_figures
 from sppbench.study.figures.drawing import Drawing
-from sppbench.study.figures.drawn_runs import has_gains
 from sppbench.study.report.run_list import departures
 from sppbench.study.table.cells import Table, read_table
 
@@ -83,7 +82,7 @@ def odd_runs(evidence: Evidence) -> Iterator[str]:
     """Histories that are damaged, or whose signals are not finite or of other layers than usual; a line each."""
     layers: dict[str, dict[Path, tuple[str, ...]]] = {}
     for run in evidence.runs:
-        if run.counts and has_gains(run):
+        if run.counts and run.has_gains:
             try:
                 _ = run.gains
             except EvidenceError as error:

@@ -205,6 +205,6 @@ def _refuse_mixture(runs: list[Run]) -> None:
             values = {key: (other.settings.get(key), run.settings.get(key)) for key in keys}
             if differing := [f"{key} ({a!r} and {b!r})" for key, (a, b) in values.items() if a != b]:
                 raise EvidenceError(
-                    f"{other.path} and {run.path} have different configurations, which a table never mixes: "
-                    f"{', '.join(differing)}"
+                    f"{other.path} and {run.path} have different configurations (config.yaml), which a table never "
+                    f"mixes: {', '.join(differing)}"
                 )

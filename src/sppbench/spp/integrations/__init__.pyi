@@ -1,0 +1,1 @@
+from .trainer_callback import SPPTrainerCallback as SPPTrainerCallback

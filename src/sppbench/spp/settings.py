@@ -1,0 +1,74 @@
+"""What is recorded of a training, and how: the options that every loop's way to record takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, TypedDict, get_args
+
+from sppbench.checks import check_choice, check_integer, check_type, several
+from sppbench.spp.names import DEFAULT_SIGNALS, SIGNALS
+from sppbench.spp.plots.curves import Convention
+from sppbench.spp.probe.layers import LayerChoice, checked_choice
+
+
+class Options(TypedDict, total=False):
+    """The arguments of `Settings`, by name."""
+
+    every_n_steps: int
+    layers: LayerChoice
+    signals: Iterable[str]
+    epochs: Collection[int]
+    convention: Convention
+    flush_every_n_steps: int
+    batchnorm: bool
+    run_id: str | None
+    config_hash: str | None
+
+
+@dataclass
+class Settings:
+    """What is recorded of a training, checked as far as it can be without a net.
+
+    Args:
+        every_n_steps: Record each n-th step.
+        layers, signals: As of ``SignalProbe``.
+        epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is.
+        convention: Of the figures: ``definition`` or the ``study``'s; see ``plot_spp``.
+        flush_every_n_steps: After how many recorded steps they are fetched and written.
+        batchnorm: Whether the gains of batch normalizations are recorded.
+        run_id: Names the run in its history; by default a random one, which checkpoints keep. A run with the id of the
+            history in the directory starts that anew, unless it is resumed.
+        config_hash: Names the run's configuration in its history.
+
+    Raises:
+        ValueError: An argument has the wrong type or an impossible value.
+    """
+
+    every_n_steps: int = 1
+    layers: LayerChoice = None
+    signals: Iterable[str] = DEFAULT_SIGNALS
+    epochs: Collection[int] = (0, 9, 19)
+    convention: Convention = "definition"
+    flush_every_n_steps: int = 50
+    batchnorm: bool = True
+    run_id: str | None = None
+    config_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every_n_steps", "flush_every_n_steps"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("run_id", "config_hash"):
+            check_type(name, _or_empty(getattr(self, name)), str)
+        check_type("batchnorm", self.batchnorm, bool)
+        check_choice("convention", self.convention, get_args(Convention))
+        self.layers = checked_choice(self.layers)
+        self.signals, self.epochs = several("signals", self.signals), several("epochs", self.epochs)
+        for signal in self.signals:
+            check_choice("signals", signal, SIGNALS)
+        for epoch in self.epochs:
+            check_integer("epochs", epoch, 0)
+
+
+def _or_empty(value: Any) -> Any:
+    return "" if value is None else value
