@@ -29,7 +29,7 @@ class Recorder:
         self._calls: dict[str, int] = {}
         model.register_forward_pre_hook(lambda module, arguments: self._calls.clear())
         for name, module in model.named_modules():
-            module.register_forward_hook(self._hook(name))
+            module.register_forward_hook(self._hook(name or type(model).__name__))
 
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 Signal = Literal["activation", "gradient", "parameter", "parameter_gradient", "update"]
@@ -45,6 +46,9 @@ COLUMNS: Final = {
 #: Columns that histories of earlier versions do not have.
 LATER_COLUMNS: Final = ("absmax", "zeros", "subnormal")
 
+#: Two more, which follow from a layer's name and the names of a net's blocks; see `sppbench.spp.places`.
+PLACES: Final = {"block": "int64", "role": "object"}
+
 #: The columns of what a `BatchNormProbe` measures, likewise.
 BATCHNORM_COLUMNS: Final = {
     "step": "int64",
@@ -53,3 +57,9 @@ BATCHNORM_COLUMNS: Final = {
     "layer": "object",
     **dict.fromkeys(GAIN_AND_FACTORS, "float64"),
 }
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """Some names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

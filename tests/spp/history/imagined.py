@@ -12,7 +12,7 @@ import pandas as pd
 
 from sppbench.spp.history import writer
 from sppbench.spp.history.writer import HistoryWriter
-from sppbench.spp.names import COLUMNS, SIGNALS
+from sppbench.spp.names import COLUMNS, PLACES, SIGNALS
 
 STEPS_PER_EPOCH = 4
 
@@ -48,7 +48,9 @@ def rows(first: int, end: int, layers: int = 5) -> pd.DataFrame:
 def as_read(frame: pd.DataFrame) -> pd.DataFrame:
     """What read_history should return for the frame, by other means."""
     frame = frame.assign(second_moment=frame["acsm"] + frame["acv"], rank=frame["signal"].map(SIGNALS.index))
-    return frame.sort_values(["step", "depth", "rank"], ignore_index=True)[list(COLUMNS)]
+    frame = {"block": -1, "role": frame["layer"]} | dict(frame)  # in no block, if the frame does not say it
+    frame = pd.DataFrame(frame).sort_values(["step", "depth", "rank"], ignore_index=True)
+    return frame[[*COLUMNS, *PLACES]]
 
 
 def write(path: Path, *cuts: int, layers: int = 5, **options: Any) -> Path:

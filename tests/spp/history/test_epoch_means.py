@@ -13,6 +13,7 @@ from sppbench.spp.history.epoch_means import epoch_mean
 from sppbench.spp.history.reader import read_history
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.history.writer import HistoryWriter
+from sppbench.spp.names import COLUMNS
 from tests.spp.history.imagined import assert_same, rows
 
 
@@ -46,7 +47,7 @@ def test_epoch_means_of_a_whole_history(tmp_path: Path, full_batches_only: bool)
     # The last epoch is cut short: its one step is a full batch.
     frame = rows(0, 9, layers=11).query("depth in (0, 3, 10) and not (layer == 'layer3' and step == 1)")
     HistoryWriter(tmp_path / "spp.parquet").append(frame)
-    found = epoch_mean(read_history(tmp_path / "spp.parquet"), full_batches_only)
+    found = epoch_mean(read_history(tmp_path / "spp.parquet", columns=COLUMNS), full_batches_only)
     assert_same(found, epoch_mean(frame, full_batches_only))
     expected = []
     for epoch in range(3):

@@ -7,6 +7,7 @@ import gc
 import math
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from sppbench.spp.history.reader import read_batchnorm
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.history.writer import BatchNormWriter
 from sppbench.spp.names import BATCHNORM_COLUMNS
-from sppbench.spp.probe.batchnorm import BatchNormProbe
+from sppbench.spp.probe.batchnorm import _IN_GRAPH, BatchNormProbe
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.sums.batchnorm_sums import CALLS
 
@@ -334,6 +335,7 @@ class NormAndActivation(nn.BatchNorm1d):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.filterwarnings("ignore:not measured")
 def test_shared_frozen_unused_and_foreign_layers(compiled: bool) -> None:
     net = nn.Sequential(nn.BatchNorm1d(4), Shared(), NormAndActivation(6))
     run = torch.compile(net, backend="aot_eager", fullgraph=True) if compiled else net
@@ -342,15 +344,98 @@ def test_shared_frozen_unused_and_foreign_layers(compiled: bool) -> None:
     assert len(calls["1.norm"]) == 2
     with BatchNormProbe(net) as probe:
         loss_of(run, x).backward()
-        [row] = probe.collect().to_dict("records")
+        row = probe.collect().to_dict("records")[0]
     assert row["layer"] == "1.norm"
     assert [row[factor] for factor in FACTORS] == pytest.approx(expected(calls["1.norm"]), rel=1e-4)
-    assert probe.skipped == {
+    reasons = {
         "0": "its input needs no gradient",
         "1.frozen": "it is in evaluation mode",
         "1.unused": "never called in training mode",
-        "2": "NormAndActivation has a forward of its own",
     }
+    assert probe.skipped == reasons | ({"2": _IN_GRAPH} if compiled else {})
+
+
+class NormActivation(nn.BatchNorm2d):
+    """As the layers of a well-known library: what it normalizes is given to its children."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.SiLU(inplace=True)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+class Normalizes(nn.Module):
+    """A batch normalization that is none of torch's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels)), 1e-5
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.running_mean, self.running_var
+        return nn.functional.silu(
+            nn.functional.batch_norm(x, mean, variance, self.weight, self.bias, True, 0.1, self.eps)
+        )
+
+
+@pytest.mark.parametrize(("kind", "compiled"), [(NormActivation, False), (NormActivation, True), (Normalizes, False)])
+def test_a_normalization_inside_of_a_layer_is_followed(kind: type[nn.Module], compiled: bool) -> None:
+    torch.compiler.reset()
+
+    plain = nn.BatchNorm2d(6)
+    frames = []
+    for norm, parts in ((plain, (plain, nn.SiLU())), (one := kind(6), (one,))):
+        torch.manual_seed(1)
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        net = nn.Sequential(nn.Conv2d(3, 6, 3), *parts, nn.Conv2d(6, 2, 3))
+        run = torch.compile(net, backend="aot_eager", fullgraph=True) if compiled else net
+        with BatchNormProbe(net) as probe:
+            run(torch.randn(4, 3, 9, 9)).square().mean().backward()
+            frames.append(probe.collect()[FACTORS])
+            assert not probe.skipped
+    pd.testing.assert_frame_equal(*frames, rtol=1e-5)
+    assert len(frames[0]) == 1
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_instance_normalization_has_a_channel_for_each_of_each_sample(affine: bool, batched: bool) -> None:
+    x = torch.randn(3, 4, 5, 5)[... if batched else 0]
+    net = nn.Sequential(nn.Conv2d(4, 6, 1), nn.InstanceNorm2d(6, affine=affine), nn.Conv2d(6, 2, 1))
+    if affine:
+        nn.init.uniform_(net[1].weight, 0.5, 2)
+    bn = nn.BatchNorm1d(18 if batched else 6, affine=affine)
+    if affine:
+        bn.weight = nn.Parameter(net[1].weight.detach().repeat(3 if batched else 1))
+    calls = []
+    hidden = net[0](x)
+    output = net[1](hidden)
+    output.register_hook(lambda g: calls.append((bn, hidden.reshape(1, -1, 25), g.reshape(1, -1, 25))))
+    net[2](output).square().mean().backward()
+    with BatchNormProbe(net) as probe:
+        net(x).square().mean().backward()
+        [row] = probe.collect().to_dict("records")
+    assert [row[factor] for factor in FACTORS] == pytest.approx(expected(calls), rel=1e-4)
+
+
+def test_a_kind_that_cannot_be_followed_is_named_once() -> None:
+    class Foreign(nn.BatchNorm1d):
+        def forward(self, input: Tensor) -> Tensor:
+            return (input - input.mean(0)) / (input.var(0) + self.eps).sqrt()
+
+    net = nn.Sequential(nn.Linear(4, 6), Foreign(6))
+    with BatchNormProbe(net) as probe:
+        for step in range(2):
+            net(torch.randn(8, 4)).square().mean().backward()
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                assert probe.collect().empty
+            assert [str(one.message)[:34] for one in found] == ["not measured: 1 (1: its output com"] * (not step)
+    assert probe.skipped == {"1": "its output comes from DivBackward0"}
 
 
 def test_steps_that_are_not_measured() -> None:
@@ -370,7 +455,7 @@ def test_steps_that_are_not_measured() -> None:
     net.norm.train()
     loss_of(net, torch.randn(16, 4)).backward()
     assert probe.collect().empty
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="every_n_steps must be an integer of at least 1; got 0"):
         BatchNormProbe(net, every_n_steps=0)
     assert BatchNormProbe(nn.Linear(2, 2)).collect().empty
 
@@ -412,7 +497,7 @@ ONE_OF_TWO = """
 import sys
 import torch
 from torch import nn
-from sppbench.spp.probe.batchnorm import BatchNormProbe
+from sppbench.spp.probe.batchnorm import _IN_GRAPH, BatchNormProbe
 from sppbench.spp.sums.batchnorm_sums import CALLS
 file, rank, result = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from sppbench.spp.probe.layers import ChannelAxis, choose_layers, unwrapped
+from sppbench.spp.probe.channel_axis import ChannelAxis, KnownAxes
+from sppbench.spp.probe.layers import choose_layers, unwrapped
 
 
 def net() -> nn.Module:
@@ -37,6 +38,13 @@ ALL = ["0.0", "0.1", "0.2", "1", "2", "3"]
 )
 def test_choice(layers: object, expected: list[str]) -> None:
     assert list(choose_layers(net(), layers)) == expected  # type: ignore[arg-type]
+
+
+def test_what_hands_on_its_input_is_no_layer_unless_all_are_asked_for() -> None:
+    model = nn.Sequential(nn.Identity(), nn.Linear(2, 2), nn.Dropout(0.0), nn.Dropout(0.1), nn.AlphaDropout(0.0))
+    assert list(choose_layers(model)) == ["1", "3"]
+    assert list(choose_layers(model, "all")) == ["0", "1", "2", "3", "4"]
+    assert list(choose_layers(model, nn.Identity)) == ["0"]
 
 
 @pytest.mark.parametrize("layers", ["0.7", "conv*", nn.LSTM, ["0.0", "nothing"]])
@@ -74,8 +82,13 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 def axes(*calls: tuple[nn.Module, tuple[int, ...]]) -> list[int | None]:
-    rule = ChannelAxis()
-    return [rule.of(module, torch.zeros(shape)) for module, shape in calls]
+    """Of modules that are given tensors that no module before them has returned."""
+    rule, found = ChannelAxis(), []
+    for module, shape in calls:
+        x = torch.zeros(shape)
+        found.append(rule.of(module, (), x))
+        rule.note(x, found[-1])
+    return found
 
 
 def test_channel_axis() -> None:
@@ -89,6 +102,42 @@ def test_channel_axis() -> None:
     # A permutation in between shows in the number of channels, in both directions.
     assert axes((nn.Conv2d(1, 8, 1), (2, 8, 5, 5)), (nn.Identity(), (2, 5, 5, 8))) == [1, 3]
     assert axes((nn.Linear(1, 8), (2, 5, 5, 8)), (nn.Identity(), (2, 8, 5, 5))) == [3, 1]
+    assert axes((nn.Conv2d(1, 8, 1), (2, 8, 5, 5)), (nn.Dropout(), (2, 25, 8))) == [1, 2]  # patches
+    # A sequence that is as long as there were channels: the tokens of a mixer, half of which a gate has taken.
+    assert axes((nn.Linear(1, 8), (2, 5, 8)), (nn.Dropout(), (2, 8, 4))) == [2, 2]
     assert axes((nn.LayerNorm(8), (2, 5, 5, 8)), (LayerNorm2d(8), (2, 8, 5, 5))) == [3, 1]
     assert axes((nn.LayerNorm([8, 5, 5]), (2, 8, 5, 5))) == [1]
     assert axes((nn.Conv3d(1, 8, 1), (2, 8, 5, 5, 5)), (act, (2, 8, 5, 5, 5))) == [1, 1]
+
+
+def test_a_tensor_that_a_module_returned_tells_where_its_channels_are() -> None:
+    rule = ChannelAxis()
+
+    def call(module: nn.Module, given: tuple[Tensor, ...], x: Tensor) -> tuple[int | None, bool]:
+        axis = rule.of(module, given, x)
+        rule.note(x, axis)
+        return axis, rule.guessed
+
+    second, last = torch.zeros(2, 8, 8), torch.zeros(2, 8, 8)
+    call(nn.Conv1d(1, 8, 1), (), second)
+    call(nn.Linear(1, 8), (), last)
+    assert call(nn.ReLU(), (second,), torch.zeros(2, 8, 8)) == (1, False)
+    assert call(nn.ReLU(), (last,), torch.zeros(2, 8, 8)) == (2, False)
+    assert call(nn.ReLU(inplace=True), (second,), second) == (1, False)
+    assert call(nn.GLU(1), (second,), torch.zeros(2, 4, 8)) == (1, False)  # another number of channels
+    assert call(nn.Identity(), (torch.zeros(2, 8, 8), second), torch.zeros(2, 8, 3)) == (1, False)  # a shorter sequence
+    assert call(nn.ReLU(), (torch.zeros(2, 8, 8),), torch.zeros(2, 8, 8)) == (1, True)
+    wide = torch.zeros(2, 5, 8)
+    call(nn.Linear(1, 8), (), wide)
+    assert call(nn.Identity(), (wide,), torch.zeros(2, 8, 5)) == (2, True)  # a permutation: neither of both is kept
+
+
+def test_a_tensor_that_is_gone_tells_nothing() -> None:
+    known = KnownAxes()
+    x = torch.zeros(2, 8, 8)
+    known.add(x, 1)
+    assert known.find([x]) == 1
+    other = torch.zeros(2, 8, 8)
+    known._axes[id(other)] = known._axes.pop(id(x))  # as if it had come to lie where x was
+    del x
+    assert known.find([other]) is None

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import math
 import pickle
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def test_rows_are_in_the_order_of_first_execution() -> None:
     ]
     assert list(frame.columns) == [
         *("step", "epoch", "samples", "depth", "layer", "kind", "signal", "ndim"),
-        *("acsm", "acv", "second_moment", "mean", "nonfinite", "absmax", "zeros", "subnormal"),
+        *("acsm", "acv", "second_moment", "mean", "nonfinite", "absmax", "zeros", "subnormal", "block", "role"),
     ]
     assert set(frame.kind) == {"Linear"}
     assert set(frame.samples) == {8}
@@ -258,7 +259,7 @@ def test_output_that_cannot_be_recorded_is_skipped_with_the_reason(wrap: Any, re
 
 def test_number_of_channels_that_changes_within_a_step_is_a_reason_and_not_a_crash() -> None:
     model = nn.Sequential(nn.Identity())
-    with SignalProbe(model, signals=("activation",)) as probe:
+    with SignalProbe(model, "all", signals=("activation",)) as probe:
         model(vectors(4, 6))
         model(vectors(4, 5))
         probe.collect()
@@ -274,6 +275,49 @@ def test_one_dimensional_outputs_are_one_channel() -> None:
         frame = probe.collect()
     x = torch.cat(recorder.tensors["activation", "1"])
     assert select(frame, "activation", "1").acv.item() == pytest.approx(float(x.var(correction=0)))
+
+
+class Gated(nn.Module):
+    """Gates half of the channels, of which there are as many as the sequence is long."""
+
+    def __init__(self, functional: bool = False, use_reentrant: bool | None = None) -> None:
+        super().__init__()
+        self.up, self.glu, self.drop, self.down = nn.Linear(4, 16), nn.GLU(), nn.Dropout(0.1), nn.Linear(8, 4)
+        self.functional, self.use_reentrant = functional, use_reentrant
+
+    def gate(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        return self.drop(nn.functional.glu(x) if self.functional else self.glu(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.use_reentrant is None:
+            return self.down(self.gate(x))
+        return self.down(checkpoint(self.gate, x, use_reentrant=self.use_reentrant))
+
+
+@pytest.mark.parametrize("use_reentrant", [None, False, True])
+def test_dropout_has_the_channels_where_the_tensor_that_it_is_given_has_them(use_reentrant: bool | None) -> None:
+    model = seeded(lambda: Gated(use_reentrant=use_reentrant))
+    recorder = Recorder(model, lambda name, module, x: 2)
+    with SignalProbe(model) as probe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss_of(model(torch.randn(3, 16, 4, requires_grad=True))).backward()
+        frame = probe.collect()
+    if use_reentrant is not True:  # the recorder does not know that it is the same call
+        check(frame, recorder)
+    assert {probe._layers.rows["gradient", layer].channels for layer in ("glu", "drop")} == {8}
+
+
+def test_an_axis_that_only_sizes_tell_is_said_once() -> None:
+    model = seeded(lambda: Gated(functional=True))
+    with SignalProbe(model) as probe:
+        for step in range(2):
+            loss_of(model(torch.randn(3, 16, 4))).backward()
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                probe.collect()
+            assert [str(one.message).partition(" was")[0] for one in found] == ["the channel axis of drop"] * (not step)
+    assert probe._layers.rows["activation", "drop"].channels == 8
 
 
 # -- calls of any kind ------------------------------------------------------------------------------------------------
@@ -444,12 +488,12 @@ def test_backward_after_the_step_has_ended_is_not_counted() -> None:
 def test_handed_through_input_is_not_hooked_twice() -> None:
     model = nn.Sequential(nn.Identity(), nn.Linear(6, 4))
     x = vectors().requires_grad_()
-    with SignalProbe(model) as probe:
+    with SignalProbe(model, "all") as probe:
         for _ in range(2):
             loss_of(model(x)).backward()
             frame = probe.collect()
     assert not x._backward_hooks
-    same(frame.assign(step=0), one_step(model, x))
+    same(frame.assign(step=0), one_step(model, x, layers="all"))
 
 
 def test_exception_in_forward_leaves_the_probe_usable() -> None:
@@ -523,7 +567,7 @@ def test_what_underflows_in_half_precision_is_seen(dtype: torch.dtype, smallest:
 
 def test_nonfinite_gradients_are_counted() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Identity())
-    with SignalProbe(model) as probe:
+    with SignalProbe(model, "all") as probe:
         output = model(vectors())
         output.backward(torch.full_like(output, math.inf).index_fill(0, torch.tensor([1]), 1.0))
         frame = probe.collect()
@@ -594,6 +638,45 @@ def test_which_parameters_are_weights() -> None:
     assert select(frame, "parameter", "logit_scale").acsm.item() == 4.0
     chosen = one_step(Odd(), vectors(), layers="tied")
     assert set(select(chosen, "parameter").layer) == {"tied"}
+
+
+class Experts(nn.Module):
+    """A child, and weights of its own; it is called. In a model with a class token, which is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.ones(2, 6, 6)), nn.Parameter(torch.full((6,), 2.0))
+        self.act = nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(torch.einsum("nc,ecd->nd", x, self.weight)) * self.scale
+
+
+def test_modules_with_children_and_parameters_of_their_own_are_layers() -> None:
+    model = nn.Sequential(
+        OrderedDict(stem=nn.Linear(6, 6), experts=Experts(), drop=nn.Dropout(0.0), head=nn.Linear(6, 2))
+    )
+    model.register_parameter("token", nn.Parameter(torch.full((1, 6), 3.0)))
+    recorder = Recorder(model)
+    with SignalProbe(model) as probe:
+        loss_of(model(vectors())).backward()
+        frame = probe.collect()
+    check(frame, recorder)
+    assert list(select(frame, "gradient").layer) == ["stem", "experts.act", "experts", "head", "Sequential"]
+    weights = select(frame, "parameter").set_index("layer")
+    assert weights.second_moment[["token", "experts", "experts.scale"]].tolist() == [9.0, 1.0, 4.0]
+    # What goes by the name of its module stands where that was called, what does not where that begins.
+    assert weights.depth[["token", "stem", "experts", "experts.scale", "head"]].tolist() == [0, 0, 2, 0, 3]
+    everything = one_step(model, vectors(), layers="all")
+    assert list(select(everything, "gradient").layer) == [
+        "stem",
+        "experts.act",
+        "experts",
+        "drop",
+        "head",
+        "Sequential",
+    ]
+    assert list(select(everything, "parameter").layer) == list(weights.index)
 
 
 # -- training is untouched --------------------------------------------------------------------------------------------

@@ -125,6 +125,19 @@ def test_transformer_block() -> None:
     both(Encoder, [[images(4, size=3)]] * 2)
 
 
+def test_channels_are_where_the_tensor_that_a_layer_is_given_has_them() -> None:
+    # As many channels as the sequence is long, half of which are gated away.
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.glu, self.act, self.down = nn.Linear(3, 8), nn.GLU(), nn.SELU(inplace=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(self.act(self.glu(self.up(x.flatten(2)[..., :8].transpose(1, 2)))))
+
+    both(Gated, [[images()], [images(4)], [images(3)]])
+
+
 class Pair(NamedTuple):
     left: Tensor
     right: Tensor

@@ -25,7 +25,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(inplace=True)
-        self.extra, self.head = nn.Identity(), nn.Linear(4, 2)
+        self.extra, self.head = nn.Softsign(), nn.Linear(4, 2)
 
     def forward(self, x: Tensor, extra: bool = False) -> Tensor:
         x = self.act(self.norm(self.conv(x))).mean((2, 3))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sppbench.spp.history.schema import HISTORY, HistoryError
-from sppbench.spp.names import GAIN_AND_FACTORS, SIGNALS
+from sppbench.spp.names import GAIN_AND_FACTORS, PLACES, SIGNALS
 
 
 def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.DataFrame:
@@ -23,8 +23,9 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
         One row per (epoch, depth, layer, kind, signal, ndim), sorted by epoch, depth and signal. ``steps`` is the
         number of steps in which the layer ran, ``step`` the last of them (so the frame can be drawn as a history),
         ``nonfinite`` the sum over them and ``absmax`` the largest of them; a history without ``absmax``, ``zeros`` or
-        ``subnormal`` gives none. ``variance`` is the mean of the overall variance, ``second_moment - mean**2``,
-        which does not follow from the means of these two. A step that is NaN makes the mean, and the largest, NaN.
+        ``subnormal`` gives none. ``variance`` is the mean of the overall variance, ``second_moment - mean**2``, which
+        does not follow from the means of these two. A step that is NaN makes the mean, and the largest, NaN. ``block``
+        and ``role`` as in ``history``, if they are there.
 
     Raises:
         HistoryError: ``history`` lacks columns.
@@ -64,7 +65,10 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
     rank = result["signal"].map(list(SIGNALS).index)
     result = result.iloc[np.lexsort((rank, result["depth"], result["epoch"]))].reset_index(drop=True)
     later = [name for name in HISTORY.later if name in history.columns]
-    return result[[*keys, "steps", "step", "acsm", "acv", "second_moment", "mean", "variance", "nonfinite", *later]]
+    result = result[[*keys, "steps", "step", "acsm", "acv", "second_moment", "mean", "variance", "nonfinite", *later]]
+    places = [name for name in PLACES if name in history]
+    of_layers = history.loc[~history["layer"].duplicated(), ["layer", *places]].set_index("layer")
+    return result.assign(**{name: result["layer"].map(of_layers[name]).astype(history[name].dtype) for name in places})
 
 
 def batchnorm_epoch_mean(steps: pd.DataFrame) -> pd.DataFrame:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from sppbench.spp.names import GAIN_AND_FACTORS, OF_BATCH
+from sppbench.spp.names import GAIN_AND_FACTORS, OF_BATCH, shortened
 
 log = logging.getLogger(__name__)
 
@@ -73,29 +73,73 @@ def summarize_batchnorm(means: pd.DataFrame) -> dict[str, float]:
 
 
 class Watch:
-    """Warns, once for each kind of trouble and signal, when a signal dies, explodes or is no longer finite."""
+    """Warns, once for each layer and kind of trouble, when a signal dies, explodes or is no longer finite.
+
+    A signal that is zero from the first step on, as long as a weight is, as where a branch begins at zero (the B of
+    LoRA, SkipInit, a γ of 0), is not dead: that is logged as an information.
+    """
 
     def __init__(self) -> None:
-        self._warned: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str, str]] = set()
+        self._first: int | None = None
+        # Weights that were zero in the first step, and the signals and layers that have been zero ever since.
+        self._zero_weights: set[str] = set()
+        self._zero: set[tuple[str, str]] = set()
 
     def look(self, frame: pd.DataFrame) -> None:
         """Takes the rows of some steps, in the order of the steps."""
+        if frame.empty:
+            return
+        self._look_for_zero_weights(frame)
+        dead = (frame["second_moment"] < DEAD) & frame["signal"].isin(OF_BATCH)
+        if self._zero:
+            dead &= ~self._is_zero_by_weights(frame)
         troubles = {
             # Weights may be zero, as those of a new branch often are.
-            "is dead": (frame["second_moment"] < DEAD) & frame["signal"].isin(OF_BATCH),
+            "is dead": dead,
             "has exploded": (frame["second_moment"] > EXPLODED) & np.isfinite(frame["second_moment"]),
             "is not finite": _nonfinite(frame),
         }
         for trouble, where in troubles.items():
-            for signal, rows in frame[where].groupby("signal", sort=False):
-                if (trouble, str(signal)) not in self._warned:
-                    self._warned.add((trouble, str(signal)))
-                    row = rows.iloc[0]
-                    log.warning(
-                        f"the {signal} at {row['layer']} (layer {row['depth']}, {row['kind']}) {trouble} in step "
-                        f"{row['step']}: second moment {row['second_moment']:.3g}, "
-                        f"{row['nonfinite']} elements not finite"
-                    )
+            for (step, signal), rows in frame[where].groupby(["step", "signal"], sort=False):
+                new = [row for row in rows.to_dict("records") if (trouble, signal, row["layer"]) not in self._warned]
+                self._warned |= {(trouble, str(signal), row["layer"]) for row in new}
+                if new:
+                    log.warning(_message(str(signal), int(step), trouble, new))
+
+    def _look_for_zero_weights(self, frame: pd.DataFrame) -> None:
+        if self._first is not None:
+            return
+        self._first = int(frame["step"].iloc[0])
+        rows = frame[(frame["step"] == self._first) & (frame["second_moment"] == 0)]
+        weights = list(rows.loc[rows["signal"] == "parameter", "layer"].unique())
+        rows = rows[rows["signal"].isin(OF_BATCH)]
+        if weights and len(rows):
+            self._zero_weights, self._zero = {*weights}, {*zip(rows["signal"], rows["layer"], strict=True)}
+            layers = shortened(list(rows["layer"].unique()))
+            log.info(f"zero from the first step on, by weights that are zero ({shortened(weights)}): {layers}")
+
+    def _is_zero_by_weights(self, frame: pd.DataFrame) -> pd.Series:
+        """Which rows are of signals that were zero in each step so far, in a step in which such a weight is zero."""
+        zero = frame["second_moment"] == 0
+        weights = (frame["signal"] == "parameter") & frame["layer"].isin(self._zero_weights)
+        keys = pd.Series([*zip(frame["signal"], frame["layer"], strict=True)], index=frame.index)
+        rows = keys.isin(self._zero) & frame["step"].isin(frame.loc[weights & zero, "step"])
+        alive = keys.isin(self._zero) & ~zero
+        if not alive.any():
+            return rows
+        since = frame.loc[alive, "step"].groupby(keys[alive]).min()
+        self._zero -= {*since.index}
+        return rows & (frame["step"] < keys.map(since).fillna(np.inf))
+
+
+def _message(signal: str, step: int, trouble: str, rows: list[dict[str, Any]]) -> str:
+    first = rows[0]
+    others = f", and at {shortened([row['layer'] for row in rows[1:]])}" if rows[1:] else ""
+    return (
+        f"the {signal} at {first['layer']} (layer {first['depth']}, {first['kind']}) {trouble} in step {step}: "
+        f"second moment {first['second_moment']:.3g}, {first['nonfinite']} elements not finite{others}"
+    )
 
 
 def _nonfinite(frame: pd.DataFrame) -> pd.Series:

@@ -22,12 +22,18 @@ absmax         float64  largest magnitude; NaN if an element is NaN
 zeros          float64  share of the elements that are exactly 0
 subnormal      float64  share of those that are not 0 but below the smallest normal number of their type; NaN for
                         types of 32 bits and more, for which they are not counted
+block          int64    number of the repeated block that the layer is in, -1 if in none; not stored
+role           str      its place in there, which it has in each block; not stored
 =============  =======  ================================================================================
+
+``block`` and ``role`` follow on reading from the layer's name and the names of the net's blocks, which stand in the
+metadata of each part (see ``sppbench.spp.places``). In histories of earlier versions they do not: there all blocks are
+-1, and each layer's name is its role.
 
 Statistics are stored as float32, the type in which a probe takes them, and come back as float64, so that neither
 ``acsm + acv`` nor means over steps are rounded to float32. NaN and infinities are kept. A layer has no row for a step
-in which it did not run. Histories of earlier versions lack the last three columns; of a run that such a version began
-and this one went on with, they are NaN in the steps before.
+in which it did not run. Histories of earlier versions lack ``absmax``, ``zeros`` and ``subnormal``; of a run that such
+a version began and this one went on with, they are NaN in the steps before.
 
 ``batchnorm.parquet``, what a ``BatchNormProbe`` saw, has one row per (step, layer):
 

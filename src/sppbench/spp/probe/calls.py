@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sppbench.spp.probe.layers import ChannelAxis
+from sppbench.spp.probe.channel_axis import ChannelAxis
 
 
 class Pass:

@@ -1,4 +1,4 @@
-"""Which modules a probe looks at, and which axis of their outputs is the channel axis."""
+"""Which modules a probe looks at."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.jit._script import RecursiveScriptModule
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.pooling import (
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-    _AvgPoolNd,
-    _LPPoolNd,
-    _MaxPoolNd,
-)
+from torch.nn.modules.dropout import _DropoutNd
 
 from sppbench.checks import check_type, several
+from sppbench.spp.probe.blocks import find_blocks
 
 LayerPredicate: TypeAlias = Callable[[str, nn.Module], bool]
 LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str | type[nn.Module]] | None"
@@ -29,13 +22,9 @@ LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str 
 # Those of libraries other than torch are known by their name.
 _OPAQUE = (nn.MultiheadAttention, torch.jit.ScriptModule)
 _OPAQUE_NAMES = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
+# Stands for every layer.
+ALL = "all"
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
-_CHANNELS_SECOND = (
-    *(_ConvNd, _NormBase, nn.GroupNorm, nn.LocalResponseNorm),
-    *(_MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _LPPoolNd),
-    *(nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-)
-_CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -70,15 +59,25 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
     Args:
         model: Any module.
         layers: None: the leaves, which are the modules without children, and attention modules that do not call theirs,
-            as a whole. Else module names, globs (``"features.*"``; ``*`` also matches dots), module classes, several of
-            these, or a predicate ``(name, module) -> bool``. The model itself goes by the name of its class.
+            as a whole; other modules only if they have parameters of their own, as experts and blocks with a scale
+            have. Without those that hand on what they are given: ``Identity``, and dropout with a probability of 0.
+            ``"all"``: these as well. ``"blocks"``: the repeated blocks, see
+            :func:`sppbench.spp.probe.blocks.find_blocks`. Else module names, globs (``"features.*"``; ``*`` also
+            matches dots), module classes, several of these (``["blocks"]`` is a module of that name), or a predicate
+            ``(name, module) -> bool``. The model itself goes by the name of its class.
 
     Raises:
-        ValueError: A name, glob or class matches nothing.
+        ValueError: A name, glob or class matches nothing, or no block is repeated.
     """
     modules = named_modules(model)
     if layers is None:
+        chosen = {name for name in _leaves(modules) if not _hands_on(modules[name])}
+    elif layers == ALL:
         chosen = _leaves(modules)
+    elif layers == "blocks":
+        chosen = set(find_blocks(modules))
+        if not chosen:
+            raise ValueError("the model has no repeated blocks: no modules of one class follow each other in a list")
     elif isinstance(layers, str | type):
         chosen = _matching(modules, layers)
     elif callable(layers):
@@ -86,6 +85,11 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
     else:
         chosen = set().union(*(_matching(modules, one) for one in layers))
     return {name: module for name, module in modules.items() if name in chosen}
+
+
+def is_default(layers: LayerChoice) -> bool:
+    """Whether a choice names no layers, and thus means all weights of the model."""
+    return layers is None or (isinstance(layers, str) and layers == ALL)
 
 
 def checked_choice(layers: Any) -> Any:
@@ -128,9 +132,21 @@ def _leaves(modules: dict[str, nn.Module]) -> set[str]:
         around = _parents(modules, name)
         if "parametrizations" in name.split(".") or any(_is_opaque(modules[parent]) for parent in around):
             continue
-        if _is_opaque(module) or not any(child != "parametrizations" for child, _ in module.named_children()):
+        own = [
+            parameter for parameter, _ in module.named_parameters(recurse=False) if parameter != "_flat_param"
+        ]  # FSDP's
+        if is_leaf(module) or _is_opaque(module) or own:
             found.add(name)
     return found
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module has no children, but for how its parameters are computed."""
+    return not any(child != "parametrizations" for child, _ in module.named_children())
+
+
+def _hands_on(module: nn.Module) -> bool:
+    return isinstance(module, nn.Identity) or (isinstance(module, _DropoutNd) and module.p == 0)
 
 
 def _is_opaque(module: nn.Module) -> bool:
@@ -147,47 +163,3 @@ def _matching(modules: dict[str, nn.Module], layer: str | type[nn.Module]) -> se
     if not chosen:
         raise ValueError(f"no module matches {getattr(layer, '__name__', layer)!r}; there are: {', '.join(near)}")
     return chosen
-
-
-class ChannelAxis:
-    """Finds the channel axis of outputs in the order of their calls.
-
-    Axis 1 of (N, C, ...) and the last axis of (N, L, C) and (N, H, W, C): from three axes on a tensor does not say
-    which it is. Convolutions, batch normalizations and pooling put channels second; linear layers, layer
-    normalizations, attention and recurrent layers put them last. Any other module (an activation, dropout, a sum) has
-    them where the module before it had them, if the number of channels there fits; where it only fits the last axis (a
-    permutation in between), there. Before the first such module: second for four or more axes, last for three.
-    A permutation to a size that equals the number of channels is not seen: name the axis with ``channel_axis``.
-    """
-
-    def __init__(self) -> None:
-        self._second: bool | None = None
-        self._channels: int | None = None
-
-    def of(self, module: nn.Module, x: Tensor) -> int | None:
-        """The axis, counted from 0, of the output ``x`` of ``module``; None for (N,), which is all one channel."""
-        if x.ndim == 1 and not isinstance(module, _CHANNELS_LAST):
-            return None
-        if x.ndim <= 2:
-            return int(x.ndim) - 1
-        second = _is_second(module)
-        if second is None:
-            second = self._inherited(x)
-        self._second, self._channels = second, int(x.shape[1 if second else -1])
-        return 1 if second else int(x.ndim) - 1
-
-    def _inherited(self, x: Tensor) -> bool:
-        if self._second is None:
-            return x.ndim > 3
-        here, there = (1, -1) if self._second else (-1, 1)
-        moved = x.shape[here] != self._channels and x.shape[there] == self._channels
-        return self._second is not moved
-
-
-def _is_second(module: nn.Module) -> bool | None:
-    # Layer normalizations over (N, C, H, W) are subclasses with such a name, or normalize over several axes.
-    if isinstance(module, _CHANNELS_SECOND) or class_name(module).endswith("2d"):
-        return True
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return len(module.normalized_shape) > 1
-    return False if isinstance(module, _CHANNELS_LAST) else None

@@ -7,11 +7,12 @@ torch take objects as arguments of such a function, or tensors as results of sev
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import torch
 
-from sppbench.spp.names import OF_BATCH
+from sppbench.spp.names import OF_BATCH, shortened
 from sppbench.spp.probe.readings import Row
 
 _NEVER = "never called in training mode"
@@ -28,6 +29,8 @@ class LayerOrder:
     def __init__(self) -> None:
         self.depths: dict[str, int] = {}
         self.skipped: dict[str, str] = {}
+        self._of_their_kind: list[str] = []
+        self._has_warned = False
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def skip(self, layer: str, reason: str) -> None:
@@ -39,6 +42,20 @@ class LayerOrder:
     def note(self, layer: str, reason: str) -> None:
         """Notes why some calls of a layer, which may have others, are not recorded."""
         self.skipped[layer] = reason
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def skip_kind(self, layer: str) -> None:
+        """Notes that no call of a layer will be recorded, as its kind cannot be."""
+        if layer not in self._of_their_kind:
+            self._of_their_kind.append(layer)
+
+    def warn_of_kinds(self) -> None:
+        """Says once, at the end of the first step that has such layers, which they are."""
+        if self._of_their_kind and not self._has_warned:
+            self._has_warned = True
+            first = self._of_their_kind[0]
+            message = f"not measured: {shortened(self._of_their_kind)} ({first}: {self.skipped.get(first)})"
+            warnings.warn(message, RuntimeWarning, stacklevel=5)
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def enter(self, layer: str) -> None:
@@ -61,12 +78,14 @@ class LayerRows(LayerOrder):
     Attributes:
         rows: Signal and layer → row.
         state: A hash of what is known of the layers that are recorded.
+        guessed: Layers whose channel axis only the sizes of their outputs told.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[tuple[str, str], Row] = {}
         self.state = 0
+        self.guessed: list[str] = []
         self._shapes: dict[str, tuple[str, int, int]] = {}
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -83,3 +102,21 @@ class LayerRows(LayerOrder):
             self.rows = {key: row for key, row in self.rows.items() if row.signal in OF_BATCH}
         for signal in OF_BATCH:
             self.rows[signal, layer] = Row(self.depths[layer], layer, kind, signal, ndim, channels)
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def guess(self, layer: str) -> None:
+        """Notes that the channel axis of a layer is not known for sure."""
+        if layer not in self.guessed:
+            self.guessed.append(layer)
+
+    def warn_of_guesses(self) -> None:
+        """Says once, at the end of the first step that has such layers, which they are."""
+        if not self.guessed or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"the channel axis of {shortened(self.guessed)} was taken from the sizes of the outputs, as no layer has "
+            "returned the tensors that they were given: where it is wrong, name it with channel_axis",
+            RuntimeWarning,
+            stacklevel=6,
+        )

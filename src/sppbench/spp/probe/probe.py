@@ -13,9 +13,20 @@ from torch.jit._script import RecursiveScriptModule
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
+from sppbench.spp.places import with_places
+from sppbench.spp.probe.blocks import find_blocks
 from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.layers import LayerChoice, choose_layers, class_name, named_modules, unwrapped, without_hooks
+from sppbench.spp.probe.layers import (
+    LayerChoice,
+    choose_layers,
+    class_name,
+    is_default,
+    is_leaf,
+    named_modules,
+    unwrapped,
+    without_hooks,
+)
 from sppbench.spp.probe.order import LayerRows
 from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
 from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
@@ -32,6 +43,7 @@ from sppbench.spp.probe.stepping import (
 )
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
+from sppbench.spp.schedule import EveryNSteps, Schedule
 from sppbench.spp.sums.batched import ROWS, joined
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
@@ -68,8 +80,11 @@ class SignalProbe(SteppingProbe):
 
     Args:
         model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside.
-        layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default.
-        every_n_steps: Record each n-th step only; the other steps cost nothing but a test.
+        layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default. ``"blocks"``: the
+            repeated blocks of the model, whose outputs are its residual stream.
+        every_n_steps: Record each n-th step only; the other steps cost nothing but a test. Or a function
+            ``step -> bool``, the same in all processes.
+        start, stop: Record only steps from ``start`` on, and before ``stop``.
         signals: Of ``activation``, ``gradient`` (of the loss with respect to the module's output), ``parameter`` (each
             weight, as it was when the gradients were taken; biases are left out), ``parameter_gradient`` (as the
             optimizer found it: unscaled and clipped if it was) and ``update`` (what the optimizer's step changed; keeps
@@ -84,10 +99,12 @@ class SignalProbe(SteppingProbe):
         step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
         epoch: What is written into the column ``epoch``; set it when an epoch begins.
         skipped: Layer → reason.
+        blocks: The repeated blocks of the model, found by its structure: name → number, from 0.
 
     Raises:
         TypeError: ``model`` is not a module, as a ``PipelineStage`` is not.
-        ValueError: An unknown signal, ``every_n_steps`` below 1, or ``layers`` that match nothing.
+        ValueError: An unknown signal, an impossible ``every_n_steps``, ``start`` or ``stop``, or ``layers`` that match
+            nothing.
 
     Example:
         >>> with SignalProbe(model) as probe:
@@ -107,22 +124,25 @@ class SignalProbe(SteppingProbe):
         self,
         model: nn.Module,
         layers: LayerChoice = None,
-        every_n_steps: int = 1,
+        every_n_steps: EveryNSteps = 1,
         signals: Iterable[str] = DEFAULT_SIGNALS,
         channel_axis: Callable[[str, nn.Module, Tensor], int | None] | None = None,
         process_group: ProcessGroup = "auto",
+        start: int = 0,
+        stop: int | None = None,
     ) -> None:
         check_module(model)
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
         if unknown := set(self.signals) - set(SIGNALS):
             raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
         self._layers = LayerRows()
-        super().__init__(every_n_steps, self._layers)
+        super().__init__(Schedule(every_n_steps, start, stop), self._layers)
         self._model = unwrapped(model)
         self._modules = choose_layers(self._model, layers)
         if not self._modules:
             raise ValueError("no layer was chosen")
-        self._weights = named_weights(self._model, self._modules, everything=layers is None)
+        self.blocks = {name: number for number, name in enumerate(find_blocks(named_modules(self._model)))}
+        self._weights = named_weights(self._model, self._modules, everything=is_default(layers))
         self._weight_sums = WeightSums()
         self._axis_by_user = channel_axis
         self._spread = Spread(model, process_group)
@@ -161,7 +181,7 @@ class SignalProbe(SteppingProbe):
     def start_pass(self) -> None:
         """Marks the beginning of a forward pass; only needed where it does not begin with a call of the model itself,
         and there only if a step has several."""
-        if self._first and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and self._first:  # in this order: a graph would be guarded by it
             self._spread.find()
         previous = self._pass if torch.compiler.is_compiling() or self._pass.sums else None
         self._pass = Pass(previous, torch.is_grad_enabled())
@@ -189,11 +209,11 @@ class SignalProbe(SteppingProbe):
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
                 return None
-            return self._record(name, slots, module, output)
+            return self._record(name, slots, module, arguments, output)
 
         return hook
 
-    def _record(self, name: str, slots: Slots, module: nn.Module, output: Any) -> Any:
+    def _record(self, name: str, slots: Slots, module: nn.Module, arguments: Any, output: Any) -> Any:
         call = self._pass.call(name)
         layer = label(name, call)
         x = recorded_tensor(output)
@@ -201,8 +221,7 @@ class SignalProbe(SteppingProbe):
         if x is None or reason is not None:
             self._layers.skip(layer, str(reason))
             return None
-        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
-        axis = self._pass.axis.of(module, x) if axis is None else axis % x.ndim
+        axis = self._axis_of(layer, module, arguments, x)
         held = Held(x, None) if self._spread.is_whole(x) else self._held(layer, x, axis)
         if held is None:
             return None
@@ -222,7 +241,9 @@ class SignalProbe(SteppingProbe):
         elif torch.compiler.is_compiling():
             slot = f"call{call}_channels{channels}"
             slots.add(slot, layer, (len(ROWS), channels), str(x.device))
-            return replaced(output, x, Tap.apply(x, getattr(slots, slot), axis))
+            tapped = Tap.apply(x, getattr(slots, slot), axis)
+            self._pass.axis.note(tapped, axis)
+            return replaced(output, x, tapped)
         else:
             self._hook_gradient(x, axis, lambda: layer, held.share)
         return None
@@ -236,6 +257,18 @@ class SignalProbe(SteppingProbe):
         except Unknown as reason:
             self._layers.skip(layer, str(reason))
             return None
+
+    def _axis_of(self, layer: str, module: nn.Module, arguments: Any, x: Tensor) -> int | None:
+        axes = self._pass.axis
+        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
+        if axis is not None:
+            axis %= x.ndim
+        else:
+            axis = axes.of(module, arguments, x)
+            if axes.guessed:
+                self._layers.guess(layer)
+        axes.note(x, axis)
+        return axis
 
     def _repeat(self, name: str, output: Any) -> None:
         """Hooks the gradient of a call that activation checkpointing repeats."""
@@ -371,7 +404,8 @@ class SignalProbe(SteppingProbe):
         Columns: step, epoch, samples, depth, layer, kind, signal, ndim, acsm, acv, second_moment, mean (over the
         channel means), nonfinite (number of elements that are NaN or infinite), absmax (largest magnitude; NaN if an
         element is), zeros (share of elements that are exactly 0), subnormal (of types of less than 32 bits the share
-        of those below the smallest normal number that are not 0; NaN for other types).
+        of those below the smallest normal number that are not 0; NaN for other types), block and role (see
+        :mod:`sppbench.spp.places`: layers with one role have the same place in each of the repeated blocks).
 
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said:
@@ -379,7 +413,7 @@ class SignalProbe(SteppingProbe):
                 of parameters are not divided, as the scaler's ``unscale_`` or ``step`` does it.
         """
         found = self.readings(loss_scale)
-        return to_frame([] if found is None else [found])
+        return with_places(to_frame([] if found is None else [found]), self.blocks)
 
     def _take(self) -> None:
         """Completes the sums of the step."""
@@ -405,6 +439,7 @@ class SignalProbe(SteppingProbe):
         }
         self._add_weights("update", changes)
         self._layers.note_what_never_ran(self._modules)
+        self._layers.warn_of_guesses()
         self._warn_if_nothing_ran()
 
     def _warn_if_nothing_ran(self) -> None:
@@ -422,16 +457,18 @@ class SignalProbe(SteppingProbe):
         if signal not in OF_BATCH and key not in self._layers.rows:
             weight = self._weights[layer]
             ndim = 0 if weight.parameter is None else self._spread.ndim(weight.parameter)
-            depth = self._depth_of(weight.module)
+            depth = self._depth_of(weight.module, layer)
             self._layers.rows[key] = Row(depth, layer, weight.kind, signal, ndim, channels)
         row = self._layers.rows[key]
         return row if row.channels == channels else row._replace(channels=channels)
 
-    def _depth_of(self, module: str) -> int:
-        """The depth of a module's first call; of one that is not called, that of the last module before it that is."""
+    def _depth_of(self, module: str, weight: str) -> int:
+        """The depth of a module's first call. Of one that is not called, that of the last module before it that is; so
+        of one with children, which has run when they have, unless the weight goes by its name."""
         depth = 0
-        for name in named_modules(self._model):
-            depth = self._layers.depths.get(name, depth)
+        for name, one in named_modules(self._model).items():
+            if name == weight or is_leaf(one):
+                depth = self._layers.depths.get(name, depth)
             if name == module:
                 break
         return depth

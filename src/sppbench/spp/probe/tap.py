@@ -40,6 +40,8 @@ class Slots:
     """
 
     def __init__(self, join: Callable[[Tensor, Tensor], Tensor] = torch.add) -> None:
+        #: Within a call: what the module is given.
+        self.given: Tensor | None = None
         self._join = join
         self._all: dict[str, tuple[str, Tensor]] = {}
         self._received: dict[str, Tensor] = {}
@@ -71,4 +73,5 @@ class Slots:
 
     def clear(self) -> None:
         """Forgets what the slots have received."""
+        self.given = None
         self._received.clear()
