@@ -91,6 +91,14 @@ def test_the_library_stands_alone() -> None:
     assert outside == {"checks", "files"}
 
 
+def test_only_those_who_know_a_loop_import_its_library() -> None:
+    loops = {"lightning": "callback", "transformers": "integrations", "accelerate": "integrations"}
+    for file in (SOURCE / "spp").rglob("*.py"):
+        place = file.relative_to(SOURCE / "spp").with_suffix("").parts[0]
+        used = {name.partition(".")[0] for name in imports(ast.parse(file.read_text()))} & loops.keys()
+        assert all(loops[library] == place for library in used), f"{file} imports {used}"
+
+
 def test_imports_run_one_way() -> None:
     files = list(SOURCE.rglob("*.py"))
     assert len(files) > 10

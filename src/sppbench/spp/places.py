@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -38,11 +40,11 @@ def place_of(layer: str, blocks: Mapping[str, int]) -> tuple[int, str]:
 
 def with_places(frame: pd.DataFrame, blocks: Mapping[str, int]) -> pd.DataFrame:
     """The frame with two more columns, ``block`` and ``role``."""
-    places = {layer: place_of(layer, blocks) for layer in frame["layer"].unique()}
-    numbers = {layer: number for layer, (number, _) in places.items()}
-    roles = {layer: role for layer, (_, role) in places.items()}
-    block, role = frame["layer"].map(numbers).astype("int64"), frame["layer"].map(roles)
-    return frame.assign(block=block, role=role.astype(frame["layer"].dtype))
+    codes, layers = frame["layer"].factorize()
+    places = [place_of(layer, blocks) for layer in layers]
+    numbers = np.array([number for number, _ in places], dtype=np.int64)
+    roles = np.array([role for _, role in places], dtype=object)
+    return frame.assign(block=numbers[codes], role=roles[codes]).astype({"role": frame["layer"].dtype})
 
 
 def blocks_in(frame: pd.DataFrame) -> dict[str, int]:

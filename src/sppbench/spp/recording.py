@@ -21,7 +21,6 @@ from sppbench.spp.history.health import Watch, summarize, summarize_batchnorm
 from sppbench.spp.history.parts import Origin
 from sppbench.spp.history.run_history import RunHistory
 from sppbench.spp.loggers import RunLogger, RunLoggers, one_line
-from sppbench.spp.places import with_places
 from sppbench.spp.probe import batchnorm
 from sppbench.spp.probe.batchnorm import BatchNormProbe, BatchNormReadings
 from sppbench.spp.probe.probe import SignalProbe
@@ -122,6 +121,7 @@ class Recording:
                 earlier=Path(found["history"]) if found.get("history") else None,
                 batchnorm=self.batchnorm_probe is not None,
                 schedule=self.settings.schedule,
+                blocks=self.probe.blocks,
             )
             self.in_checkpoint = {"run_id": run_id, "history": str(self.history.path.absolute())}
             self._figures = RunFigures(self.history.path, self.settings.epochs, self.settings.convention, self._loggers)
@@ -181,7 +181,7 @@ class Recording:
         gains = batchnorm.to_frame(self._batchnorm_pending) if self._batchnorm_pending else None
         history.append_gains(gains, self.steps_done)
         self._batchnorm_pending = []
-        rows = with_places(to_frame(self._pending), self.probe.blocks) if self._pending else None
+        rows = to_frame(self._pending) if self._pending else None
         history.append_signals(rows, self.steps_done)
         self._pending = []
         if rows is not None:

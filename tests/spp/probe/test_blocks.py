@@ -21,6 +21,7 @@ from sppbench.spp.places import blocks_in, place_of, with_places
 from sppbench.spp.probe.blocks import find_blocks
 from sppbench.spp.probe.layers import choose_layers, named_modules
 from sppbench.spp.probe.probe import SignalProbe
+from sppbench.spp.recorder import Recorder
 
 
 class Block(nn.Module):
@@ -167,6 +168,16 @@ def test_a_history_has_the_places_without_storing_them(tmp_path: Path) -> None:
     assert means.loc[means["role"] == "down", "block"].tolist() == [block for block in range(3) for _ in range(3)]
     # As a single file, too.
     assert set(read_history(file.rename(tmp_path / "one.parquet"))["block"]) == {-1, 0, 1, 2}
+
+
+def test_a_recorded_loop_has_the_places_too(tmp_path: Path) -> None:
+    model = residual()
+    recorder = Recorder(model, tmp_path, signals=["activation"])
+    model(torch.randn(8, 2)).square().mean().backward()
+    recorder.step()
+    recorder.state_dict()
+    history = read_history(tmp_path / "spp.parquet")
+    assert history.loc[history["role"] == "down", "block"].tolist() == [0, 1, 2]
 
 
 def test_a_history_of_an_earlier_version_has_no_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class RunHistory:
         earlier: See `place_history`.
         batchnorm: Whether there are gains of batch normalizations.
         schedule: Which steps are recorded.
+        blocks: The repeated blocks of the net: name → number.
 
     Attributes:
         path: ``spp.parquet``, or what it is called in this directory.
@@ -49,6 +50,7 @@ class RunHistory:
         earlier: Path | None,
         batchnorm: bool,
         schedule: Schedule,
+        blocks: Mapping[str, int],
     ) -> None:
         self.run, self.resume_at = run, resume_at
         directory.mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,7 @@ class RunHistory:
         options |= {"start": schedule.start, "stop": schedule.stop}
         options |= {"run_id": run.run_id, "config_hash": run.config_hash}
         self._signals = HistoryWriter(self.path, **options)
+        self._signals.note_blocks(blocks)
         # A frozen batch normalization has no gains: their table is made with the first ones. If there were some before
         # the run was resumed, it goes on, or is missed.
         begins = resume_at is None or self._signals.batchnorm is False

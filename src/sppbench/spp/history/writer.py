@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -264,8 +265,12 @@ class HistoryWriter(PartsWriter):
         if "signal" in frame:
             check_known("signal", frame["signal"].dropna().unique(), SIGNALS)
         if {"layer", *PLACES} <= set(frame):
-            self._origin = replace(self._origin, blocks=self._origin.blocks | blocks_in(frame))
+            self.note_blocks(blocks_in(frame))
         super().append(frame, end=end)
+
+    def note_blocks(self, blocks: Mapping[str, int]) -> None:
+        """Says, from the next part that is written, which are the net's repeated blocks: name → number."""
+        self._origin = replace(self._origin, blocks=self._origin.blocks | dict(blocks))
 
     @property
     def batchnorm(self) -> bool | None:
