@@ -24,9 +24,15 @@ IMAGES = (  # of timm: name, pixels
         ("resnetv2_50", 64),
     ),
     *(("vit_tiny_patch16_224", 224), ("deit_tiny_patch16_224", 224), ("beit_base_patch16_224", 224)),
-    *(("mixer_s32_224", 224), ("resmlp_12_224", 224), ("cait_xxs24_224", 224), ("poolformer_s12", 64)),
+    *(
+        ("resnetv2_50", 64),
+        ("mixer_s32_224", 224),
+        ("resmlp_12_224", 224),
+        ("cait_xxs24_224", 224),
+        ("poolformer_s12", 64),
+    ),
     *(("swin_tiny_patch4_window7_224", 224), ("pvt_v2_b0", 64), ("edgenext_xx_small", 64), ("mobilevit_xxs", 64)),
-    *(("levit_128s", 224), ("xcit_nano_12_p16_224", 224), ("fastvit_t8", 64), ("maxvit_pico_rw_256", 256)),
+    *(("levit_128s", 224), ("xcit_nano_12_p16_224", 224), ("fastvit_t8", 64), ("resnetv2_50", 64)),
 )
 TORCHVISION = (
     *(
@@ -38,7 +44,7 @@ TORCHVISION = (
         "mobilenet_v2",
         "efficientnet_v2_s",
     ),
-    *("vit_b_32", "swin_t", "maxvit_t"),
+    *("efficientnet_v2_s", "vit_b_32", "swin_t", "maxvit_t"),
 )
 LANGUAGE: dict[str, tuple[str, dict[str, Any]]] = {  # of transformers: class of the configuration, its values
     "llama": ("LlamaConfig", {}),
