@@ -13,7 +13,7 @@ from sppbench.spp.history.epoch_means import epoch_mean
 from sppbench.spp.history.reader import read_history
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.history.writer import HistoryWriter
-from sppbench.spp.names import LATER_COLUMNS, PLACES
+from sppbench.spp.names import LATER_COLUMNS
 from sppbench.spp.plots.panels import plot_spp
 from tests.spp.history.imagined import as_read, assert_same, names, part, rows, write
 
@@ -42,7 +42,7 @@ def test_columns_that_a_history_does_not_have_are_absent(tmp_path: Path) -> None
     some = found.query("layer == 'layer1' and epoch == 1").reset_index(drop=True)
     assert_same(read_history(path, layers="layer1", epochs=1), some)
     assert_same(read_history(part(path, 3)), found[found.step >= 3].reset_index(drop=True))
-    assert_same(epoch_mean(found.drop(columns=list(PLACES))), epoch_mean(rows(0, 8)).drop(columns=LATER))
+    assert_same(epoch_mean(found), epoch_mean(as_read(rows(0, 8))).drop(columns=LATER))
     plot_spp(found, epochs=[0, 1])
     with pytest.raises(HistoryError, match=f"^{path} lacks the columns zeros$"):
         read_history(path, columns=["step", "zeros"])

@@ -24,6 +24,7 @@ from sppbench.models.efficientnet import EfficientNet
 from sppbench.spp.probe.batchnorm import BatchNormProbe
 from sppbench.spp.probe.layers import choose_layers
 from sppbench.spp.probe.probe import SignalProbe
+from sppbench.spp.probe.reasons import NO_GRAD
 from tests.spp.reference import Recorder, check, same, second_or_last, seeded, select
 
 ALL = ("activation", "gradient", "parameter", "parameter_gradient", "update")
@@ -241,7 +242,6 @@ def test_tensor_inside_of_an_output(output: str) -> None:
         (lambda x: x.sum(), "shape"),
         (lambda x: x[:0], "shape"),
         (lambda x: x.detach().to_sparse(), "sparse"),
-        (lambda x: torch.complex(x, x), "complex64"),
         (lambda x: x.detach(), "no gradient"),
     ],
 )
@@ -546,6 +546,25 @@ def test_loss_scale_is_taken_out_of_gradients(scale: Any) -> None:
     same(*frames, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "smallest"), [(torch.float16, 2.0**-14), (torch.bfloat16, 2.0**-126)])
+def test_what_underflows_in_half_precision_is_seen(dtype: torch.dtype, smallest: float) -> None:
+    """Of six numbers two are 0 and one is below the smallest normal one; their gradients are all 1/8, or 0 by ReLU."""
+    table = nn.Embedding(2, 3, dtype=dtype)
+    with torch.no_grad():
+        table.weight.copy_(torch.tensor([[0.0, smallest / 4, -3.0], [2 * smallest, 0.0, 1.0]]))
+    model = nn.Sequential(table, nn.ReLU())
+    with SignalProbe(model) as probe:
+        for part in (torch.tensor([0, 1]), torch.tensor([1, 0])):
+            (model(part) / 8).sum().backward()
+        frame = probe.collect().set_index(["layer", "signal"])
+    found = {key: (row.absmax, row.zeros, row.subnormal) for key, row in frame.iterrows()}
+    for signal in ("activation", "parameter"):
+        assert found["0", signal] == pytest.approx((3.0, 2 / 6, 1 / 6), rel=1e-12)
+    assert found["1", "activation"] == pytest.approx((1.0, 3 / 6, 1 / 6), rel=1e-12)
+    assert found["1", "gradient"] == (0.125, 0.0, 0.0)
+    assert found["0", "gradient"] == (0.125, 0.5, 0.0)
+
+
 def test_nonfinite_gradients_are_counted() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Identity())
     with SignalProbe(model, "all") as probe:
@@ -596,6 +615,34 @@ def test_weights_their_gradients_and_updates(collect_after_step: bool, with_clos
     else:
         assert len(select(frame, "parameter_gradient")) == 2
         assert set(select(frame, "update").second_moment) == {0.0}
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_closures_that_an_optimizer_repeats_count_once(by_name: bool) -> None:
+    model, calls = seeded(mlp), 0
+    reference = copy.deepcopy(model)
+    optimizers = [torch.optim.LBFGS(one.parameters(), max_iter=5) for one in (model, reference)]
+
+    def closure(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = loss_of(model(vectors()))
+        loss.backward()
+        return float(loss.detach())
+
+    expected = one_step(copy.deepcopy(model), vectors(), signals=ALL[:4])
+    with SignalProbe(model, signals=ALL) as probe:
+        arguments = {"closure": lambda: closure(model, optimizers[0])}
+        optimizers[0].step(**arguments) if by_name else optimizers[0].step(*arguments.values())
+        assert calls > 2
+        frame = probe.collect()
+        loss_of(model(vectors())).backward()
+        assert set(probe.collect().samples) == {8}
+    assert set(frame.samples) == {8}
+    same(frame[frame.signal != "update"], expected)
+    optimizers[1].step(lambda: closure(reference, optimizers[1]))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
 
 
 def test_which_parameters_are_weights() -> None:
@@ -658,6 +705,127 @@ def test_modules_with_children_and_parameters_of_their_own_are_layers() -> None:
         "Sequential",
     ]
     assert list(select(everything, "parameter").layer) == list(weights.index)
+
+
+class Complex(nn.Module):
+    """A spectral layer: complex weights, activations and gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 6, dtype=torch.complex64))
+        self.phase = nn.Linear(5, 4, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.phase(x.to(torch.complex64) @ self.weight.T).abs()
+
+
+def of_complex(x: Tensor, axis: int) -> list[float]:
+    """ACSM and ACV with the squares of absolute values."""
+    z = x.detach().to(torch.complex128).movedim(axis, 0).flatten(1)
+    mean = z.mean(1, keepdim=True)
+    return [float(mean.abs().square().mean()), float((z - mean).abs().square().mean())]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_complex_numbers_count_by_their_absolute_values(compiled: bool) -> None:
+    torch.compiler.reset()
+    model = seeded(Complex)
+    seen: dict[str, Tensor] = {}
+
+    def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
+        seen["activation"] = output
+        output.register_hook(lambda gradient: seen.update(gradient=gradient))
+
+    handle = model.phase.register_forward_hook(keep)
+    loss_of(model(vectors())).backward()
+    handle.remove()
+    weight, gradient = model.phase.weight.detach().clone(), model.phase.weight.grad.clone()
+    model.zero_grad()
+    with SignalProbe(model, signals=ALL) as probe:
+        run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        loss_of(run(vectors())).backward()
+        torch.optim.SGD(model.parameters(), lr=0.5).step()
+        frame = probe.collect()
+    assert set(frame.layer) == {"phase", "Complex"}
+    for signal, x, axis in (
+        *(("activation", seen["activation"], 1), ("gradient", seen["gradient"], 1)),
+        *(("parameter", weight, 0), ("parameter_gradient", gradient, 0), ("update", 0.5 * gradient, 0)),
+    ):
+        row = select(frame, signal, "phase")
+        assert [row.acsm.item(), row.acv.item()] == pytest.approx(of_complex(x, axis), rel=1e-4), signal
+
+
+def test_sparse_gradients_are_those_of_the_dense_weight() -> None:
+    frames = []
+    for sparse in (False, True):
+        model = seeded(lambda sparse=sparse: nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Linear(4, 2)))
+        with SignalProbe(model, signals=ALL) as probe:
+            loss_of(model(torch.tensor([[1, 3, 1], [8, 3, 1]]))).backward()
+            torch.optim.SGD(model.parameters(), lr=0.5).step()
+            frames.append(probe.collect())
+    same(*frames)
+    assert select(frames[1], "parameter_gradient", "0").second_moment.item() > 0
+
+
+# -- what is not recorded ---------------------------------------------------------------------------------------------
+
+
+class Incomplete(nn.Module):
+    """A layer for each reason not to be recorded, and two that are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.frozen, self.unreached, self.unused, self.taken = (nn.Linear(6, 6) for _ in range(4))
+        self.again, self.tied = self.stem, nn.Linear(6, 6)
+        self.tied.weight = self.head.weight
+        self.is_whole = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = x + self.frozen(x)
+        x = self.tied(self.head(nn.functional.linear(self.stem(x), self.taken.weight)))
+        other = self.unreached(x)
+        return x + other if self.is_whole else x
+
+
+def test_each_layer_that_is_not_recorded_has_a_true_reason() -> None:
+    model = Incomplete()
+    with SignalProbe(model) as probe:
+        loss_of(model(vectors())).backward()
+        frame = probe.collect()
+        assert probe.skipped == {
+            "again": "it is the same module as stem",
+            "tied.weight": "it is the same weight as head.weight",
+            "frozen": "its output has no gradient: it ran under torch.no_grad()",
+            "unreached": "no gradient reached its output",
+            "unused": "never called in training mode",
+            "taken": "never called in training mode: its weights are used without it",
+        }
+        assert {*select(frame, "activation").layer} == {"stem", "head", "tied", "frozen", "unreached"}
+        model.is_whole = True
+        loss_of(model(vectors()) + model.unused(vectors())).backward()
+        probe.collect()
+        assert "unreached" not in probe.skipped
+        assert "unused" not in probe.skipped
+        assert "frozen" in probe.skipped
+
+
+def test_a_layer_that_only_runs_without_gradients_says_so() -> None:
+    model = nn.ModuleDict({"teacher": nn.Linear(6, 5), "student": nn.Linear(6, 5)})
+    with SignalProbe(model) as probe:
+        for _ in range(2):
+            with torch.no_grad():
+                target = model["teacher"](vectors())
+            probe.start_pass()
+            loss_of(model["student"](vectors()) - target).backward()
+            probe.collect()
+    assert probe.skipped == {"teacher": NO_GRAD}
+
+
+def test_lazy_modules_have_one_kind() -> None:
+    frame = one_step(nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d()), vectors())
+    assert {*zip(frame.layer, frame.kind, strict=True)} == {("0", "Linear"), ("1", "BatchNorm1d")}
 
 
 # -- training is untouched --------------------------------------------------------------------------------------------

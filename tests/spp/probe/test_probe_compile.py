@@ -228,6 +228,8 @@ def test_probe_attached_after_the_first_call_says_so(reset: bool) -> None:
             compiled(images()).square().mean().backward()
             with pytest.warns(RuntimeWarning, match="before the first call of a compiled model"):
                 probe.collect()
+            assert set(probe.skipped) == {"conv", "norm", "act", "head"}
+            assert all("torch.compiler.reset()" in reason for reason in probe.skipped.values())
 
 
 def test_closing_takes_the_probe_out_of_the_graph() -> None:

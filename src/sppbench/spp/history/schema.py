@@ -7,7 +7,8 @@ column         type     meaning
 =============  =======  ================================================================================
 step           int64    index of the optimizer step, from 0
 epoch          int64    from 0
-samples        int64    samples in that step's batch
+samples        int64    size of the first axis of the first layer's outputs in that step: the samples of
+                        its batch; the length where a net has time first, the nodes of a graph
 depth          int64    order of first execution, from 0
 layer          str      name of the module
 kind           str      class name of the module, such as "Linear"

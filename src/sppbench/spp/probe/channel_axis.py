@@ -18,6 +18,8 @@ from torch.nn.modules.pooling import (
     _MaxPoolNd,
 )
 
+from sppbench.spp.probe.layers import class_name
+
 _CHANNELS_SECOND = (
     *(_ConvNd, _NormBase, nn.GroupNorm, nn.LocalResponseNorm),
     *(_MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _LPPoolNd),
@@ -100,14 +102,14 @@ class ChannelAxis:
 
 def _is_second(module: nn.Module) -> bool | None:
     # Layer normalizations over (N, C, H, W) are subclasses with such a name, or normalize over several axes.
-    if isinstance(module, _CHANNELS_SECOND) or type(module).__name__.endswith("2d"):
+    if isinstance(module, _CHANNELS_SECOND) or class_name(module).endswith("2d"):
         return True
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return len(module.normalized_shape) > 1
     if isinstance(module, _CHANNELS_LAST):
         return False
     # Those of libraries other than torch.
-    return False if type(module).__name__.endswith(("LayerNorm", "RMSNorm")) else None
+    return False if class_name(module).endswith(("LayerNorm", "RMSNorm")) else None
 
 
 class KnownAxes:

@@ -48,9 +48,13 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """All modules by name, without what wrappers put into the names; the model itself goes by its class."""
     found = {}
     for full, module in model.named_modules():
-        name = ".".join(part for part in full.split(".") if part not in _WRAPPERS)
-        found[name or class_name(module)] = module
+        found[plain_name(full) or class_name(module)] = module
     return found
+
+
+def plain_name(name: str) -> str:
+    """The name of a module without what wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.Module]:
@@ -112,7 +116,7 @@ def without_hooks(model: nn.Module) -> dict[str, str]:
     """Modules that run without the hooks of Python, and why: name → reason."""
     modules, found = named_modules(model), {}
     for name, module in modules.items():
-        around = [parent for parent in _parents(modules, name) if isinstance(modules[parent], torch.jit.ScriptModule)]
+        around = [parent for parent in parents(modules, name) if isinstance(modules[parent], torch.jit.ScriptModule)]
         if around:
             found[name] = f"it runs inside of {around[0]}, which torch.jit has compiled"
         elif isinstance(module, RecursiveScriptModule):
@@ -120,8 +124,8 @@ def without_hooks(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _parents(modules: dict[str, nn.Module], name: str) -> list[str]:
-    """From the model itself on."""
+def parents(modules: dict[str, nn.Module], name: str) -> list[str]:
+    """The modules around a module, from the model itself on."""
     root, parts = next(iter(modules)), name.split(".")
     return [root, *(".".join(parts[:i]) for i in range(1, len(parts)))] if name != root else []
 
@@ -129,12 +133,11 @@ def _parents(modules: dict[str, nn.Module], name: str) -> list[str]:
 def _leaves(modules: dict[str, nn.Module]) -> set[str]:
     found: set[str] = set()
     for name, module in modules.items():
-        around = _parents(modules, name)
+        around = parents(modules, name)
         if "parametrizations" in name.split(".") or any(_is_opaque(modules[parent]) for parent in around):
             continue
-        own = [
-            parameter for parameter, _ in module.named_parameters(recurse=False) if parameter != "_flat_param"
-        ]  # FSDP's
+        own = {parameter for parameter, _ in module.named_parameters(recurse=False)}
+        own -= {"_flat_param"}  # that of FSDP
         if is_leaf(module) or _is_opaque(module) or own:
             found.add(name)
     return found

@@ -8,14 +8,13 @@ torch take objects as arguments of such a function, or tensors as results of sev
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
 from sppbench.spp.names import OF_BATCH, shortened
 from sppbench.spp.probe.readings import Row
-
-_NEVER = "never called in training mode"
+from sppbench.spp.probe.reasons import NEVER, NO_GRAD
 
 
 class LayerOrder:
@@ -29,6 +28,7 @@ class LayerOrder:
     def __init__(self) -> None:
         self.depths: dict[str, int] = {}
         self.skipped: dict[str, str] = {}
+        self._not_called: set[str] = set()
         self._of_their_kind: list[str] = []
         self._has_warned = False
 
@@ -63,13 +63,23 @@ class LayerOrder:
         self.depths.setdefault(layer, len(self.depths))
         self.skipped.pop(layer, None)
 
-    def note_what_never_ran(self, layers: Iterable[str]) -> None:
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def note_call_without_gradients(self, layer: str) -> None:
+        """Notes that a layer was called in training mode, but is not recorded."""
+        if layer not in self.depths and layer not in self.skipped:
+            self.skipped[layer] = NO_GRAD
+            self._not_called.add(layer)
+
+    def note_what_never_ran(self, layers: Iterable[str], why: Callable[[str], str] = lambda layer: NEVER) -> None:
         """Gives layers that have not been called yet a reason, and takes it from those that now have been."""
         for layer in layers:
             if layer not in self.depths:
-                self.skipped.setdefault(layer, _NEVER)
-            elif self.skipped.get(layer) == _NEVER:
-                del self.skipped[layer]
+                if layer not in self.skipped:
+                    self.skipped[layer] = why(layer)
+                    self._not_called.add(layer)
+            elif layer in self._not_called:
+                self._not_called.remove(layer)
+                self.skipped.pop(layer, None)
 
 
 class LayerRows(LayerOrder):
@@ -86,6 +96,7 @@ class LayerRows(LayerOrder):
         self.rows: dict[tuple[str, str], Row] = {}
         self.state = 0
         self.guessed: list[str] = []
+        self._unreached: set[str] = set()
         self._shapes: dict[str, tuple[str, int, int]] = {}
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -108,6 +119,13 @@ class LayerRows(LayerOrder):
         """Notes that the channel axis of a layer is not known for sure."""
         if layer not in self.guessed:
             self.guessed.append(layer)
+
+    def note_what_has_no_gradient(self, layers: Mapping[str, str]) -> None:
+        """Gives the layers that only have activations in this step a reason, and takes it from those that had one."""
+        for layer in self._unreached - layers.keys():
+            self.skipped.pop(layer, None)
+        self._unreached = {*layers} - (self.skipped.keys() - self._unreached)
+        self.skipped.update({layer: layers[layer] for layer in self._unreached})
 
     def warn_of_guesses(self) -> None:
         """Says once, at the end of the first step that has such layers, which they are."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -43,13 +45,27 @@ def why_not(x: Tensor | None) -> str | None:
         return "its output holds no tensor"
     if x.is_nested:
         return "its output is nested"
-    if not x.is_floating_point():
+    if not x.is_floating_point() and not x.is_complex():
         return f"its output is {str(x.dtype).removeprefix('torch.')}"
     if str(x.layout) != "torch.strided":
         return f"its output is {str(x.layout).removeprefix('torch.')}"
     if x.ndim == 0 or x.numel() == 0:
         return f"its output has the shape {tuple(x.shape)}"
     return None
+
+
+def as_real(x: Tensor, axis: int | None) -> tuple[Tensor, int | None]:
+    """A tensor of real numbers whose mean squares are those of |·| of ``x``, and its channel axis.
+
+    Of a complex one, real and imaginary parts are channels of their own, all scaled by √2: the sums of their squares,
+    divided by twice the number of channels, give |·|². The mean over its channel means is (Re + Im)/√2 of ``x``'s.
+    """
+    if not x.is_complex():
+        return x, axis
+    parts = torch.view_as_real(x.detach().resolve_conj()) * math.sqrt(2)
+    if axis is None or x.ndim == 0:
+        return parts, parts.ndim - 1
+    return parts.movedim(-1, axis + 1).flatten(axis, axis + 1), axis
 
 
 def replaced(output: Any, old: Tensor, new: Tensor) -> Any:

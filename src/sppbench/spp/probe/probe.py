@@ -28,9 +28,10 @@ from sppbench.spp.probe.layers import (
     without_hooks,
 )
 from sppbench.spp.probe.order import LayerRows
-from sppbench.spp.probe.outputs import recorded_tensor, replaced, why_not
+from sppbench.spp.probe.outputs import as_real, recorded_tensor, replaced, why_not
 from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
 from sppbench.spp.probe.readings import DifferentNets, Key, Readings, Reducer, Row, to_frame
+from sppbench.spp.probe.reasons import UNREACHED, WITHOUT_GRAPH, NeverCalled, shared
 from sppbench.spp.probe.spread import Spread
 from sppbench.spp.probe.stepping import (
     Handle,
@@ -42,7 +43,7 @@ from sppbench.spp.probe.stepping import (
     on_optimizer_step,
 )
 from sppbench.spp.probe.tap import Slots, Tap
-from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights
+from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights, sums_of_sparse
 from sppbench.spp.schedule import EveryNSteps, Schedule
 from sppbench.spp.sums.batched import ROWS, joined
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
@@ -144,6 +145,9 @@ class SignalProbe(SteppingProbe):
         self.blocks = {name: number for number, name in enumerate(find_blocks(named_modules(self._model)))}
         self._weights = named_weights(self._model, self._modules, everything=is_default(layers))
         self._weight_sums = WeightSums()
+        self._never_called = NeverCalled(self._model, is_compiled=hasattr(model, "_orig_mod"))
+        for name, reason in shared(self._model).items() if is_default(layers) else ():
+            self._layers.note(name, reason)
         self._axis_by_user = channel_axis
         self._spread = Spread(model, process_group)
         self._first = True  # no step has been recorded yet
@@ -162,7 +166,9 @@ class SignalProbe(SteppingProbe):
         for name, module in self._modules.items():
             if name not in self.skipped:
                 yield after_forward(module, self._layer_hook(name, module))
-        yield from on_optimizer_step(self, SignalProbe._before_optimizer, SignalProbe._after_optimizer)
+        yield from on_optimizer_step(
+            self, SignalProbe._before_optimizer, SignalProbe._after_optimizer, SignalProbe._before_closure_again
+        )
 
     def _clear(self) -> None:
         for handle in self._leaf_handles:
@@ -174,6 +180,7 @@ class SignalProbe(SteppingProbe):
         self._shares: dict[Key, Share] = {}
         self._before: dict[str, Held] = {}
         self._parameters_read = False
+        self._is_paused = False  # while an optimizer's step evaluates its closure once more
         self._pass = Pass(None, with_gradient=False)
 
     # -- during the forward and backward pass -------------------------------------------------------------------------
@@ -208,7 +215,7 @@ class SignalProbe(SteppingProbe):
             if not torch.compiler.is_compiling() and in_backward():
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
-                return None
+                return self._layers.note_call_without_gradients(name)
             return self._record(name, slots, module, arguments, output)
 
         return hook
@@ -226,10 +233,11 @@ class SignalProbe(SteppingProbe):
         if held is None:
             return None
         channels = held.share.channels if held.share is not None else 1 if axis is None else int(x.shape[axis])
+        channels *= 2 if x.is_complex() else 1
         self._layers.register(layer, class_name(module), int(x.ndim), channels)
         if "activation" in self.signals:
             if torch.compiler.is_compiling():
-                self._pass.sums[layer] = channel_rows(x, axis)
+                self._pass.sums[layer] = channel_rows(*as_real(x, axis))
             else:
                 self._read(("activation", layer), held, axis)
         if not torch.is_grad_enabled():
@@ -248,16 +256,6 @@ class SignalProbe(SteppingProbe):
             self._hook_gradient(x, axis, lambda: layer, held.share)
         return None
 
-    def _held(self, layer: str, x: Tensor, axis: int | None) -> Held | None:
-        """What this process holds of a tensor of the batch; None if that is not known."""
-        try:
-            if torch.compiler.is_compiling():
-                raise Unknown("in a compiled graph it is not known what tensor-parallel processes hold of it")
-            return self._spread.held(x, axis)
-        except Unknown as reason:
-            self._layers.skip(layer, str(reason))
-            return None
-
     def _axis_of(self, layer: str, module: nn.Module, arguments: Any, x: Tensor) -> int | None:
         axes = self._pass.axis
         axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
@@ -269,6 +267,16 @@ class SignalProbe(SteppingProbe):
                 self._layers.guess(layer)
         axes.note(x, axis)
         return axis
+
+    def _held(self, layer: str, x: Tensor, axis: int | None) -> Held | None:
+        """What this process holds of a tensor of the batch; None if that is not known."""
+        try:
+            if torch.compiler.is_compiling():
+                raise Unknown("in a compiled graph it is not known what tensor-parallel processes hold of it")
+            return self._spread.held(x, axis)
+        except Unknown as reason:
+            self._layers.skip(layer, str(reason))
+            return None
 
     def _repeat(self, name: str, output: Any) -> None:
         """Hooks the gradient of a call that activation checkpointing repeats."""
@@ -299,7 +307,7 @@ class SignalProbe(SteppingProbe):
         """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
         if (reason := why_bypassed()) is None:
             try:
-                self._add(key, sums_of(held.local, axis), held.share)
+                self._add(key, sums_of(*as_real(held.local, axis)), held.share)
             except Exception as error:
                 reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
         if reason is not None:
@@ -363,13 +371,32 @@ class SignalProbe(SteppingProbe):
         if self._recording and self._trains_with(optimizer):
             self.read_parameters()
 
-    def _after_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+    def _before_closure_again(self, optimizer: torch.optim.Optimizer) -> None:
+        """A batch that a step evaluates several times, at other weights each time, counts once, as it first was."""
         if self._recording and self._trains_with(optimizer):
+            self._read_parameter_gradients()
+            self._recording, self._is_paused = False, True
+
+    def _after_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._is_paused:
+            self._is_paused, self._recording = False, True
+        elif self._recording and self._trains_with(optimizer):
             self._read_parameter_gradients()
 
     def _read_parameter_gradients(self) -> None:
-        if "parameter_gradient" in self.signals:
-            self._add_weights("parameter_gradient", self._held_weights(lambda parameter: parameter.grad))
+        if "parameter_gradient" not in self.signals:
+            return
+        dense = self._held_weights(lambda parameter: parameter.grad)
+        self._add_weights("parameter_gradient", dense)
+        for name in self._weights.keys() - dense.keys():
+            parameter = self._weights[name].parameter
+            gradient = None if parameter is None else parameter.grad
+            if gradient is None or gradient.layout == torch.strided:
+                continue
+            if gradient.layout == torch.sparse_coo:
+                self._sums["parameter_gradient", name] = sums_of_sparse(gradient)
+            else:
+                self._layers.note(name, f"its parameter_gradient is {str(gradient.layout).removeprefix('torch.')}")
 
     def readings(self, loss_scale: float | Tensor = 1.0) -> Readings | None:
         """Ends the step and returns its statistics without waiting for the device; None for a step not recorded.
@@ -438,9 +465,20 @@ class SignalProbe(SteppingProbe):
             if name in after and after[name].local.shape == before.local.shape
         }
         self._add_weights("update", changes)
-        self._layers.note_what_never_ran(self._modules)
+        called = self._layers.depths
+        self._layers.note_what_never_ran(self._modules, lambda layer: self._never_called(layer, called))
+        self._note_what_has_no_gradient()
         self._layers.warn_of_guesses()
         self._warn_if_nothing_ran()
+
+    def _note_what_has_no_gradient(self) -> None:
+        read = {layer for signal, layer in self._sums if signal == "activation"}
+        reached = {layer for signal, layer in self._sums if signal == "gradient"}
+        if not reached:  # no backward pass, or they are not asked for
+            return
+        silent = {layer for calls in self._pass.silent.values() for layer, _ in calls} if read - reached else set()
+        missing = {layer: WITHOUT_GRAPH if layer in silent else UNREACHED for layer in read - reached}
+        self._layers.note_what_has_no_gradient(missing)
 
     def _warn_if_nothing_ran(self) -> None:
         wanted = set(self.signals) & set(OF_BATCH)

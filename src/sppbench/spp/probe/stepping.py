@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -154,27 +155,49 @@ def after_forward(module: nn.Module, hook: Hook) -> Handle:
     return ModuleHookHandle(module._forward_hooks, module.register_forward_hook, hook)
 
 
+Act = Callable[[Owner, torch.optim.Optimizer], None]
+
+
 def on_optimizer_step(
-    owner: Owner,
-    before: Callable[[Owner, torch.optim.Optimizer], None],
-    after: Callable[[Owner, torch.optim.Optimizer], None] | None = None,
+    owner: Owner, before: Act[Owner], after: Act[Owner] | None = None, again: Act[Owner] | None = None
 ) -> list[RemovableHandle]:
-    """Calls functions of ``owner`` before and after each step of any ``torch.optim`` optimizer, as long as it lives.
+    """Calls functions of ``owner`` before and after each step of any ``torch.optim`` optimizer, as long as it lives;
+    ``again`` each time that the step evaluates its closure once more, as LBFGS does.
 
     These hooks are global: they must not keep a forgotten owner, and with it a model, alive.
     """
     reference = weakref.ref(owner)
 
-    def hook_of(function: Callable[[Owner, torch.optim.Optimizer], None]) -> Hook:
-        def hook(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
-            if not torch.compiler.is_compiling() and (alive := reference()) is not None:
-                function(alive, optimizer)
+    def hook_of(function: Act[Owner], again: Act[Owner] | None = None) -> Hook:
+        def hook(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if torch.compiler.is_compiling() or (alive := reference()) is None:
+                return None
+            function(alive, optimizer)
+            return None if again is None else _counting(args, kwargs, lambda: again(alive, optimizer))
 
         return hook
 
-    handles = [register_optimizer_step_pre_hook(hook_of(before))]
+    handles = [register_optimizer_step_pre_hook(hook_of(before, again))]
     if after is not None:
         handles.append(register_optimizer_step_post_hook(hook_of(after)))
     for handle in handles:
         weakref.finalize(owner, handle.remove).atexit = False
     return handles
+
+
+def _counting(
+    args: tuple[Any, ...], kwargs: dict[str, Any], again: Callable[[], None]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments of an optimizer's step, with a closure that calls a function before each run but its first; None
+    if there is no closure."""
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if not callable(closure):
+        return None
+    runs = itertools.count()
+
+    def counted() -> Any:
+        if next(runs):
+            again()
+        return closure()
+
+    return (args, kwargs | {"closure": counted}) if "closure" in kwargs else ((args[0], counted, *args[2:]), kwargs)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sppbench.spp.probe.outputs import as_real
 from sppbench.spp.sums.statistics import channel_rows
 
 
@@ -27,7 +28,7 @@ class Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         """The gradient as it is, its channel sums, and nothing for the axis."""
-        return gradients[0], channel_rows(gradients[0], ctx.axis), None
+        return gradients[0], channel_rows(*as_real(gradients[0], ctx.axis)), None
 
 
 class Slots:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sppbench.spp.probe.layers import class_name, named_modules
+from sppbench.spp.probe.outputs import as_real
 from sppbench.spp.probe.processes import Held, Share
 from sppbench.spp.sums.batched import TAIL, FirstAxisSums, Plans, joined
 from sppbench.spp.sums.statistics import folded, sums_of
@@ -56,7 +57,8 @@ def named_weights(model: nn.Module, layers: Collection[str], everything: bool) -
                 continue
             seen.add(id(parameter))
             name = module if own == "weight" else f"{module}.{own}" if module != root else own
-            found[name] = Weight(owner, own, module, class_name(owner))
+            lazy = getattr(owner, "cls_to_become", None)  # which will have the name of another class
+            found[name] = Weight(owner, own, module, class_name(owner) if lazy is None else lazy.__name__)
     return found
 
 
@@ -67,7 +69,22 @@ def _is_bias(name: str) -> bool:
 def can_be_read(x: Tensor) -> bool:
     """Whether a parameter or its gradient has elements yet (those of lazy modules come with the first call), and
     numbers in them."""
-    return not is_lazy(x) and x.is_floating_point() and x.layout == torch.strided
+    return not is_lazy(x) and (x.is_floating_point() or x.is_complex()) and x.layout == torch.strided
+
+
+def sums_of_sparse(x: Tensor) -> Tensor:
+    """What ``channel_sums(x, 0)`` of ``sppbench.spp.sums.statistics`` gives, of a sparse tensor, by its values."""
+    x = x.detach().coalesce()
+    if x.sparse_dim() != 1 or not x._nnz():
+        return folded(sums_of(*as_real(x.to_dense(), 0)))
+    dense = torch.zeros(len(x) * (2 if x.is_complex() else 1) + len(TAIL), dtype=torch.float64, device=x.device)
+    sums = folded(sums_of(*as_real(x.values(), 0)))
+    channels = x.indices()[0]
+    if x.is_complex():
+        channels = torch.stack([2 * channels, 2 * channels + 1], dim=1).flatten()
+    dense[channels] = sums[: -len(TAIL)]
+    dense[-len(TAIL) :] = sums[-len(TAIL) :]  # the others are zero: they add nothing to squares
+    return dense
 
 
 class WeightSums:
@@ -82,6 +99,7 @@ class WeightSums:
         groups: dict[torch.device, list[dict[str, Tensor]]] = {}
         sizes: dict[torch.device, int] = {}
         for name, (x, share) in weights.items():
+            x, _ = as_real(x, 0)
             number = x.numel()
             if number == 0 or (share is not None and share.width):
                 found[name] = _of_slice(x, share)
