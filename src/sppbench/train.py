@@ -246,10 +246,28 @@ def _result(parts: Parts, status: Status, error: str | None = None) -> Result:
     )
 
 
+class _LogFile(logging.FileHandler):
+    """Once it cannot be written, as on a full disk, it says so in a line. Whatever ends the run is said elsewhere."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            print(f"sppbench: cannot write {self.baseFilename}: {error.strerror or error}", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # it tries once more to write what it could not
+            super().close()
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
