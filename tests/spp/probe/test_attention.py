@@ -116,6 +116,15 @@ def test_calls_and_accumulated_batches_are_one() -> None:
         pd.testing.assert_frame_equal(probe.collect(), together)
 
 
+def test_what_cannot_be_added_up_ends_no_run() -> None:
+    model = Attention()
+    with AttentionProbe(model) as probe:
+        for heads in (2, 3):
+            model(torch.zeros(1, heads, 2, 4), torch.zeros(1, heads, 2, 4))
+        assert len(probe.collect()) == 2
+        assert probe.skipped == {"Attention": "its logits cannot be read: ValueError: its number of heads changed"}
+
+
 def test_only_training_with_gradients_on_the_schedule_is_recorded() -> None:
     model, x = Attention(), torch.randn(1, 2, 3, 4)
     with AttentionProbe(model, every_n_steps=2, start=1, stop=4) as probe:

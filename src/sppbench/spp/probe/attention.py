@@ -184,7 +184,7 @@ class AttentionProbe(SteppingProbe):
             logits = logits.view(-1, heads, *logits.shape[1:])
         sums, earlier = head_sums(logits), self._sums.get(name)
         if earlier is not None and earlier.shape != sums.shape:
-            raise ValueError("its number of heads changed within a step")
+            raise ValueError("its number of heads changed")
         self._order.enter(name)
         self._sums[name] = sums if earlier is None else with_more(earlier, sums)
 

@@ -22,6 +22,9 @@ _MULTIHEAD: Final = inspect.signature(F.multi_head_attention_forward)
 #: The names that a module's number of heads goes by.
 _HEADS: Final = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 
+#: Takes what returns logits.
+See = Callable[[Callable[[], Tensor]], None]
+
 
 def may_attend(module: nn.Module) -> bool:
     """Whether the code of a module's class computes a softmax or attention; ``nn.MultiheadAttention`` is not asked."""
@@ -60,7 +63,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(inner)
 
 
-class Watch(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class Watch(TorchFunctionMode):
     """Looks at the functions of torch that one module calls while it is on.
 
     Each function runs as it would without, before anything is read.
@@ -78,7 +81,7 @@ class Watch(TorchFunctionMode):  # type: ignore[no-untyped-call]
     def __init__(
         self, layer: str, see: Callable[[Callable[[], Tensor]], None], is_innermost: Callable[[Watch], bool]
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.layer, self._see, self._is_innermost = layer, see, is_innermost
         self.has_seen = self.is_fused = False
 
@@ -105,11 +108,11 @@ class Watch(TorchFunctionMode):  # type: ignore[no-untyped-call]
             self._see(logits)
 
 
-class _Logits(TorchDispatchMode):
+class _Logits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what the last softmax was given."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Tensor | None = None
 
     def __torch_dispatch__(
