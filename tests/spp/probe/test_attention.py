@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from sppbench.spp.names import ATTENTION_COLUMNS
 from sppbench.spp.probe import attention
 from sppbench.spp.probe.attention import AttentionProbe
+from sppbench.spp.probe.reasons import NEVER
 
 VALUES = ["logit_second_moment", "logit_absmax", "entropy"]
 
@@ -209,6 +210,24 @@ def test_no_bit_of_training_changes(reentrant: bool | None) -> None:
     pd.testing.assert_frame_equal(frames[2], attended)
 
 
+def test_selective_checkpointing_counts_nothing_of_the_probe() -> None:
+    """It saves the results of some operations, and finds them again by how many came before."""
+
+    def choose(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
+        is_softmax = operation is torch.ops.aten._softmax.default
+        return CheckpointPolicy.MUST_SAVE if is_softmax else CheckpointPolicy.PREFER_RECOMPUTE
+
+    contexts = functools.partial(create_selective_checkpoint_contexts, choose)
+    model, q, gradients = Attention(), torch.randn(1, 2, 3, 4), []
+    q.requires_grad_()
+    for attach in (False, True):
+        probe = AttentionProbe(model) if attach else None
+        first = checkpoint(model, q, q, use_reentrant=False, context_fn=contexts)
+        gradients += torch.autograd.grad(first.square().sum(), q)
+        assert probe is None or len(probe.collect()) == 2
+    assert torch.equal(*gradients)
+
+
 def test_an_error_in_the_model_leaves_nothing_on() -> None:
     model = Attention()
     with AttentionProbe(model) as probe:
@@ -276,6 +295,14 @@ def test_transforms_and_graphs_are_skipped_with_the_reason() -> None:
         torch.compile(lambda x: attending[0](x, x, x)[0], backend="eager", fullgraph=True)(q).sum().backward()
         assert probe.collect().empty
         assert probe.skipped == {"0": attention.IN_GRAPH}
+
+
+def test_attention_that_is_not_called_is_named() -> None:
+    model = nn.ModuleDict({"used": Fused(), "other": Fused()})
+    with AttentionProbe(model) as probe:
+        model["used"](torch.randn(2, 3, 8)).sum().backward()
+        probe.collect()
+        assert probe.skipped == {"used": attention.FUSED, "other": NEVER}
 
 
 # -- transformers -----------------------------------------------------------------------------------------------------

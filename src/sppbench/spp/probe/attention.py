@@ -17,6 +17,7 @@ from sppbench.spp.probe.calls import in_backward
 from sppbench.spp.probe.layers import named_modules, unwrapped
 from sppbench.spp.probe.order import LayerOrder
 from sppbench.spp.probe.processes import ProcessGroup
+from sppbench.spp.probe.reasons import NeverCalled
 from sppbench.spp.probe.softmax import Watch, attends, heads_of, may_attend
 from sppbench.spp.probe.spread import Spread
 from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_any_forward, before_forward, check_module
@@ -107,7 +108,8 @@ class AttentionProbe(SteppingProbe):
         super().__init__(Schedule(every_n_steps, start, stop), LayerOrder())
         self._model = unwrapped(model)
         self._spread = Spread(model, process_group)
-        self._first = True
+        self._never_called = NeverCalled(self._model, is_compiled=hasattr(model, "_orig_mod"))
+        self._first = True  # no step has been recorded yet
         self._watches: list[Watch] = []  # those that are on, from the outermost
         self._clear()
         modules = named_modules(self._model)
@@ -209,7 +211,9 @@ class AttentionProbe(SteppingProbe):
             if self._first:
                 self._spread.find()
                 self._first, processes = False, self._spread.processes
-            self._order.note_what_never_ran(name for name, module in self._modules.items() if attends(module))
+            called = self._order.depths
+            attention = (name for name, module in self._modules.items() if attends(module))
+            self._order.note_what_never_ran(attention, lambda name: self._never_called(name, called))
         self._clear()
         self.step += 1
         if not recorded or not (sums or processes.groups):  # the others wait for one that recorded nothing
