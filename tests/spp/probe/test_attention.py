@@ -117,6 +117,16 @@ def test_calls_and_accumulated_batches_are_one() -> None:
         pd.testing.assert_frame_equal(probe.collect(), together)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_a_checkpoint_repeats_counts_once(reentrant: bool) -> None:
+    model, q, k = Attention(), torch.randn(4, 2, 3, 5), torch.randn(4, 2, 6, 5)
+    together = recorded(model, q, k)
+    with AttentionProbe(model) as probe:
+        checkpoint(model, q[:3].requires_grad_(), k[:3], use_reentrant=reentrant).sum().backward()
+        model(q[3:], k[3:]).sum().backward()
+        pd.testing.assert_frame_equal(probe.collect(), together)
+
+
 def test_what_cannot_be_added_up_ends_no_run() -> None:
     model = Attention()
     with AttentionProbe(model) as probe:
@@ -222,8 +232,8 @@ def test_selective_checkpointing_counts_nothing_of_the_probe() -> None:
     q.requires_grad_()
     for attach in (False, True):
         probe = AttentionProbe(model) if attach else None
-        first = checkpoint(model, q, q, use_reentrant=False, context_fn=contexts)
-        gradients += torch.autograd.grad(first.square().sum(), q)
+        twice = checkpoint(lambda: model(model(q, q), q), use_reentrant=False, context_fn=contexts)
+        gradients += torch.autograd.grad(twice.square().sum(), q)
         assert probe is None or len(probe.collect()) == 2
     assert torch.equal(*gradients)
 
