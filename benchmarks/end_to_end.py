@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from rounds import markdown, spread
-from sppbench.evidence.runs import Run, read_evidence
+from sppbench.evidence.runs import Run
+from sppbench.evidence.selection import read_evidence
 
 CELLS = 15  # three learning rates, five seeds
 TABLE1 = ("efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp")

@@ -84,6 +84,8 @@ def command(
         before: Called in the new process, before the command.
     """
     files = [directory / f".{name}-of-command" for name in ("out", "err")]
+    for file in files:
+        file.touch()  # here: the process may be killed before it opens them
     start = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sppbench.evidence.runs import Evidence, read_evidence
+from sppbench.evidence.selection import Evidence, read_evidence
 from sppbench.files import write_text
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.claims.judge import judge

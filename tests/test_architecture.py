@@ -21,23 +21,26 @@ ROOMS: dict[str, set[str]] = {
     "files": set(),
     "checks": set(),
     "stored_files": {"errors"},
+    "interruption": set(),
     "streams": set(),
     "wandb_modes": set(),
     "models": {"checks"},
     "data": {"errors", "files"},
     "spp.names": set(),
+    "spp.places": set(),
+    "spp.schedule": {"checks"},
     "spp.sums": set(),
-    "spp.probe": {"checks", "spp.names", "spp.sums"},
+    "spp.probe": {"checks", "spp.names", "spp.places", "spp.schedule", "spp.sums"},
     "spp.theory": {"spp.names", "spp.probe"},
-    "spp.history": {"files", "spp.names"},
+    "spp.history": {"files", "spp.names", "spp.places", "spp.schedule"},
     "spp.plots": {"checks", "spp.names", "spp.theory", "spp.history"},
     "spp.loggers": set(),
     "spp.run_figures": {"files", "spp.names", "spp.history", "spp.plots", "spp.loggers"},
-    "spp.settings": {"checks", "spp.names", "spp.probe", "spp.plots"},
-    "spp.recording": {"spp.probe", "spp.history", "spp.loggers", "spp.run_figures", "spp.settings"},
+    "spp.settings": {"checks", "spp.names", "spp.probe", "spp.plots", "spp.schedule"},
+    "spp.recording": {"spp.places", "spp.probe", "spp.history", "spp.loggers", "spp.run_figures", "spp.settings"},
     "spp.recorder": {"checks", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
     "spp.integrations": {"checks", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
-    "spp.callback": {"checks", "spp.names", "spp.probe", "spp.plots", "spp.recording", "spp.settings"},
+    "spp.callback": {"checks", "spp.names", "spp.probe", "spp.plots", "spp.recording", "spp.schedule", "spp.settings"},
     "run": {"errors", "files", "stored_files", "wandb_modes", "data"},
     "evidence": {"errors", "files", "stored_files", "spp.names", "spp.history", "run"},
     "study.common": {"errors", "files", "stored_files", "wandb_modes", "evidence"},
@@ -49,9 +52,9 @@ ROOMS: dict[str, set[str]] = {
         *("study.common", "study.table", "study.figures", "study.claims"),
     },
     "dashboard": {"errors", "spp.names"},
-    "train": {"errors", "files", "streams", "run"},
+    "train": {"errors", "files", "interruption", "streams", "run"},
     "__main__": {
-        *("errors", "streams", "train", "evidence", "dashboard"),
+        *("errors", "interruption", "streams", "train", "evidence", "dashboard"),
         *("study.common", "study.table", "study.figures", "study.claims", "study.report"),
     },
     "__init__": {"aliases"},
@@ -86,6 +89,14 @@ def test_rooms_are_in_the_order_of_their_imports() -> None:
 def test_the_library_stands_alone() -> None:
     outside = {used for room, uses in ROOMS.items() if room.startswith("spp.") for used in uses if "spp." not in used}
     assert outside == {"checks", "files"}
+
+
+def test_only_those_who_know_a_loop_import_its_library() -> None:
+    loops = {"lightning": "callback", "transformers": "integrations", "accelerate": "integrations"}
+    for file in (SOURCE / "spp").rglob("*.py"):
+        place = file.relative_to(SOURCE / "spp").with_suffix("").parts[0]
+        used = {name.partition(".")[0] for name in imports(ast.parse(file.read_text()))} & loops.keys()
+        assert all(loops[library] == place for library in used), f"{file} imports {used}"
 
 
 def test_imports_run_one_way() -> None:
@@ -146,7 +157,7 @@ def _files_among(name: str, files: dict[str, Path]) -> Iterator[str]:
     "name",
     [
         *("train", "run/assembly", "run/sweep", "run/results", "run/run_directory", "run/checkpoint", "run/validation"),
-        *("files", "spp/names", "stored_files", "streams", "wandb_modes", "__init__", "__main__"),
+        *("files", "spp/names", "stored_files", "interruption", "streams", "wandb_modes", "__init__", "__main__"),
         "../hydra_plugins/sppbench_sweeper",
     ],
 )

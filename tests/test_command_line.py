@@ -76,6 +76,14 @@ def test_ctrl_c_while_hydra_composes(
         assert capfd.readouterr().err == "sppbench: interrupted\n"
 
 
+def test_a_mistake_beside_help_is_one_line(command: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    for mistake, said in (("spam=1", "Could not override 'spam'."), ("x=}", "x=}")):
+        assert command("--help", mistake) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("sppbench: ")
+        assert said in line
+
+
 BROKEN = """
 from torch import nn
 
@@ -237,7 +245,10 @@ def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
     assert (site / "sppbench" / "spp" / "sums" / "kernel.c").exists()
     assert (site / "hydra_plugins" / "sppbench_sweeper.py").exists()
     shown = subprocess.run(
-        [sys.executable, "-m", "sppbench.train", "model=ffnn", "data=digits", "trainer.max_epochs=1", "logger=csv"],
+        [
+            *(sys.executable, "-m", "sppbench.train", "model=ffnn", "model.hidden_features=8", "model.depth=1"),
+            *("data=digits", "trainer=cpu", "trainer.max_epochs=1", "logger=csv"),
+        ],
         cwd=tmp_path,
         env=environment(PYTHONPATH=str(site)),
         capture_output=True,

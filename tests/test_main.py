@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import subprocess
@@ -89,12 +90,17 @@ def test_a_tilde_is_the_home_directory(
     assert main(["table", "~nobody_at_all/runs"]) == 2
 
 
-def test_any_encoding_of_the_terminal_will_do(tmp_path: Path) -> None:
+def test_any_encoding_of_the_terminal_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path, "ffnn", 0.001, 1, 20.0, overrides=["spp=none"], name="naïve ≥ \N{GREEK SMALL LETTER GAMMA}")
     for command in ("claims", "table"):
-        done = sppbench(command, str(tmp_path), PYTHONIOENCODING="ascii")
-        assert (done.returncode, done.stderr) == (0, ""), command
-        assert r"\u2265" in done.stdout, command
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.stderr", err)
+        assert main([command, str(tmp_path)]) == 0
+        out.seek(0)
+        err.seek(0)
+        assert r"\u2265" in out.read(), command
+        assert err.read() == "", command
 
 
 def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
@@ -112,3 +118,13 @@ def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
 def test_control_characters_in_a_message_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", str(tmp_path / "a\x1b[2J\nb")]) == 2
     assert r"a\x1b[2J\nb is not a directory" in capsys.readouterr().err
+
+
+def test_a_notebooks_way_to_show_figures_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command in a notebook inherits it, and another environment lacks it; matplotlib reads it when imported."""
+    monkeypatch.setenv("MPLBACKEND", "module://not_installed_here")
+    assert main(["table", str(tmp_path)]) == 2
+    assert "no runs in" in capsys.readouterr().err
+    assert os.environ["MPLBACKEND"] == "agg"

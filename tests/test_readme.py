@@ -13,7 +13,7 @@ from sppbench.files import config_directory
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FOLDERS = "src|tests|conf|benchmarks|docs|results"
+FOLDERS = "src|tests|conf|benchmarks|docs|examples|results"
 CODE = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL) + re.findall(r"(?<!`)`([^`]+)`(?!`)", README)
 LINES = [line for block in CODE for line in block.replace("sppbench\n", "sppbench ").splitlines()]
 OWN = {"conf/model/mynet.yaml"}  # the reader's own net

@@ -34,7 +34,7 @@ from sppbench.run.classifier import Classifier
 from sppbench.run.results import read_result
 from sppbench.run.run_directory import RunDirectory, RunDirectoryError
 from sppbench.spp import read_batchnorm, read_history
-from sppbench.train import UsageError, train
+from sppbench.train import UsageError, _logging_to, train
 from tests.conftest import EFFICIENTNET, FFNN
 from tests.spp.test_callback import read_wandb, records
 
@@ -502,6 +502,14 @@ def test_a_run_that_reaches_its_limit_is_complete(
     train(config(*overrides))
     result = read_result(tmp_path / "run" / "result.json")
     assert (result.status, result.steps) == ("completed", steps)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_a_log_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with _logging_to(Path("/dev/full")):
+        for step in range(3):
+            logging.getLogger("sppbench.train").warning(f"step {step}")
+    assert capsys.readouterr().err == "sppbench: cannot write /dev/full: No space left on device\n"
 
 
 def test_a_full_disk_is_named_and_nothing_of_ours_stays_on_it(

@@ -6,17 +6,24 @@ pandas or matplotlib is imported inside the latter, so that ``--help`` and mista
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    from sppbench.interruption import catch_early_interrupt
+
+    catch_early_interrupt()
+
 import argparse
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from sppbench.errors import UserError
-from sppbench.streams import survive_any_text
+from sppbench.interruption import exit_interrupted
+from sppbench.streams import need_no_window, survive_any_text
 
 STATUS = "Exit status: 0; {}2 for what the user must fix, described in one line."
 TEXT_FORMATS = ("terminal", "markdown", "json")
@@ -56,18 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     survive_any_text()
+    need_no_window()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["train"]:
-        return _train(arguments[1:])
-    chosen = _parser().parse_args(arguments)
     try:
+        if arguments[:1] == ["train"]:
+            return _train(arguments[1:])
+        chosen = _parser().parse_args(arguments)
         status: int = chosen.run(chosen)
         sys.stdout.flush()
     except UserError as error:
         say(str(error))
         return 2
     except KeyboardInterrupt:
-        return 130
+        exit_interrupted()
     except BrokenPipeError:  # the reader, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes once more
         return 1
@@ -170,7 +178,8 @@ def _figures_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> int:
-    from sppbench.evidence.runs import EvidenceError, read_evidence
+    from sppbench.evidence.runs import EvidenceError
+    from sppbench.evidence.selection import read_evidence
     from sppbench.study.common.plain_text import visible
     from sppbench.study.figures.draw_all import draw_figures, used_runs
     from sppbench.study.figures.figure_output import log_figures, terminal, write_figures
@@ -207,7 +216,7 @@ def _claims_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _claims(arguments: argparse.Namespace) -> int:
-    from sppbench.evidence.runs import read_evidence
+    from sppbench.evidence.selection import read_evidence
     from sppbench.study.claims.formats import FORMATS, write_claims
     from sppbench.study.claims.judge import judge
 
@@ -264,7 +273,8 @@ def _keep_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _keep(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.keep import write_compact
-    from sppbench.evidence.runs import EvidenceError, read_evidence
+    from sppbench.evidence.runs import EvidenceError
+    from sppbench.evidence.selection import read_evidence
 
     evidence = read_evidence(arguments.directory)
     problems = [*evidence.problems, *evidence.lost]

@@ -1,7 +1,8 @@
-"""Output to streams that cannot show every character."""
+"""What a command finds around it: streams that cannot show every character, and settings of matplotlib."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -14,3 +15,11 @@ def survive_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
             reconfigure(errors="backslashreplace")
+
+
+def need_no_window() -> None:
+    """Takes no heed of ``MPLBACKEND``: figures go to files, and one that is not there, as a notebook's, ends a command.
+
+    Call it before matplotlib is imported.
+    """
+    os.environ["MPLBACKEND"] = "agg"

@@ -6,15 +6,20 @@ already complete are answered at once.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # the other imports take a second
+    from sppbench.interruption import catch_early_interrupt
+
+    catch_early_interrupt()
+
 import logging
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,12 +28,13 @@ from omegaconf import DictConfig
 
 from sppbench.errors import UserError
 from sppbench.files import config_directory, write_text
+from sppbench.interruption import deferred_interrupt, exit_interrupted
 from sppbench.run.assembly import Parts, build, resolve
 from sppbench.run.error_text import is_full_disk, one_line
 from sppbench.run.results import FINAL, Result, Status, git_state, package_versions
 from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, RunDirectoryError, config_hash
 from sppbench.run.validation import UsageError
-from sppbench.streams import survive_any_text
+from sppbench.streams import need_no_window, survive_any_text
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
 
@@ -44,10 +50,16 @@ def main() -> None:
         $ python -m sppbench.train model=ffnn data=digits trainer=cpu
     """
     survive_any_text()
+    need_no_window()
     try:
         _hydra_main()
     except KeyboardInterrupt:  # while Hydra composes the configuration
-        _interrupted()
+        exit_interrupted()
+    except Exception as error:  # of --help, for which Hydra composes it and catches nothing
+        _show_traceback()
+        mistake = (str(error).splitlines() or [repr(error)])[0]
+        print(f"sppbench: {mistake}", file=sys.stderr)
+        sys.exit(2)
 
 
 @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")
@@ -64,16 +76,11 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         print(f"sppbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        _interrupted()
+        exit_interrupted()
     except Exception as error:
         _show_traceback()
         print(f"sppbench: failed: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
-
-
-def _interrupted() -> NoReturn:
-    print("sppbench: interrupted", file=sys.stderr)
-    sys.exit(130)
 
 
 def _show_traceback() -> None:
@@ -112,6 +119,8 @@ def train(cfg: DictConfig) -> float | None:
     run = RunDirectory(config["output_dir"], config)
     if (earlier := run.completed()) is not None:
         return _say_completed(run, earlier)
+    with deferred_interrupt():
+        import torchvision  # noqa: F401
     if not _is_first_process():  # of a distributed run: the first one keeps the directory
         _follow(cfg, run)
         return None
@@ -237,10 +246,28 @@ def _result(parts: Parts, status: Status, error: str | None = None) -> Result:
     )
 
 
+class _LogFile(logging.FileHandler):
+    """Once it cannot be written, as on a full disk, it says so in a line. Whatever ends the run is said elsewhere."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            print(f"sppbench: cannot write {self.baseFilename}: {error.strerror or error}", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # it tries once more to write what it could not
+            super().close()
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

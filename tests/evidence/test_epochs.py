@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from sppbench.evidence.epochs import batchnorm_epochs, spp_epochs, write_epochs
-from sppbench.evidence.runs import EvidenceError, read_evidence
+from sppbench.evidence.runs import EvidenceError
+from sppbench.evidence.selection import read_evidence
 from sppbench.run.results import read_result
 from sppbench.spp.history import writer
 from sppbench.spp.history.schema import HistoryError

@@ -12,7 +12,8 @@ import pytest
 
 from sppbench.__main__ import main
 from sppbench.evidence.keep import write_compact
-from sppbench.evidence.runs import EvidenceError, read_evidence
+from sppbench.evidence.runs import EvidenceError
+from sppbench.evidence.selection import read_evidence
 from sppbench.spp.history.writer import BatchNormWriter
 from tests.fabricate.histories import STEPS, ffnn_layers, write_gains, write_signals
 from tests.fabricate.runs import write_run

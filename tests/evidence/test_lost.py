@@ -9,7 +9,7 @@ import pytest
 
 from sppbench.__main__ import main
 from sppbench.evidence.keep import write_compact
-from sppbench.evidence.runs import read_evidence
+from sppbench.evidence.selection import read_evidence
 from tests.fabricate.claims import inspection
 from tests.fabricate.histories import ffnn_layers, lose_steps, write_gains, write_signals
 from tests.fabricate.runs import write_run

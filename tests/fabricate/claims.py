@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sppbench.evidence.runs import read_evidence
+from sppbench.evidence.selection import read_evidence
 from sppbench.files import config_directory
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.claims.judge import judge

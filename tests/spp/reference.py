@@ -54,6 +54,8 @@ class Recorder:
             "acsm": float((channels.mean(1) ** 2).mean()),
             "acv": float(channels.var(1).mean()),
             "second_moment": float((channels**2).mean()),
+            "absmax": float(np.abs(channels).max()),
+            "zeros": float((channels == 0).mean()),
         }
 
 
@@ -67,7 +69,8 @@ def check(frame: pd.DataFrame, recorder: Recorder) -> None:
         assert row.acsm == pytest.approx(expected["acsm"], rel=1e-5, abs=noise), where
         assert row.acv == pytest.approx(expected["acv"], rel=1e-5, abs=noise), where
         assert row.second_moment == pytest.approx(expected["second_moment"], rel=1e-5, abs=0), where
-        assert row.nonfinite == 0
+        assert (row.nonfinite, row.absmax) == (0, expected["absmax"]), where
+        assert row.zeros == pytest.approx(expected["zeros"], rel=1e-12, abs=0), where
 
 
 def select(frame: pd.DataFrame, signal: str, layer: str | None = None) -> pd.DataFrame:
@@ -82,6 +85,9 @@ def same(left: pd.DataFrame, right: pd.DataFrame, rtol: float = 1e-5) -> None:
     scale = left.second_moment.to_numpy()
     for name in ("acsm", "acv", "second_moment"):
         assert (np.abs(left[name].to_numpy() - right[name].to_numpy()) <= rtol * scale).all(), name
+    np.testing.assert_allclose(left.absmax, right.absmax, rtol)
+    for name in ("zeros", "subnormal"):
+        np.testing.assert_allclose(left[name], right[name], 1e-12, err_msg=name)
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:

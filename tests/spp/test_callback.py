@@ -740,7 +740,7 @@ def test_scalars_and_figures_reach_every_logger(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recorder, board = Recorder(), TensorBoardLogger(tmp_path, name="board")
-    callback = SPPCallback(epochs=[0])
+    callback = SPPCallback(epochs=[0], log_layers="net.[03]")
     fit(tmp_path, callback, logger=[recorder, board, CSVLogger(tmp_path, name="csv")], log_every_n_steps=1)
     history = read_history(tmp_path / "spp.parquet")
     expected = {}
@@ -757,6 +757,12 @@ def test_scalars_and_figures_reach_every_logger(tmp_path: Path) -> None:
         assert [event.step for event in events.Scalars(name)] == [2, 5]
         assert [event.value for event in events.Scalars(name)] == pytest.approx([expected[2][name], expected[5][name]])
     assert [[image.step for image in events.Images(name)] for name in FIGURES] == [[2, 5], [2, 5], [5], [5]]
+    # Of the last step of each flush; and not into a table with a column for each.
+    for name in ("gradient/net.0", "parameter/net.3"):
+        rows = history[(history["signal"] + "/" + history["layer"] == name) & history["step"].isin([2, 5])]
+        expected = [(step, pytest.approx(value)) for step, value in zip(rows.step, rows.second_moment, strict=True)]
+        assert [(event.step, event.value) for event in events.Scalars(f"spp_{name}")] == expected
+    assert not [name for _, metrics in recorder.logged for name in metrics if name.startswith("spp_")]
     written = pd.read_csv(Path(tmp_path, "csv", "version_0", "metrics.csv"))
     assert set(written.columns) >= SCALARS
     for name in ("spp_epoch=0", "spp_epoch=1", "spp_gradient_epoch=1", "spp_heatmap_activation"):

@@ -366,6 +366,37 @@ def test_a_tensorboard_writer_is_given_scalars_and_figures(tmp_path: Path) -> No
         assert [image.step for image in events.Images(f"spp/{name}")] == steps
 
 
+def test_layers_are_logged_whenever_steps_are_written(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    loop, run = Loop(), WandbLike()
+    with SummaryWriter(str(tmp_path / "board")) as writer:
+        options: dict[str, Any] = {
+            "loggers": [writer, run],
+            "flush_every_n_steps": 2,
+            "log_layers": ["[03]", "nothing"],
+        }
+        with Recorder(loop.model, tmp_path, **options) as recorder:
+            loop.train(recorder, steps=5)
+    history = read_history(tmp_path / "spp.parquet", layers=["0", "3"], steps=(1, 3, 4))
+    events = EventAccumulator(str(tmp_path / "board")).Reload()
+    for (signal, layer), rows in history.groupby(["signal", "layer"]):
+        name = f"spp_{signal}/{layer}"
+        expected = [(step, pytest.approx(value)) for step, value in zip(rows.step, rows.second_moment, strict=True)]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == expected
+        assert [(row["spp/step"], row[name]) for row in run.rows if name in row] == expected
+    layers = {name for name in events.Tags()["scalars"] if name.startswith("spp_")}
+    assert layers == {f"spp_{signal}/{layer}" for signal in ("activation", "gradient", "parameter") for layer in "03"}
+
+
+def test_layers_that_are_not_there_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop()
+    with Recorder(loop.model, tmp_path, flush_every_n_steps=1, log_layers="blocks.*") as recorder:
+        loop.train(recorder)
+    assert warnings_of(caplog) == ["no layer that is recorded matches log_layers, 'blocks.*'"]
+
+
 class WandbLike:
     """Rows as W&B counts them: a call without ``commit=False`` ends one."""
 

@@ -33,7 +33,7 @@ from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
 from sppbench.spp.history.parts import Origin
 from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
 from sppbench.spp.history.schema import HistoryError
-from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS
+from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS, PLACES
 
 SPP_FILE, BATCHNORM_FILE = "spp_epochs.parquet", "batchnorm_epochs.parquet"
 _KEY = b"sppbench"
@@ -54,7 +54,7 @@ def spp_epochs(run: Path) -> pd.DataFrame:
     if not full.exists():
         return _read(run / SPP_FILE)
     compare_with_result(full)
-    history = read_history(full, signals=DEFAULT_SIGNALS)
+    history = read_history(full, signals=DEFAULT_SIGNALS).drop(columns=list(PLACES))  # which follow from names
     means = [epoch_mean(history, full_batches_only=only).assign(batches=name) for name, only in _BATCHES.items()]
     return _derive(_rounded(pd.concat(means, ignore_index=True)))
 

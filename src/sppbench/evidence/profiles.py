@@ -14,7 +14,8 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from sppbench.evidence.runs import Evidence, EvidenceError, Run
+from sppbench.evidence.runs import EvidenceError, Run
+from sppbench.evidence.selection import Evidence
 from sppbench.spp.names import FACTORS, GAIN_AND_FACTORS
 
 Key = TypeVar("Key")

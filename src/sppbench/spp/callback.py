@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from sppbench.checks import check_type
 from sppbench.spp.names import DEFAULT_SIGNALS
@@ -20,6 +20,7 @@ from sppbench.spp.probe.batchnorm import BatchNormProbe
 from sppbench.spp.probe.layers import LayerChoice
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.recording import Recording, loss_scale_of
+from sppbench.spp.schedule import EveryNSteps
 from sppbench.spp.settings import Settings
 
 _IN_CHECKPOINT = "sppbench.spp"
@@ -57,7 +58,7 @@ class SPPCallback(Callback):
     Steps that cannot be written (a full disk) and figures that cannot be drawn are warnings, too.
 
     Args:
-        every_n_steps: Record each n-th step.
+        every_n_steps: Record each n-th step. Or a function ``step -> bool``, the same in all processes.
         layers, signals: As of ``SignalProbe``.
         module: Attribute of the LightningModule that is looked into; the whole of it by default.
         epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is.
@@ -69,6 +70,9 @@ class SPPCallback(Callback):
         run_id: Names the run in its history; by default a random one, which checkpoints keep. A run with the id of the
             history in the directory starts that anew, unless it is resumed.
         config_hash: Names the run's configuration in its history.
+        start, stop: Record only steps from ``start`` on, and before ``stop``.
+        log_layers: Names or globs of layers. Whenever steps are written, the second moments of these layers in the last
+            of them go to W&B and TensorBoard as ``spp_<signal>/<layer>``, such as ``spp_gradient/net.0``.
 
     Attributes:
         probe, batchnorm_probe: The probes, while training; None if there is nothing to record.
@@ -86,7 +90,7 @@ class SPPCallback(Callback):
 
     def __init__(
         self,
-        every_n_steps: int = 1,
+        every_n_steps: EveryNSteps = 1,
         layers: LayerChoice = None,
         signals: Iterable[str] = DEFAULT_SIGNALS,
         module: str = "",
@@ -97,11 +101,16 @@ class SPPCallback(Callback):
         batchnorm: bool = True,
         run_id: str | None = None,
         config_hash: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        log_layers: str | Iterable[str] | None = None,
     ) -> None:
         check_type("module", module, str)
         check_type("directory", "" if directory is None else directory, str, Path)
         self.settings = Settings(
             every_n_steps=every_n_steps,
+            start=start,
+            stop=stop,
             layers=layers,
             signals=signals,
             epochs=epochs,
@@ -110,6 +119,7 @@ class SPPCallback(Callback):
             batchnorm=batchnorm,
             run_id=run_id,
             config_hash=config_hash,
+            log_layers=log_layers,
         )
         self.module = module
         self.directory = None if directory is None else Path(directory).expanduser()
@@ -134,17 +144,25 @@ class SPPCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             with suppress(AttributeError, ValueError):  # the net may not be there yet: on_fit_start tries again
-                self._attach(pl_module)
+                self._attach(self._model(trainer, pl_module))
 
     # LightningModule.setup and configure_model may have made the net, or parts of it. Nothing has run yet.
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = False
-        if self._recording is None or not self._recording.is_of(pl_module.get_submodule(self.module)):
-            self._attach(pl_module)
+        model = self._model(trainer, pl_module)
+        if self._recording is None or not self._recording.is_of(model):
+            self._attach(model)
 
-    def _attach(self, pl_module: LightningModule) -> None:
+    def _model(self, trainer: Trainer, pl_module: LightningModule) -> nn.Module:
+        # Only the wrapper knows what FSDPStrategy has made of the weights that are in no other.
+        wrapper = trainer.strategy.model
+        if not self.module and type(wrapper).__name__ == "FullyShardedDataParallel":
+            return cast(nn.Module, wrapper)
+        return pl_module.get_submodule(self.module)
+
+    def _attach(self, model: nn.Module) -> None:
         self._detach()
-        self._recording = Recording(pl_module.get_submodule(self.module), self.settings)
+        self._recording = Recording(model, self.settings)
 
     def _detach(self) -> None:
         if self._recording is not None:
@@ -239,6 +257,10 @@ class _LightningLogger:
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         self._logger.log_metrics(dict(values), step=step)
+
+    def log_layers(self, values: Mapping[str, float], step: int) -> None:
+        if isinstance(self._logger, WandbLogger | TensorBoardLogger):
+            self._logger.log_metrics(dict(values), step=step)
 
     def log_figure(self, key: str, figure: Figure, path: Path, step: int) -> None:
         if isinstance(self._logger, WandbLogger):

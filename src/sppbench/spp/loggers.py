@@ -20,6 +20,9 @@ class RunLogger(Protocol):
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Takes values by name."""
 
+    def log_layers(self, values: Mapping[str, float], step: int) -> None:
+        """Takes values of many layers by name; or does without, where each name is a column."""
+
     def log_figure(self, key: str, figure: Figure, path: Path, step: int) -> None:
         """Takes a figure, which is also in a file."""
 
@@ -33,6 +36,8 @@ class TensorBoardWriter:
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    log_layers = log_scalars
 
     def log_figure(self, key: str, figure: Figure, path: Path, step: int) -> None:
         self._writer.add_figure(key, figure, step, close=False)
@@ -51,6 +56,8 @@ class WandbRun:
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         self._log(dict(values), step)
+
+    log_layers = log_scalars
 
     def log_figure(self, key: str, figure: Figure, path: Path, step: int) -> None:
         import wandb
@@ -91,6 +98,10 @@ class RunLoggers:
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Hands values by name to all loggers."""
         self._each(lambda logger: logger.log_scalars(values, step), "the scalars", "")
+
+    def log_layers(self, values: Mapping[str, float], step: int) -> None:
+        """Hands values of layers to all loggers that take them."""
+        self._each(lambda logger: logger.log_layers(values, step), "the values of layers", "")
 
     def log_figure(self, key: str, figure: Figure, path: Path, step: int) -> None:
         """Hands a figure to all loggers."""

@@ -38,7 +38,16 @@ COLUMNS: Final = {
     "second_moment": "float64",
     "mean": "float64",
     "nonfinite": "int64",
+    "absmax": "float64",
+    "zeros": "float64",
+    "subnormal": "float64",
 }
+
+#: Columns that histories of earlier versions do not have.
+LATER_COLUMNS: Final = ("absmax", "zeros", "subnormal")
+
+#: Two more, which follow from a layer's name and the names of a net's blocks; see `sppbench.spp.places`.
+PLACES: Final = {"block": "int64", "role": "object"}
 
 #: The columns of what a `BatchNormProbe` measures, likewise.
 BATCHNORM_COLUMNS: Final = {

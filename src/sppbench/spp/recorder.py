@@ -46,8 +46,9 @@ class Recorder:
         scaler: The ``GradScaler`` that multiplies the loss, if there is one. Call :meth:`step` after its ``update``.
         loggers: W&B runs and TensorBoard writers (``SummaryWriter``) that are given the scalars of :meth:`end_epoch`
             and the figures, ``spp/panels``, ``spp/gradients``, ``spp/heatmap_activation``, ``spp/heatmap_gradient``.
-        options: ``every_n_steps``, ``layers``, ``signals``, ``epochs``, ``convention``, ``flush_every_n_steps``,
-            ``batchnorm``, ``run_id`` and ``config_hash``, as of ``SPPCallback``.
+        options: ``every_n_steps``, ``start``, ``stop``, ``layers``, ``signals``, ``epochs``, ``convention``,
+            ``flush_every_n_steps``, ``batchnorm``, ``run_id``, ``config_hash`` and ``log_layers``, as of
+            ``SPPCallback``.
 
     Attributes:
         probe: The ``SignalProbe``.

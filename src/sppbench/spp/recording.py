@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from operator import is_not
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ class Recording:
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         self.settings = settings
-        self.probe = SignalProbe(model, settings.layers, settings.every_n_steps, settings.signals)
-        gains = BatchNormProbe(model, settings.every_n_steps) if settings.batchnorm else None
+        steps: dict[str, Any] = {name: getattr(settings, name) for name in ("every_n_steps", "start", "stop")}
+        self.probe = SignalProbe(model, settings.layers, signals=settings.signals, **steps)
+        gains = BatchNormProbe(model, **steps) if settings.batchnorm else None
         self.batchnorm_probe = gains if gains is not None and gains.layers else None
         self.history: RunHistory | None = None
         self.in_checkpoint: dict[str, str] = {}
@@ -71,7 +73,7 @@ class Recording:
         self._drawn: int | None = None  # the last epoch with figures
         self._finished: int | None = None  # the step of the last figures
         self._watch = Watch()
-        self._warned = False
+        self._warned = self._warned_of_layers = False
         self.begin(0, 0, 0)
 
     def is_of(self, model: nn.Module) -> bool:
@@ -114,10 +116,12 @@ class Recording:
         try:
             self.history = RunHistory(
                 directory,
-                Origin(self.settings.every_n_steps, run_id, self.settings.config_hash),
+                Origin(run_id=run_id, config_hash=self.settings.config_hash),
                 resume_at=resume_at,
                 earlier=Path(found["history"]) if found.get("history") else None,
                 batchnorm=self.batchnorm_probe is not None,
+                schedule=self.settings.schedule,
+                blocks=self.probe.blocks,
             )
             self.in_checkpoint = {"run_id": run_id, "history": str(self.history.path.absolute())}
             self._figures = RunFigures(self.history.path, self.settings.epochs, self.settings.convention, self._loggers)
@@ -182,6 +186,23 @@ class Recording:
         self._pending = []
         if rows is not None:
             self._watch.look(rows)
+            self._log_layers(rows)
+
+    def _log_layers(self, rows: pd.DataFrame) -> None:
+        """Hands the second moments of the chosen layers in the last of some steps to the loggers."""
+        patterns = tuple(self.settings.log_layers or ())
+        if not patterns:
+            return
+        rows = rows[rows["step"] == rows["step"].iloc[-1]]
+        chosen = {name for name in rows["layer"].unique() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+        rows = rows[rows["layer"].isin(chosen)]
+        names = "spp_" + rows["signal"] + "/" + rows["layer"]
+        if not chosen and not self._warned_of_layers:
+            self._warned_of_layers = True
+            log.warning(f"no layer that is recorded matches log_layers, {', '.join(map(repr, patterns))}")
+        elif chosen:
+            values = dict(zip(names, rows["second_moment"], strict=True))
+            self._loggers.log_layers(values, int(rows["step"].iloc[0]))
 
     def _keep(self, path: Path, error: Exception) -> None:
         """Keeps the steps that could not be written for the next try, up to a limit."""

@@ -10,12 +10,15 @@ from sppbench.checks import check_choice, check_integer, check_type, several
 from sppbench.spp.names import DEFAULT_SIGNALS, SIGNALS
 from sppbench.spp.plots.curves import Convention
 from sppbench.spp.probe.layers import LayerChoice, checked_choice
+from sppbench.spp.schedule import EveryNSteps, Schedule
 
 
 class Options(TypedDict, total=False):
     """The arguments of `Settings`, by name."""
 
-    every_n_steps: int
+    every_n_steps: EveryNSteps
+    start: int
+    stop: int | None
     layers: LayerChoice
     signals: Iterable[str]
     epochs: Collection[int]
@@ -24,6 +27,7 @@ class Options(TypedDict, total=False):
     batchnorm: bool
     run_id: str | None
     config_hash: str | None
+    log_layers: str | Iterable[str] | None
 
 
 @dataclass
@@ -31,7 +35,8 @@ class Settings:
     """What is recorded of a training, checked as far as it can be without a net.
 
     Args:
-        every_n_steps: Record each n-th step.
+        every_n_steps: Record each n-th step. Or a function ``step -> bool``, the same in all processes.
+        start, stop: Record only steps from ``start`` on, and before ``stop``.
         layers, signals: As of ``SignalProbe``.
         epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is.
         convention: Of the figures: ``definition`` or the ``study``'s; see ``plot_spp``.
@@ -40,12 +45,18 @@ class Settings:
         run_id: Names the run in its history; by default a random one, which checkpoints keep. A run with the id of the
             history in the directory starts that anew, unless it is resumed.
         config_hash: Names the run's configuration in its history.
+        log_layers: Names or globs of layers whose second moments go to W&B and TensorBoard, too.
+
+    Attributes:
+        schedule: Which steps are recorded.
 
     Raises:
         ValueError: An argument has the wrong type or an impossible value.
     """
 
-    every_n_steps: int = 1
+    every_n_steps: EveryNSteps = 1
+    start: int = 0
+    stop: int | None = None
     layers: LayerChoice = None
     signals: Iterable[str] = DEFAULT_SIGNALS
     epochs: Collection[int] = (0, 9, 19)
@@ -54,16 +65,20 @@ class Settings:
     batchnorm: bool = True
     run_id: str | None = None
     config_hash: str | None = None
+    log_layers: str | Iterable[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("every_n_steps", "flush_every_n_steps"):
-            check_integer(name, getattr(self, name), 1)
+        self.schedule = Schedule(self.every_n_steps, self.start, self.stop)
+        check_integer("flush_every_n_steps", self.flush_every_n_steps, 1)
         for name in ("run_id", "config_hash"):
             check_type(name, _or_empty(getattr(self, name)), str)
         check_type("batchnorm", self.batchnorm, bool)
         check_choice("convention", self.convention, get_args(Convention))
         self.layers = checked_choice(self.layers)
         self.signals, self.epochs = several("signals", self.signals), several("epochs", self.epochs)
+        self.log_layers = () if self.log_layers is None else several("log_layers", self.log_layers)
+        for pattern in self.log_layers:
+            check_type("log_layers", pattern, str)
         for signal in self.signals:
             check_choice("signals", signal, SIGNALS)
         for epoch in self.epochs:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sppbench.spp.history import writer
 from sppbench.spp.history.writer import HistoryWriter
-from sppbench.spp.names import COLUMNS, SIGNALS
+from sppbench.spp.names import COLUMNS, PLACES, SIGNALS
 
 STEPS_PER_EPOCH = 4
 
@@ -23,7 +23,7 @@ def rows(first: int, end: int, layers: int = 5) -> pd.DataFrame:
     for step in range(first, end):
         # Depth and alphabet disagree: layer10 comes before layer2.
         depth = np.repeat(np.arange(layers), 3)
-        values = np.random.default_rng(step).lognormal(-5, 5, (3, len(depth))).astype(np.float32).astype(np.float64)
+        values = np.random.default_rng(step).lognormal(-5, 5, (4, len(depth))).astype(np.float32).astype(np.float64)
         frame = {
             "step": step,
             "epoch": step // STEPS_PER_EPOCH,
@@ -37,6 +37,9 @@ def rows(first: int, end: int, layers: int = 5) -> pd.DataFrame:
             "acv": values[1],
             "mean": -values[2],
             "nonfinite": np.arange(len(depth)),
+            "absmax": values[3],
+            "zeros": depth / 64,
+            "subnormal": np.where(depth % 3, np.nan, depth / 128),
         }
         frames.append(pd.DataFrame(frame).iloc[::-1])
     return pd.concat(frames, ignore_index=True)
@@ -45,7 +48,9 @@ def rows(first: int, end: int, layers: int = 5) -> pd.DataFrame:
 def as_read(frame: pd.DataFrame) -> pd.DataFrame:
     """What read_history should return for the frame, by other means."""
     frame = frame.assign(second_moment=frame["acsm"] + frame["acv"], rank=frame["signal"].map(SIGNALS.index))
-    return frame.sort_values(["step", "depth", "rank"], ignore_index=True)[list(COLUMNS)]
+    frame = {"block": -1, "role": frame["layer"]} | dict(frame)  # in no block, if the frame does not say it
+    frame = pd.DataFrame(frame).sort_values(["step", "depth", "rank"], ignore_index=True)
+    return frame[[*COLUMNS, *PLACES]]
 
 
 def write(path: Path, *cuts: int, layers: int = 5, **options: Any) -> Path:

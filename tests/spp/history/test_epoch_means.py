@@ -13,6 +13,7 @@ from sppbench.spp.history.epoch_means import epoch_mean
 from sppbench.spp.history.reader import read_history
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.history.writer import HistoryWriter
+from sppbench.spp.names import COLUMNS
 from tests.spp.history.imagined import assert_same, rows
 
 
@@ -46,7 +47,7 @@ def test_epoch_means_of_a_whole_history(tmp_path: Path, full_batches_only: bool)
     # The last epoch is cut short: its one step is a full batch.
     frame = rows(0, 9, layers=11).query("depth in (0, 3, 10) and not (layer == 'layer3' and step == 1)")
     HistoryWriter(tmp_path / "spp.parquet").append(frame)
-    found = epoch_mean(read_history(tmp_path / "spp.parquet"), full_batches_only)
+    found = epoch_mean(read_history(tmp_path / "spp.parquet", columns=COLUMNS), full_batches_only)
     assert_same(found, epoch_mean(frame, full_batches_only))
     expected = []
     for epoch in range(3):
@@ -68,7 +69,8 @@ def test_epoch_means_of_a_whole_history(tmp_path: Path, full_batches_only: bool)
                 row |= {"acsm": means["acsm"], "acv": means["acv"], "second_moment": means["acsm"] + means["acv"]}
                 variances = [max(a + v - m * m, 0.0) for a, v, m in zip(one.acsm, one.acv, one["mean"], strict=True)]
                 row |= {"mean": means["mean"], "variance": float(sum(variances)) / len(one)}
-                expected.append(row | {"nonfinite": sum(one.nonfinite)})
+                row |= {"nonfinite": sum(one.nonfinite), "absmax": max(one.absmax)}
+                expected.append(row | {name: float(sum(one[name])) / len(one) for name in ("zeros", "subnormal")})
     pd.testing.assert_frame_equal(found, pd.DataFrame(expected), rtol=1e-12, check_dtype=False)
 
 

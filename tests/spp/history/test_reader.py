@@ -13,7 +13,7 @@ import pytest
 from sppbench.spp.history.reader import read_history
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.history.writer import HistoryWriter
-from sppbench.spp.names import COLUMNS
+from sppbench.spp.names import COLUMNS, PLACES
 from tests.spp.history.imagined import as_read, assert_same, names, part, rows, write
 
 
@@ -22,9 +22,10 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     found = read_history(path)
     assert_same(found, as_read(rows(0, 11)))
     assert found.dtypes.astype(str).to_dict() == {
-        **dict.fromkeys(("step", "epoch", "samples", "depth", "ndim", "nonfinite"), "int64"),
+        **dict.fromkeys(("step", "epoch", "samples", "depth", "ndim", "nonfinite", "block"), "int64"),
         **dict.fromkeys(("acsm", "acv", "second_moment", "mean"), "float64"),
-        **dict.fromkeys(("layer", "kind", "signal"), str(pd.DataFrame({"text": ["x"]})["text"].dtype)),
+        **dict.fromkeys(("absmax", "zeros", "subnormal"), "float64"),
+        **dict.fromkeys(("layer", "kind", "signal", "role"), str(pd.DataFrame({"text": ["x"]})["text"].dtype)),
     }
     assert names(path) == [part(path, start).name for start in (0, 3, 4)]
 
@@ -181,4 +182,4 @@ def test_a_layer_that_did_not_run_in_the_steps_asked_for_is_no_error(tmp_path: P
     for layers in ("layer2", "*2"):
         found = read_history(tmp_path / "spp.parquet", layers=layers, steps=range(4))
         assert found.empty
-        assert list(found) == list(COLUMNS)
+        assert list(found) == [*COLUMNS, *PLACES]

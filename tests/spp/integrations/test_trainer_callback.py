@@ -134,13 +134,13 @@ def test_the_numbers_are_those_of_a_plain_loop(tmp_path: Path, accumulated: int)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_no_number(tmp_path: Path, reentrant: bool) -> None:
     options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-    train(tmp_path, integrations.SPPTrainerCallback(), **options)
-    assert_same(read_history(tmp_path / "spp.parquet"), plain()[1])
+    train(tmp_path, integrations.SPPTrainerCallback(), num_train_epochs=1, **options)
+    assert_same(read_history(tmp_path / "spp.parquet"), plain(epochs=1)[1])
 
 
 def test_autocast_to_bfloat16(tmp_path: Path) -> None:
-    train(tmp_path, integrations.SPPTrainerCallback(), bf16=True)
-    assert_same(read_history(tmp_path / "spp.parquet"), plain(autocast=True)[1], rtol=1e-3)
+    train(tmp_path, integrations.SPPTrainerCallback(), bf16=True, num_train_epochs=1)
+    assert_same(read_history(tmp_path / "spp.parquet"), plain(autocast=True, epochs=1)[1], rtol=1e-3)
 
 
 def test_a_compiled_model(tmp_path: Path) -> None:
@@ -152,7 +152,10 @@ def test_a_compiled_model(tmp_path: Path) -> None:
 
 
 def test_training_is_not_changed(tmp_path: Path) -> None:
-    watched, alone = train(tmp_path / "watched", integrations.SPPTrainerCallback()), train(tmp_path / "alone")
+    watched, alone = (
+        train(tmp_path / "watched", integrations.SPPTrainerCallback(), num_train_epochs=1),
+        train(tmp_path / "alone", num_train_epochs=1),
+    )
     for one, two in zip(watched.parameters(), alone.parameters(), strict=True):
         assert torch.equal(one, two)
 

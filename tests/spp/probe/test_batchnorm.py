@@ -455,7 +455,7 @@ def test_steps_that_are_not_measured() -> None:
     net.norm.train()
     loss_of(net, torch.randn(16, 4)).backward()
     assert probe.collect().empty
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="every_n_steps must be an integer of at least 1; got 0"):
         BatchNormProbe(net, every_n_steps=0)
     assert BatchNormProbe(nn.Linear(2, 2)).collect().empty
 

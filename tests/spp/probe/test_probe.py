@@ -138,7 +138,7 @@ def test_rows_are_in_the_order_of_first_execution() -> None:
     ]
     assert list(frame.columns) == [
         *("step", "epoch", "samples", "depth", "layer", "kind", "signal", "ndim"),
-        *("acsm", "acv", "second_moment", "mean", "nonfinite"),
+        *("acsm", "acv", "second_moment", "mean", "nonfinite", "absmax", "zeros", "subnormal", "block", "role"),
     ]
     assert set(frame.kind) == {"Linear"}
     assert set(frame.samples) == {8}
@@ -546,6 +546,25 @@ def test_loss_scale_is_taken_out_of_gradients(scale: Any) -> None:
     same(*frames, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "smallest"), [(torch.float16, 2.0**-14), (torch.bfloat16, 2.0**-126)])
+def test_what_underflows_in_half_precision_is_seen(dtype: torch.dtype, smallest: float) -> None:
+    """Of six numbers two are 0 and one is below the smallest normal one; their gradients are all 1/8, or 0 by ReLU."""
+    table = nn.Embedding(2, 3, dtype=dtype)
+    with torch.no_grad():
+        table.weight.copy_(torch.tensor([[0.0, smallest / 4, -3.0], [2 * smallest, 0.0, 1.0]]))
+    model = nn.Sequential(table, nn.ReLU())
+    with SignalProbe(model) as probe:
+        for part in (torch.tensor([0, 1]), torch.tensor([1, 0])):
+            (model(part) / 8).sum().backward()
+        frame = probe.collect().set_index(["layer", "signal"])
+    found = {key: (row.absmax, row.zeros, row.subnormal) for key, row in frame.iterrows()}
+    for signal in ("activation", "parameter"):
+        assert found["0", signal] == pytest.approx((3.0, 2 / 6, 1 / 6), rel=1e-12)
+    assert found["1", "activation"] == pytest.approx((1.0, 3 / 6, 1 / 6), rel=1e-12)
+    assert found["1", "gradient"] == (0.125, 0.0, 0.0)
+    assert found["0", "gradient"] == (0.125, 0.5, 0.0)
+
+
 def test_nonfinite_gradients_are_counted() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Identity())
     with SignalProbe(model, "all") as probe:
@@ -939,9 +958,9 @@ def test_no_activation_is_kept_alive() -> None:
         loss_of(model(vectors(1000))).backward()
         gc.collect()
         assert [reference() for reference in alive] == [None] * 3
-        # Two signals, three layers: the sums of C channels and four totals each, and nothing else.
+        # Two signals, three layers: the sums of C channels and seven totals each, and nothing else.
         kept = sum(sums.numel() for sums in probe._sums.values())
-        assert kept == 2 * (5 + 5 + 300 + 3 * 4)
+        assert kept == 2 * (5 + 5 + 300 + 3 * 7)
         probe.collect()
         assert not probe._sums
 

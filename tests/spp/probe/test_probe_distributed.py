@@ -25,7 +25,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(inplace=True)
-        self.extra, self.head = nn.Identity(), nn.Linear(4, 2)
+        self.extra, self.head = nn.Softsign(), nn.Linear(4, 2)
 
     def forward(self, x: Tensor, extra: bool = False) -> Tensor:
         x = self.act(self.norm(self.conv(x))).mean((2, 3))
@@ -75,6 +75,8 @@ def worker(rank: int, world: int) -> dict[str, Any]:
     with SignalProbe(model) as probe:
         model(parts[0].index_fill(0, torch.tensor([0]), float("nan"))).square().mean().backward()
         found["nonfinite"] = probe.collect()
+        model(parts[0] if rank == 0 else parts[0] * float("nan")).square().mean().backward()
+        found["NaN in one"] = probe.collect()
     found |= branches(rank, parts)
     found |= stages(rank, parts)
     return found
@@ -141,6 +143,8 @@ def test_elements_that_are_not_finite_are_counted_over_all_processes(found: Any)
     frame = found[0]["nonfinite"]
     assert select(frame, "activation", "conv").nonfinite.item() == WORLD * 4 * 4 * 4
     assert set(select(frame, "parameter").nonfinite) == {0}
+    largest = [found[rank]["NaN in one"].absmax for rank in range(WORLD)]
+    assert all(one[found[0]["nonfinite"].signal == "activation"].isna().all() for one in largest)
 
 
 def test_a_group_that_is_given_is_added_up_over_and_none_asks_nobody(found: Any) -> None:

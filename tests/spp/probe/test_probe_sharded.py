@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,7 +11,8 @@ import pytest
 import torch
 
 from sppbench.spp.probe.probe import SignalProbe
-from tests.spp.probe.sharding import SIGNALS, Net, batch, flattened, in_processes, seen, train, ways_of_two
+from tests.spp.probe.lightning_sharding import histories
+from tests.spp.probe.sharding import SIGNALS, STEPS, Net, batch, flattened, in_processes, seen, train, ways_of_two
 from tests.spp.reference import same, seeded, select
 
 WORLD = 2
@@ -26,6 +29,8 @@ def worker(rank: int, number: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: seen(way, parts) for name, (way, parts) in ways.items()}
     found["attached first"] = {name: seen(*ways[name], attach_first=True) for name in ("FSDP2", "sequence parallel")}
     found["alone"] = {name: seen(*ways[name], process_group=None) for name in ("FSDP2", "FSDP1", "tensor parallel")}
+    with tempfile.TemporaryDirectory() as directory:
+        found["lightning"] = histories(rank, number, Path(directory))
     found["flat"] = seen(lambda net: flattened(net, use_orig_params=False), 2)
     return found
 
@@ -95,3 +100,25 @@ def test_flat_parameters_of_fsdp_are_skipped_with_the_way_out(found: Any, expect
         one, other = (select(each, signal).sort_values(["step", "layer"]) for each in (frame, expected))
         assert one.second_moment.tolist() == pytest.approx(other.second_moment.tolist(), rel=1e-4)
     assert untouched
+
+
+@pytest.mark.parametrize("way", ["FSDP2", "tensor parallel", "FSDP1"])
+def test_lightning_s_strategies_with_the_callback(found: Any, way: str) -> None:
+    net = seeded(Net)
+    with SignalProbe(net, signals=SIGNALS) as probe:
+        optimizer, frames = torch.optim.SGD(net.parameters(), lr=0.1), []
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            net(batch(step)).square().mean().backward()
+            optimizer.step()
+            frames.append(probe.collect())
+    history = found[0]["lightning"][way]
+    history["layer"] = history["layer"].str.removeprefix("net.")
+    keys = ["step", "layer", "signal"]
+    one, other = (each.set_index(keys).sort_index() for each in (history, pd.concat(frames)))
+    assert list(one.index) == list(other.index)
+    one.index = other.index
+    for name in ("acsm", "acv", "mean", "absmax"):
+        scale = other["second_moment"] ** (0.5 if name in ("mean", "absmax") else 1)
+        assert ((one[name] - other[name]).abs() <= 1e-5 * scale + 1e-12).all()
+    assert (one["samples"] == other["samples"]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,8 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sppbench.spp.sums.batched import TAIL, FirstAxisSums, Fold, Layout, Segments
-from sppbench.spp.sums.statistics import _PIECE, acsm_acv, channel_rows, channel_sums, folded, statistics
+from sppbench.spp.sums.batched import TAIL, FirstAxisSums, Fold, Layout, Segments, joined
+from sppbench.spp.sums.statistics import (
+    _PIECE,
+    _double_precision,
+    _sums_on_device,
+    _with_channels,
+    acsm_acv,
+    channel_rows,
+    channel_sums,
+    folded,
+    statistics,
+)
 
 
 def two_pass(x: Tensor, channel_dim: int) -> tuple[float, float]:
@@ -22,9 +33,10 @@ def two_pass(x: Tensor, channel_dim: int) -> tuple[float, float]:
 
 
 def formed(sums: Tensor) -> dict[str, float]:
-    """The statistics of one tensor, by name, from its sums."""
+    """The statistics of one tensor, by name, from its sums; without ``subnormal`` where that is not counted."""
     values = statistics(sums, Layout([len(sums) - len(TAIL)], sums.device))
-    return {name: float(value) for name, value in values._asdict().items()}
+    found = {name: float(value) for name, value in values._asdict().items()}
+    return {name: value for name, value in found.items() if name != "subnormal" or not math.isnan(value)}
 
 
 @pytest.fixture(params=["kernel", "torch"])
@@ -132,8 +144,8 @@ def test_several_tensors_at_once_are_as_one_by_one() -> None:
     sums = [channel_sums(x, 0 if x.ndim == 1 else 1) for x in tensors]
     together = statistics(torch.cat(sums), Layout([len(one) - len(TAIL) for one in sums], torch.device("cpu")))
     for i, one in enumerate(sums):
-        expected = list(formed(one).values())
-        assert [float(values[i]) for values in together] == pytest.approx(expected, rel=1e-12)
+        for name, value in formed(one).items():
+            assert float(getattr(together, name)[i]) == pytest.approx(value, rel=1e-12), name
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (12, 7, 5), (96, 24, 6, 6)])
@@ -141,7 +153,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(shape: tuple[int, ...]) -> None:
     # Means that drift over the batch: statistics of the parts could not be averaged.
     x = normal(*shape) + torch.linspace(-3, 3, shape[0]).view(-1, *[1] * (len(shape) - 1))
     parts = [channel_sums(part, 1) for part in x.split([shape[0] // 2, shape[0] // 3, shape[0] // 6])]
-    total = torch.stack(parts).sum(0)
+    total = functools.reduce(joined, parts)
     assert formed(total) == pytest.approx(formed(channel_sums(x, 1)), rel=1e-6, abs=1e-9)
     averaged = sum(formed(part)["acsm"] for part in parts) / 3
     assert averaged > 2 * formed(total)["acsm"]
@@ -152,7 +164,7 @@ def test_double_precision_path_does_not_depend_on_the_pieces(monkeypatch: pytest
     before = x.clone()
     whole = channel_sums(x, 1)
     monkeypatch.setitem(_PIECE, "cpu", 100)
-    torch.testing.assert_close(channel_sums(x, 1), whole, rtol=1e-13, atol=1e-12)
+    torch.testing.assert_close(channel_sums(x, 1), whole, rtol=1e-13, atol=1e-12, equal_nan=True)
     assert torch.equal(x, before)
 
 
@@ -167,8 +179,77 @@ def test_traced_path_agrees() -> None:
     x = normal(64, 32, 8, 8) + 0.2
     x[3, 1, 4, 1] = math.inf
     traced = torch.compile(channel_sums, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(traced(x, 1), channel_sums(x, 1), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(traced(x[:7, :, 0], 1), channel_sums(x[:7, :, 0], 1), rtol=1e-6, atol=1e-6)
+    for part in (x, x[:7, :, 0]):
+        torch.testing.assert_close(traced(part, 1), channel_sums(part, 1), rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+# -- absmax, zeros and what is below the smallest normal number -------------------------------------------------------
+
+
+def as_weight(x: Tensor, axis: int | None) -> Tensor:
+    x = x.moveaxis(axis or 0, 0)
+    return folded(FirstAxisSums([x])([x])[0])
+
+
+WAYS: dict[str, Callable[[Tensor, int | None], Tensor]] = {
+    "on a CPU": channel_sums,
+    "without a kernel": lambda x, axis: _double_precision(*_with_channels(x, axis)),
+    "on another device": lambda x, axis: _sums_on_device(*_with_channels(x, axis)),
+    "in a compiled graph": lambda x, axis: folded(channel_rows(x, axis)),
+    "of weights at once": as_weight,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_largest_magnitude_and_zeros_of_any_layout(layout: str, way: str) -> None:
+    make, axis = LAYOUTS[layout]
+    for x in (make(), make() - 4, (make() - 0.5).relu(), -make().relu(), torch.zeros_like(make())):
+        found = formed(WAYS[way](x, axis))
+        assert (found["absmax"], found["zeros"]) == (float(x.abs().max()), float((x == 0).double().mean()))
+        assert "subnormal" not in found
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("dtype", "smallest"), [(torch.float16, 2.0**-14), (torch.bfloat16, 2.0**-126), (torch.float32, 2.0**-126)]
+)
+def test_numbers_below_the_smallest_normal_one(dtype: torch.dtype, smallest: float, way: str) -> None:
+    """Half of it, a quarter, ... until nothing is left: as many as the type has binary digits behind the first."""
+    x = torch.tensor([sign * smallest * 2.0**-i for sign in (1, -1) for i in range(-2, 28)]).to(dtype).view(-1, 2)
+    digits = round(-math.log2(torch.finfo(dtype).eps))
+    found = formed(WAYS[way](x, 1))
+    assert found["absmax"] == 4 * smallest
+    assert found["zeros"] == pytest.approx((27 - digits) / 30, rel=1e-15)
+    if dtype == torch.float32:  # nothing is lost there: it is not counted
+        assert "subnormal" not in found
+    else:
+        assert found["subnormal"] == pytest.approx(digits / 30, rel=1e-15)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 2, 700, 1199])
+def test_infinity_is_the_largest_and_nan_is_seen(dtype: torch.dtype, place: int, way: str) -> None:
+    for fault, absmax in ((-math.inf, math.inf), (math.nan, math.nan)):
+        x = normal(300, 4).relu().to(dtype)
+        x.view(-1)[1] = math.inf  # less than NaN, before it and behind it
+        x.view(-1)[place] = fault
+        found = formed(WAYS[way](x, 1))
+        assert found["absmax"] == pytest.approx(absmax, nan_ok=True)
+        assert found["zeros"] == float((x == 0).double().mean())
+
+
+def test_the_largest_of_parts_is_not_their_sum() -> None:
+    parts = [normal(6, 5) for _ in range(3)]
+    parts[1][2, 3], parts[2][0, 0] = -100.0, 0.0
+    for way in (channel_sums, channel_rows):
+        total = folded(functools.reduce(joined, [way(part, 1) for part in parts]))
+        assert formed(total)["absmax"] == 100
+        assert formed(total)["zeros"] == 1 / 90
+    parts[0][0, 0] = math.nan
+    for order in (parts, parts[::-1]):
+        assert math.isnan(functools.reduce(joined, [channel_sums(part, 1) for part in order])[-1])
 
 
 # -- closed forms -----------------------------------------------------------------------------------------------------
@@ -180,6 +261,16 @@ def test_gaussian() -> None:
     acsm, acv = acsm_acv(mu + sigma * normal(n, channels))
     assert acsm == pytest.approx(mu**2 + sigma**2 / n, rel=0.02)
     assert acv == pytest.approx(sigma**2 * (1 - 1 / n), rel=0.01)
+
+
+def test_the_largest_of_many_gaussians_and_the_zeros_of_a_relu() -> None:
+    """Half of what a ReLU makes of z is 0; of n magnitudes the median of the largest is Φ⁻¹((1 + 2^(-1/n))/2)."""
+    n = 1_000_000
+    x = normal(n // 100, 100)
+    found = formed(channel_sums(x.relu(), 1))
+    assert found["zeros"] == pytest.approx(0.5, abs=5 * 0.5 / math.sqrt(n))
+    median = math.sqrt(2) * float(torch.erfinv(torch.tensor(2.0 ** (-1 / n), dtype=torch.float64)))
+    assert formed(channel_sums(x, 1))["absmax"] == pytest.approx(median, abs=0.6)
 
 
 def test_he_initialised_relu_chain_keeps_its_second_moment() -> None:
@@ -249,19 +340,21 @@ def test_all_tensors_of_a_step_are_folded_at_once() -> None:
     ]
     for sums in (mixed, vectors):
         fold = Fold([tuple(one.shape) for one in sums], torch.device("cpu"))
-        torch.testing.assert_close(fold(sums), torch.cat(vectors))
+        torch.testing.assert_close(fold(sums), torch.cat(vectors), equal_nan=True)
     # Rows add up, also over a batch that is not of the same size: 2 times 7/49 is not 2/7 in binary.
-    many = sum(channel_rows(torch.ones(n, 2, 7, 7), 1) for n in range(1, 50))
-    assert isinstance(many, torch.Tensor)
-    assert folded(many)[-2:].tolist() == Fold([(5, 2)], many.device)([many])[-2:].tolist() == [49 * 1225.0, 1225.0]
+    many = functools.reduce(joined, [channel_rows(torch.ones(n, 2, 7, 7), 1) for n in range(1, 50)])
+    wanted = [49 * 1225.0, 1225.0, 1.0]
+    assert folded(many)[-3:].tolist() == Fold([(8, 2)], many.device)([many])[-3:].tolist() == wanted
 
 
-def test_rows_are_sums_over_the_same_axes_and_nothing_else() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_reductions_over_the_same_axes_and_nothing_else(dtype: torch.dtype) -> None:
     """What a compiler can put into one reading of the tensor: whatever else there was would be kernels of its own."""
-    graph = make_fx(lambda x: channel_rows(x, 1))(torch.randn(2, 3, 4, 4)).graph
+    graph = make_fx(lambda x: channel_rows(x, 1))(torch.randn(2, 3, 4, 4).to(dtype)).graph
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    sums = [node for node in calls if node.target == torch.ops.aten.sum.dim_IntList]
-    assert [node.args[1] for node in sums] == [[0, 2, 3]] * 5
+    sums, maxima = torch.ops.aten.sum.dim_IntList, torch.ops.aten.amax.default
+    reductions = [node for node in calls if node.target in (sums, maxima)]
+    assert [node.args[1] for node in reductions] == [[0, 2, 3]] * 8
     depends = {node for node in graph.nodes if node.op == "placeholder"}
     for node in calls:
         assert depends & set(node.all_input_nodes), f"{node} is a constant"
@@ -279,6 +372,8 @@ WEIGHTS = {
     "one channel": lambda: normal(1, 5000),
     "half precision": lambda: normal(6, 50).bfloat16(),
     "double precision": lambda: normal(6, 50).double(),
+    "pruned": lambda: (normal(30, 20) - 1).relu(),
+    "underflowing": lambda: (1e-6 * normal(6, 50) ** 3).half(),
 }
 
 
@@ -290,6 +385,8 @@ def test_weights_are_summed_at_once_as_one_by_one() -> None:
         torch.testing.assert_close(folded(rows), channel_sums(x, 0), rtol=1e-13, atol=1e-13, equal_nan=True, msg=name)
     for x, copy in zip(tensors, before, strict=True):
         torch.testing.assert_close(x, copy, rtol=0, atol=0, equal_nan=True)
+    (single,) = FirstAxisSums(tensors[:1])(tensors[:1])
+    torch.testing.assert_close(folded(single), channel_sums(tensors[0], 0), equal_nan=True)
 
 
 @pytest.mark.parametrize("gap", [0, 3])

@@ -11,7 +11,7 @@ import pytest
 
 from sppbench.evidence.epochs import batchnorm_epochs
 from sppbench.evidence.keep import write_compact
-from sppbench.evidence.runs import read_evidence
+from sppbench.evidence.selection import read_evidence
 from tests.fabricate.claims import T2, gains, gradients, judged, part, rules
 from tests.fabricate.runs import SEEDS, reconfigure
 

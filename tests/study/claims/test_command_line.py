@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sppbench.evidence.runs import read_evidence
+from sppbench.evidence.selection import read_evidence
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.claims.formats import FORMATS, terminal
 from sppbench.study.claims.judge import judge

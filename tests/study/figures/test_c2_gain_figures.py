@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from sppbench.evidence.profiles import attribute_change, log_gains
-from sppbench.evidence.runs import Evidence, Run
+from sppbench.evidence.runs import Run
+from sppbench.evidence.selection import Evidence
 from sppbench.spp.history.writer import BatchNormWriter
 from sppbench.study.figures.c2_gain_figures import MEASURED, draw_gains
 from sppbench.study.figures.drawing import Drawing

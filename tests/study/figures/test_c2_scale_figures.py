@@ -12,7 +12,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from sppbench.evidence.profiles import gradient_profile, log_profiles, paired_ratio
-from sppbench.evidence.runs import Evidence, EvidenceError, Run
+from sppbench.evidence.runs import EvidenceError, Run
+from sppbench.evidence.selection import Evidence
 from sppbench.study.figures.c2_scale_figures import draw_scale
 from sppbench.study.figures.drawing import Drawing
 from tests.fabricate.histories import ffnn_layers, write_signals

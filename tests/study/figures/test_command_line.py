@@ -10,7 +10,7 @@ import matplotlib.image
 import pandas as pd
 import pytest
 
-from sppbench.evidence.runs import read_evidence
+from sppbench.evidence.selection import read_evidence
 from sppbench.study.figures.draw_all import draw_figures
 from sppbench.study.figures.figure_output import all_curves
 from tests.commands import Say, saying

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from sppbench.evidence.runs import read_evidence
+from sppbench.evidence.selection import read_evidence
 from sppbench.study.figures.drawing import Reading
 from sppbench.study.report.content import Content, odd_runs
 from sppbench.study.report.page import number, render, write_report

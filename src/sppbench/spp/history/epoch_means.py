@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sppbench.spp.history.schema import HISTORY, HistoryError
-from sppbench.spp.names import GAIN_AND_FACTORS, SIGNALS
+from sppbench.spp.names import GAIN_AND_FACTORS, PLACES, SIGNALS
 
 
 def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.DataFrame:
@@ -22,8 +22,10 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
     Returns:
         One row per (epoch, depth, layer, kind, signal, ndim), sorted by epoch, depth and signal. ``steps`` is the
         number of steps in which the layer ran, ``step`` the last of them (so the frame can be drawn as a history),
-        ``nonfinite`` the sum over them. ``variance`` is the mean of the overall variance, ``second_moment - mean**2``,
-        which does not follow from the means of these two. A step that is NaN makes the mean NaN.
+        ``nonfinite`` the sum over them and ``absmax`` the largest of them; a history without ``absmax``, ``zeros`` or
+        ``subnormal`` gives none. ``variance`` is the mean of the overall variance, ``second_moment - mean**2``, which
+        does not follow from the means of these two. A step that is NaN makes the mean, and the largest, NaN. ``block``
+        and ``role`` as in ``history``, if they are there.
 
     Raises:
         HistoryError: ``history`` lacks columns.
@@ -37,7 +39,7 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
         2      0      2     2         ReLU      2
         3      0      3     3       Linear      2
     """
-    if missing := [name for name in HISTORY.names if name not in history.columns]:
+    if missing := [name for name in HISTORY.needed if name not in history.columns]:
         raise HistoryError(f"the history lacks the columns {', '.join(missing)}")
     if full_batches_only:
         history = history[history["samples"] == history["samples"].max()]
@@ -45,18 +47,28 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
     groups = history.groupby(keys, sort=True, observed=True)
     result = groups.agg(steps=("step", "size"), step=("step", "max"), nonfinite=("nonfinite", "sum"))
     number = groups.ngroup().to_numpy()
-    values = {name: history[name].to_numpy(np.float64) for name in HISTORY.floats}
+    values = {name: history[name].to_numpy(np.float64) for name in HISTORY.floats if name in history.columns}
+    largest = values.pop("absmax", None)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite
         # Rounding must not make it negative; NaN stays NaN.
         values["variance"] = np.maximum(values["acsm"] + values["acv"] - values["mean"] ** 2, 0)
     for name, of_steps in values.items():
         # Not groupby.mean: it skips NaN.
         result[name] = np.bincount(number, weights=of_steps, minlength=len(result)) / result["steps"]
+    if largest is not None:
+        absmax = np.zeros(len(result))
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            np.maximum.at(absmax, number, largest)
+        result["absmax"] = absmax
     result = result.reset_index()
     result["second_moment"] = result["acsm"] + result["acv"]
     rank = result["signal"].map(list(SIGNALS).index)
     result = result.iloc[np.lexsort((rank, result["depth"], result["epoch"]))].reset_index(drop=True)
-    return result[[*keys, "steps", "step", "acsm", "acv", "second_moment", "mean", "variance", "nonfinite"]]
+    later = [name for name in HISTORY.later if name in history.columns]
+    result = result[[*keys, "steps", "step", "acsm", "acv", "second_moment", "mean", "variance", "nonfinite", *later]]
+    places = [name for name in PLACES if name in history]
+    of_layers = history.loc[~history["layer"].duplicated(), ["layer", *places]].set_index("layer")
+    return result.assign(**{name: result["layer"].map(of_layers[name]).astype(history[name].dtype) for name in places})
 
 
 def batchnorm_epoch_mean(steps: pd.DataFrame) -> pd.DataFrame:

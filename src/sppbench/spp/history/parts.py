@@ -8,8 +8,9 @@ place in one move, and, when a run is resumed at an earlier step, one at the end
 A part is named by its first step, ``steps-000000050.parquet``. In its footer (the key ``sppbench`` of the Parquet
 metadata, JSON) it says which steps it covers: from ``start`` until before ``end``, recorded or not. Parts abut: one
 ends where the next one starts, and the first starts at 0. Whatever breaks this chain is a gap. There also stand
-``every_n_steps``, if they are known the ``run_id`` and the ``config_hash`` of the run, and in ``spp.parquet`` whether
-there are rows in its ``batchnorm.parquet`` (``batchnorm``).
+``every_n_steps`` (null where a function of the user's said which), ``record_from`` and ``record_until``, between which
+steps are recorded, if they are known the ``run_id`` and the ``config_hash`` of the run and the names of the net's
+repeated ``blocks``, and in ``spp.parquet`` whether there are rows in its ``batchnorm.parquet`` (``batchnorm``).
 
 Parts of earlier versions, ``steps-<first>-<last>.parquet``, say nothing in their footer. Of these a gap is known where
 the distance from the last step of one to the first step of the next exceeds the smallest such distance.
@@ -21,7 +22,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 
 from sppbench.files import replacing
 from sppbench.spp.history.schema import Columns, HistoryError
+from sppbench.spp.schedule import Schedule
 
 _PART = re.compile(r"steps-(\d+)(?:-(\d+))?\.parquet")
 _TEMPORARY = re.compile(r"\.steps-\d+(?:-\d+)?\.parquet\.tmp")
@@ -45,15 +47,26 @@ class Origin:
     """The run that a part is of, and how it records.
 
     Attributes:
-        every_n_steps: Of how many steps one is recorded.
+        every_n_steps: Each n-th; None if it is not known which, as a function said it: then each step must be covered
+            by a part.
         run_id, config_hash: Name the run and its configuration.
         batchnorm: Whether it has recorded gains of batch normalizations beside its signals; None where it is not said.
+        record_from, record_until: The first step that may be recorded, and that after the last one.
+        blocks: The names of the net's repeated blocks, and their numbers.
     """
 
-    every_n_steps: int = 1
+    every_n_steps: int | None = 1
     run_id: str | None = None
     config_hash: str | None = None
     batchnorm: bool | None = None
+    record_from: int = 0
+    record_until: int | None = None
+    blocks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The steps that must be covered by a part."""
+        return Schedule(self.every_n_steps or 1, self.record_from, self.record_until)
 
     def is_same_run(self, other: Origin) -> bool:
         """Whether both are of one run, as far as they say it."""
@@ -174,12 +187,30 @@ def damaged(path: Path, error: BaseException) -> HistoryError:
 def _parse(stored: bytes, path: Path) -> tuple[int, int, Origin]:
     try:
         content: dict[str, Any] = json.loads(stored)
+        blocks = {str(name): int(number) for name, number in (content.get("blocks") or {}).items()}
+        every, until = content["every_n_steps"], content.get("record_until")
         origin = Origin(
-            int(content["every_n_steps"]), content["run_id"], content["config_hash"], content.get("batchnorm")
+            None if every is None else int(every),
+            content["run_id"],
+            content["config_hash"],
+            batchnorm=content.get("batchnorm"),
+            record_from=int(content.get("record_from", 0)),
+            record_until=None if until is None else int(until),
+            blocks=blocks,
         )
         return int(content["start"]), int(content["end"]), origin
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, error) from error
+
+
+def blocks_of(path: Path, metadata: pq.FileMetaData) -> dict[str, int]:
+    """The names of the net's blocks, and their numbers, in the metadata of a part or of a copy of one; empty without.
+
+    Raises:
+        HistoryError: They are damaged.
+    """
+    stored = (metadata.metadata or {}).get(_KEY)
+    return _parse(stored, path)[2].blocks if stored is not None else {}
 
 
 def _bounds(metadata: pq.FileMetaData, column: str) -> tuple[int, int] | None:
@@ -269,9 +300,3 @@ def is_free(path: str | os.PathLike[str]) -> bool:
     """Whether a new history may stand there: there is nothing, or a directory without parts."""
     path = Path(path)
     return not (path.exists() or path.is_symlink()) or (path.is_dir() and not list_parts(path))
-
-
-def first_recorded(start: int, end: int, every_n_steps: int) -> int | None:
-    """The first step from ``start`` until before ``end`` that is recorded if each n-th step is; None if none is."""
-    step = -(-start // every_n_steps) * every_n_steps
-    return step if step < end else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -28,10 +29,10 @@ from sppbench.spp.history.parts import (
     Footer,
     Origin,
     Part,
+    blocks_of,
     damaged,
     distance_of_steps,
     find_gaps,
-    first_recorded,
     footer_of,
     gap_error,
     list_parts,
@@ -44,7 +45,9 @@ from sppbench.spp.history.schema import (
     HistoryError,
     check_known,
 )
-from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, SIGNALS
+from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, PLACES, SIGNALS
+from sppbench.spp.places import with_places
+from sppbench.spp.schedule import Schedule
 
 
 def read_history(
@@ -64,7 +67,8 @@ def read_history(
         signals: Some of :data:`SIGNALS`, or one of them; all by default.
         epochs: Epochs from 0, for example ``range(10)`` or ``(0, 9, 19)``; all by default.
         steps: Steps from 0, likewise.
-        columns: Some of :data:`COLUMNS`; all by default.
+        columns: Some of :data:`COLUMNS` and of ``block`` and ``role``; by default all, of a history of an earlier
+            version all that it has.
 
     Returns:
         One row per (step, layer, signal), sorted by step, depth and the order of :data:`SIGNALS`; columns as asked for.
@@ -79,14 +83,20 @@ def read_history(
         >>> sorted(history["layer"].unique())
         ['0', '1']
     """
-    wanted = list(COLUMNS if columns is None else columns)
-    check_known("column", wanted, COLUMNS)
+    wanted = list((*COLUMNS, *PLACES) if columns is None else columns)
+    check_known("column", wanted, (*COLUMNS, *PLACES))
     needed = {"step", "depth", "layer", "signal", *wanted} | ({"acsm", "acv"} if "second_moment" in wanted else set())
     conditions = []
     if signals is not None:
         conditions.append(_is_in("signal", check_known("signal", _listed(signals), SIGNALS)))
-    table = _read(path, HISTORY, needed, layers, epochs, steps, conditions)
-    return _to_frame(table)[wanted]
+    table, blocks = _read(path, HISTORY, needed, layers, epochs, steps, conditions)
+    frame = _to_frame(table)
+    frame = with_places(frame, blocks) if set(PLACES) & set(wanted) else frame
+    if absent := [name for name in wanted if name not in frame]:
+        if columns is not None:
+            raise HistoryError(f"{path} lacks the columns {', '.join(absent)}")
+        wanted = [name for name in wanted if name not in absent]
+    return frame[wanted]
 
 
 def read_batchnorm(
@@ -114,7 +124,7 @@ def read_batchnorm(
         >>> gains["layer"].tolist()
         ['1']
     """
-    table = _read(path, BATCHNORM, tuple(BATCHNORM_COLUMNS), layers, epochs, steps, [])
+    table, _ = _read(path, BATCHNORM, tuple(BATCHNORM_COLUMNS), layers, epochs, steps, [])
     return table.sort_by([("step", "ascending"), ("depth", "ascending")]).to_pandas()
 
 
@@ -141,8 +151,8 @@ def check_end(path: str | os.PathLike[str], steps: int) -> Origin | None:
         raise gap_error(directory, gap)
     part = parts[-1]
     footer = footers[part]
-    every = footer.origin.every_n_steps if footer.origin is not None else distance_of_steps(part) or 1
-    if (missing := first_recorded(footer.end, steps, every)) is not None:
+    schedule = footer.origin.schedule if footer.origin is not None else Schedule(distance_of_steps(part) or 1)
+    if (missing := schedule.first(footer.end, steps)) is not None:
         raise HistoryError(
             f"{directory} lacks the steps {missing} to {steps - 1}, the last ones of its run: "
             "restore the missing files, or record the run again"
@@ -169,8 +179,11 @@ def _read(
     epochs: int | Collection[int] | None,
     steps: int | Collection[int] | None,
     conditions: list[pc.Expression],
-) -> pa.Table:
-    """The rows that pass all filters, in no particular order, with the wanted columns in the order of ``columns``."""
+) -> tuple[pa.Table, dict[str, int]]:
+    """The rows that pass all filters, in no particular order, with the wanted columns in the order of ``columns``; and
+    the net's blocks.
+
+    Of columns that may be missing, only those that some file has."""
     chosen_epochs = None if epochs is None else _listed(epochs)
     chosen_steps = None if steps is None else _listed(steps)
     if chosen_epochs is not None:
@@ -181,10 +194,11 @@ def _read(
     patterns = None if layers is None else _listed(layers)
     if patterns is not None:
         conditions.append(_is_in("layer", files.match_layers(patterns)))
-    table = files.read([name for name in columns.names if name in wanted], conditions, chosen_steps, chosen_epochs)
+    columns_read = [name for name in columns.names if name in wanted]
+    table, blocks = files.read(columns_read, conditions, chosen_steps, chosen_epochs)
     if patterns is not None:
         files.check_layers(patterns, table)
-    return table
+    return table, blocks
 
 
 def _is_in(column: str, values: list[Any]) -> pc.Expression:
@@ -230,15 +244,18 @@ class _Files:
         conditions: list[pc.Expression],
         steps: list[int] | None,
         epochs: list[int] | None,
-    ) -> pa.Table:
-        tables, footers = [], {}
+    ) -> tuple[pa.Table, dict[str, int]]:
+        tables, footers, stored = [], {}, set[str]()
+        blocks: dict[str, int] = {}
         for part in self.chosen:
             table, metadata = _read_file(part.path, self.columns, wanted, conditions)
             tables.append(table)
+            stored |= set(metadata.schema.names)
+            blocks |= blocks_of(part.path, metadata)
             if self.parts:
                 footers[part] = footer_of(part, metadata)
         self._check(footers, steps, epochs)
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables).select([name for name in wanted if name in stored]), blocks
 
     def _check(self, footers: dict[Part, Footer], steps: list[int] | None, epochs: list[int] | None) -> None:
         for gap in find_gaps(self.parts, footers, self.path):
@@ -289,7 +306,9 @@ def read_part(part: Part, columns: Columns) -> pa.Table:
 def _read_file(
     path: Path, columns: Columns, wanted: Collection[str], conditions: list[pc.Expression]
 ) -> tuple[pa.Table, pq.FileMetaData]:
-    """Rows of one file that meet all conditions; row groups whose bounds exclude that are not read."""
+    """Rows of one file that meet all conditions; row groups whose bounds exclude that are not read.
+
+    A column that may be missing, and is, is NaN."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     file_format = ds.ParquetFileFormat(default_fragment_scan_options=options)
     try:
@@ -297,10 +316,12 @@ def _read_file(
         with pa.OSFile(str(path)) as file:
             fragment = file_format.make_fragment(file)
             stored = fragment.physical_schema.names
-            missing = [name for name in columns.names if name not in stored]
+            missing = [name for name in columns.needed if name not in stored]
             if missing:
                 raise HistoryError(f"{path} lacks the columns {', '.join(missing)}")
-            table = fragment.to_table(columns=list(wanted), filter=reduce(and_, conditions) if conditions else None)
+            # Of what a file lacks Arrow would make nulls.
+            sources = {name: pc.field(name) if name in stored else pc.scalar(math.nan) for name in wanted}
+            table = fragment.to_table(columns=sources, filter=reduce(and_, conditions) if conditions else None)
             return table.cast(pa.schema([columns.memory.field(name) for name in wanted])), fragment.metadata
     except (OSError, pa.ArrowException) as error:
         raise damaged(path, error) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sppbench.spp.history.placement import place_history
 from sppbench.spp.history.reader import read_batchnorm, read_history
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.history.writer import BatchNormWriter, HistoryWriter
+from sppbench.spp.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class RunHistory:
         resume_at: The step at which it goes on; None if it begins.
         earlier: See `place_history`.
         batchnorm: Whether there are gains of batch normalizations.
+        schedule: Which steps are recorded.
+        blocks: The repeated blocks of the net: name → number.
 
     Attributes:
         path: ``spp.parquet``, or what it is called in this directory.
@@ -39,14 +42,24 @@ class RunHistory:
     """
 
     def __init__(
-        self, directory: Path, run: Origin, *, resume_at: int | None, earlier: Path | None, batchnorm: bool
+        self,
+        directory: Path,
+        run: Origin,
+        *,
+        resume_at: int | None,
+        earlier: Path | None,
+        batchnorm: bool,
+        schedule: Schedule,
+        blocks: Mapping[str, int],
     ) -> None:
         self.run, self.resume_at = run, resume_at
         directory.mkdir(parents=True, exist_ok=True)
         self.path, self._gains_path = place_history(directory, run, resume=resume_at is not None, earlier=earlier)
-        options: dict[str, Any] = {"resume_at": resume_at, "every_n_steps": run.every_n_steps}
+        options: dict[str, Any] = {"resume_at": resume_at, "every_n_steps": schedule.every_n_steps}
+        options |= {"start": schedule.start, "stop": schedule.stop}
         options |= {"run_id": run.run_id, "config_hash": run.config_hash}
         self._signals = HistoryWriter(self.path, **options)
+        self._signals.note_blocks(blocks)
         # A frozen batch normalization has no gains: their table is made with the first ones. If there were some before
         # the run was resumed, it goes on, or is missed.
         begins = resume_at is None or self._signals.batchnorm is False

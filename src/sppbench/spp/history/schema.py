@@ -19,11 +19,22 @@ acv            float64  average channel variance
 second_moment  float64  ``acsm + acv``; not stored, computed on reading
 mean           float64  mean over the channels of the channel means
 nonfinite      int64    elements that are NaN or infinite
+absmax         float64  largest magnitude; NaN if an element is NaN
+zeros          float64  share of the elements that are exactly 0
+subnormal      float64  share of those that are not 0 but below the smallest normal number of their type; NaN for
+                        types of 32 bits and more, for which they are not counted
+block          int64    number of the repeated block that the layer is in, -1 if in none; not stored
+role           str      its place in there, which it has in each block; not stored
 =============  =======  ================================================================================
+
+``block`` and ``role`` follow on reading from the layer's name and the names of the net's blocks, which stand in the
+metadata of each part (see ``sppbench.spp.places``). In histories of earlier versions they do not: there all blocks are
+-1, and each layer's name is its role.
 
 Statistics are stored as float32, the type in which a probe takes them, and come back as float64, so that neither
 ``acsm + acv`` nor means over steps are rounded to float32. NaN and infinities are kept. A layer has no row for a step
-in which it did not run.
+in which it did not run. Histories of earlier versions lack ``absmax``, ``zeros`` and ``subnormal``; of a run that such
+a version began and this one went on with, they are NaN in the steps before.
 
 ``batchnorm.parquet``, what a ``BatchNormProbe`` saw, has one row per (step, layer):
 
@@ -51,7 +62,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, GAIN_AND_FACTORS
+from sppbench.spp.names import BATCHNORM_COLUMNS, COLUMNS, GAIN_AND_FACTORS, LATER_COLUMNS
 
 
 class HistoryError(ValueError):
@@ -75,6 +86,7 @@ class Columns:
     Args:
         names: All columns, in order. Those that are neither texts nor floats are int64.
         texts, floats: Which of them are.
+        later: Which of them may be missing, as in files of earlier versions; then they are NaN. They are floats.
         order: By which columns the rows of a part are sorted, the layer's name first: so the smallest and largest name
             of each row group, which Parquet keeps, let any reader that filters by name skip the other groups.
     """
@@ -82,7 +94,13 @@ class Columns:
     names: tuple[str, ...]
     texts: tuple[str, ...]
     floats: tuple[str, ...]
+    later: tuple[str, ...] = ()
     order: tuple[str, ...] = ("layer", "step")
+
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        """Those that may not be missing."""
+        return tuple(name for name in self.names if name not in self.later)
 
     @cached_property
     def disk(self) -> pa.Schema:
@@ -110,8 +128,9 @@ class Columns:
 
     def to_table(self, frame: pd.DataFrame) -> pa.Table:
         """The frame as it is stored. Raises ValueError if it does not fit."""
-        if missing := [name for name in self.names if name not in frame.columns]:
+        if missing := [name for name in self.needed if name not in frame.columns]:
             raise ValueError(f"the frame lacks the columns {', '.join(missing)}")
+        frame = frame.assign(**{name: np.nan for name in self.later if name not in frame.columns})
         # Column by column, because Table.from_pandas would turn NaN into null.
         arrays = [_to_array(frame[field.name], field, field.name in self.floats) for field in self.disk]
         return pa.table(arrays, schema=self.disk)
@@ -121,7 +140,8 @@ class Columns:
 HISTORY = Columns(
     tuple(name for name in COLUMNS if name != "second_moment"),
     texts=("layer", "kind", "signal"),
-    floats=("acsm", "acv", "mean"),
+    floats=("acsm", "acv", "mean", *LATER_COLUMNS),
+    later=LATER_COLUMNS,
     order=("layer", "signal", "step"),
 )
 BATCHNORM = Columns(tuple(BATCHNORM_COLUMNS), texts=("layer",), floats=GAIN_AND_FACTORS)

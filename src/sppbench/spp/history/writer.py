@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from sppbench.spp.history import parts
 from sppbench.spp.history.parts import Gap, Origin, Part
 from sppbench.spp.history.reader import read_part
 from sppbench.spp.history.schema import BATCHNORM, HISTORY, Columns, HistoryError, check_known
-from sppbench.spp.names import SIGNALS
+from sppbench.spp.names import PLACES, SIGNALS
+from sppbench.spp.places import blocks_in
+from sppbench.spp.schedule import EveryNSteps, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +40,12 @@ class PartsWriter:
         columns: What the rows hold.
         resume_at: The step that comes next, from 0, as after loading a checkpoint: rows of this step and later are
             dropped, earlier ones kept. None starts anew. Files that are not parts are never touched.
-        every_n_steps: Of how many steps one is recorded; kept in the history.
+        every_n_steps, start, stop: Which steps are recorded, as of ``SignalProbe``; kept in the history, except for a
+            function: call :meth:`cover` then, as no reader knows which steps it says.
         run_id, config_hash: Name the run and its configuration; kept in the history.
 
     Raises:
-        ValueError: ``resume_at`` is negative, or ``every_n_steps`` below 1.
+        ValueError: ``resume_at`` is negative, or ``every_n_steps``, ``start`` or ``stop`` is impossible.
         HistoryError: The directory holds the history of another run, as its run id or configuration hash says. It is
             left as it is.
         OSError: The directory cannot be made or written, or ``path`` is a file.
@@ -53,16 +57,18 @@ class PartsWriter:
         columns: Columns,
         *,
         resume_at: int | None = None,
-        every_n_steps: int = 1,
+        every_n_steps: EveryNSteps = 1,
         run_id: str | None = None,
         config_hash: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> None:
         if resume_at is not None and resume_at < 0:
             raise ValueError(f"resume_at must not be negative, got {resume_at}")
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.path, self._columns = Path(path), columns
-        self._origin = Origin(every_n_steps, run_id, config_hash)
+        self._schedule = Schedule(every_n_steps, start, stop)
+        every = None if callable(every_n_steps) else int(every_n_steps)
+        self._origin = Origin(every, run_id, config_hash, record_from=start, record_until=stop)
         self.path.mkdir(parents=True, exist_ok=True)
         self._refuse_other_run()
         parts.remove_temporary(self.path)
@@ -109,9 +115,10 @@ class PartsWriter:
     def cover(self, end: int) -> None:
         """Says that of the steps before ``end`` none will be appended anymore, so that they do not count as missing.
 
-        Only needed where the numbers of the recorded steps are not all multiples of ``every_n_steps``.
+        Only needed where the numbers of the recorded steps are not all multiples of ``every_n_steps``, or where that is
+        a function.
         """
-        if self._tail is None or not self._lacks(end):
+        if self._tail is None or self._origin.schedule.first(self._end, end) is None:
             return
         table = self._table if self._table is not None else self._read(self._tail)
         parts.write_part(self._tail, table, self._columns, end, self._origin)
@@ -167,7 +174,7 @@ class PartsWriter:
             return self._drop_from(step)
         self._end, self._last_step = footer.end, footer.last
         if footer.origin is not None:
-            self._origin = replace(self._origin, batchnorm=footer.origin.batchnorm)
+            self._origin = replace(self._origin, batchnorm=footer.origin.batchnorm, blocks=footer.origin.blocks)
         if footer.end > step:
             table = self._cut(part, table, step)
             self._end, self._last_step = step, pc.max(table["step"]).as_py()
@@ -207,7 +214,7 @@ class PartsWriter:
 
     def _lacks(self, end: int) -> bool:
         """Whether a step that should be recorded lies between what is on disk and ``end``."""
-        return parts.first_recorded(self._end, end, self._origin.every_n_steps) is not None
+        return self._schedule.first(self._end, end) is not None
 
 
 class HistoryWriter(PartsWriter):
@@ -230,9 +237,11 @@ class HistoryWriter(PartsWriter):
         path: str | os.PathLike[str],
         *,
         resume_at: int | None = None,
-        every_n_steps: int = 1,
+        every_n_steps: EveryNSteps = 1,
         run_id: str | None = None,
         config_hash: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> None:
         super().__init__(
             path,
@@ -241,17 +250,27 @@ class HistoryWriter(PartsWriter):
             every_n_steps=every_n_steps,
             run_id=run_id,
             config_hash=config_hash,
+            start=start,
+            stop=stop,
         )
 
     def append(self, frame: pd.DataFrame, *, end: int | None = None) -> None:
         """Writes the rows; ``second_moment`` is not needed. See :meth:`PartsWriter.append`.
+
+        Of the columns ``block`` and ``role``, if they are there, the names of the blocks are kept.
 
         Raises:
             ValueError: As there, and for an unknown signal.
         """
         if "signal" in frame:
             check_known("signal", frame["signal"].dropna().unique(), SIGNALS)
+        if {"layer", *PLACES} <= set(frame):
+            self.note_blocks(blocks_in(frame))
         super().append(frame, end=end)
+
+    def note_blocks(self, blocks: Mapping[str, int]) -> None:
+        """Says, from the next part that is written, which are the net's repeated blocks: name → number."""
+        self._origin = replace(self._origin, blocks=self._origin.blocks | dict(blocks))
 
     @property
     def batchnorm(self) -> bool | None:
@@ -279,9 +298,11 @@ class BatchNormWriter(PartsWriter):
         path: str | os.PathLike[str],
         *,
         resume_at: int | None = None,
-        every_n_steps: int = 1,
+        every_n_steps: EveryNSteps = 1,
         run_id: str | None = None,
         config_hash: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> None:
         super().__init__(
             path,
@@ -290,4 +311,6 @@ class BatchNormWriter(PartsWriter):
             every_n_steps=every_n_steps,
             run_id=run_id,
             config_hash=config_hash,
+            start=start,
+            stop=stop,
         )

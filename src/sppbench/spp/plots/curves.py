@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sppbench.checks import check_choice
 from sppbench.spp.history.epoch_means import epoch_mean
-from sppbench.spp.names import COLUMNS, OF_WEIGHTS, Signal
+from sppbench.spp.names import COLUMNS, LATER_COLUMNS, OF_WEIGHTS, Signal
 from sppbench.spp.plots.overlay import overlay
 from sppbench.spp.theory.chain import Init
 
@@ -96,7 +96,8 @@ def select_curves(
     """
     check_choice("convention", convention, get_args(Convention))
     averaged = "steps" in frame
-    check_frame(frame, [name for name in COLUMNS if not (averaged and name == "samples")])
+    unneeded = {*LATER_COLUMNS, *(["samples"] if averaged else [])}
+    check_frame(frame, [name for name in COLUMNS if name not in unneeded])
     if averaged and full_batches_only:
         raise ValueError("full_batches_only needs a history; this frame is averaged over steps already")
     whole = frame

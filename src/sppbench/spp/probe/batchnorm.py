@@ -23,6 +23,7 @@ from sppbench.spp.probe.processes import ProcessGroup
 from sppbench.spp.probe.spread import Spread
 from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_forward, before_forward, check_module
 from sppbench.spp.probe.tap import Slots
+from sppbench.spp.schedule import EveryNSteps, Schedule
 from sppbench.spp.sums.batched import Plans
 from sppbench.spp.sums.batchnorm_sums import (
     SUMS,
@@ -77,7 +78,7 @@ class BatchNormProbe(SteppingProbe):
 
     Args:
         model: Any module, compiled or not.
-        every_n_steps: Measure each n-th step only.
+        every_n_steps, start, stop: Which steps are measured; as of ``SignalProbe``.
         process_group: The processes that share the batch; as of ``SignalProbe``.
 
     Attributes:
@@ -87,7 +88,7 @@ class BatchNormProbe(SteppingProbe):
         skipped: Layer → reason.
 
     Raises:
-        ValueError: ``every_n_steps`` is below 1.
+        ValueError: ``every_n_steps``, ``start`` or ``stop`` is impossible.
 
     Example:
         >>> with BatchNormProbe(model) as probe:
@@ -101,9 +102,16 @@ class BatchNormProbe(SteppingProbe):
         True
     """
 
-    def __init__(self, model: nn.Module, every_n_steps: int = 1, process_group: ProcessGroup = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        every_n_steps: EveryNSteps = 1,
+        process_group: ProcessGroup = "auto",
+        start: int = 0,
+        stop: int | None = None,
+    ) -> None:
         check_module(model)
-        super().__init__(every_n_steps, LayerOrder())
+        super().__init__(Schedule(every_n_steps, start, stop), LayerOrder())
         self._model = model
         self._spread = Spread(model, process_group)
         self._first = True

@@ -137,9 +137,10 @@ class KnownAxes:
         for one in tensors:
             found = self._axes.get(id(one))
             # Another object may have the place in memory of one that is gone.
-            if found is None or one is None or found[0]() is not one:
+            known = None if found is None else found[0]()
+            if found is None or known is None or known is not one:
                 continue
-            if _kept(one.shape, tensors[0].shape, found[1]):
+            if _kept(known.shape, tensors[0].shape, found[1]):
                 return found[1]
         return None
 

@@ -13,6 +13,7 @@ from torch.jit._script import RecursiveScriptModule
 from torch.nn.modules.dropout import _DropoutNd
 
 from sppbench.checks import check_type, several
+from sppbench.spp.probe.blocks import find_blocks
 
 LayerPredicate: TypeAlias = Callable[[str, nn.Module], bool]
 LayerChoice: TypeAlias = "str | type[nn.Module] | LayerPredicate | Iterable[str | type[nn.Module]] | None"
@@ -64,18 +65,23 @@ def choose_layers(model: nn.Module, layers: LayerChoice = None) -> dict[str, nn.
         layers: None: the leaves, which are the modules without children, and attention modules that do not call theirs,
             as a whole; other modules only if they have parameters of their own, as experts and blocks with a scale
             have. Without those that hand on what they are given: ``Identity``, and dropout with a probability of 0.
-            ``"all"``: these as well. Else module names, globs (``"features.*"``; ``*`` also matches dots), module
-            classes, several of these, or a predicate ``(name, module) -> bool``. The model itself goes by the name of
-            its class.
+            ``"all"``: these as well. ``"blocks"``: the repeated blocks, see
+            :func:`sppbench.spp.probe.blocks.find_blocks`. Else module names, globs (``"features.*"``; ``*`` also
+            matches dots), module classes, several of these (``["blocks"]`` is a module of that name), or a predicate
+            ``(name, module) -> bool``. The model itself goes by the name of its class.
 
     Raises:
-        ValueError: A name, glob or class matches nothing.
+        ValueError: A name, glob or class matches nothing, or no block is repeated.
     """
     modules = named_modules(model)
     if layers is None:
         chosen = {name for name in _leaves(modules) if not _hands_on(modules[name])}
     elif layers == ALL:
         chosen = _leaves(modules)
+    elif layers == "blocks":
+        chosen = set(find_blocks(modules))
+        if not chosen:
+            raise ValueError("the model has no repeated blocks: no modules of one class follow each other in a list")
     elif isinstance(layers, str | type):
         chosen = _matching(modules, layers)
     elif callable(layers):
@@ -130,9 +136,8 @@ def _leaves(modules: dict[str, nn.Module]) -> set[str]:
         around = parents(modules, name)
         if "parametrizations" in name.split(".") or any(_is_opaque(modules[parent]) for parent in around):
             continue
-        own = {parameter for parameter, _ in module.named_parameters(recurse=False)} - {
-            "_flat_param"
-        }  # which FSDP puts
+        own = {parameter for parameter, _ in module.named_parameters(recurse=False)}
+        own -= {"_flat_param"}  # that of FSDP
         if is_leaf(module) or _is_opaque(module) or own:
             found.add(name)
     return found

@@ -13,6 +13,8 @@ from torch.jit._script import RecursiveScriptModule
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
+from sppbench.spp.places import with_places
+from sppbench.spp.probe.blocks import find_blocks
 from sppbench.spp.probe.bypass import TRANSFORMED, is_transformed, why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
 from sppbench.spp.probe.channel_axis import is_second
@@ -43,7 +45,8 @@ from sppbench.spp.probe.stepping import (
 )
 from sppbench.spp.probe.tap import Slots, Tap
 from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights, sums_of_sparse
-from sppbench.spp.sums.batched import ROWS
+from sppbench.spp.schedule import EveryNSteps, Schedule
+from sppbench.spp.sums.batched import ROWS, joined
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
 
 if TYPE_CHECKING:
@@ -79,8 +82,11 @@ class SignalProbe(SteppingProbe):
 
     Args:
         model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside.
-        layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default.
-        every_n_steps: Record each n-th step only; the other steps cost nothing but a test.
+        layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default. ``"blocks"``: the
+            repeated blocks of the model, whose outputs are its residual stream.
+        every_n_steps: Record each n-th step only; the other steps cost nothing but a test. Or a function
+            ``step -> bool``, the same in all processes.
+        start, stop: Record only steps from ``start`` on, and before ``stop``.
         signals: Of ``activation``, ``gradient`` (of the loss with respect to the module's output), ``parameter`` (each
             weight, as it was when the gradients were taken; biases are left out), ``parameter_gradient`` (as the
             optimizer found it: unscaled and clipped if it was) and ``update`` (what the optimizer's step changed; keeps
@@ -95,10 +101,12 @@ class SignalProbe(SteppingProbe):
         step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
         epoch: What is written into the column ``epoch``; set it when an epoch begins.
         skipped: Layer → reason.
+        blocks: The repeated blocks of the model, found by its structure: name → number, from 0.
 
     Raises:
         TypeError: ``model`` is not a module, as a ``PipelineStage`` is not.
-        ValueError: An unknown signal, ``every_n_steps`` below 1, or ``layers`` that match nothing.
+        ValueError: An unknown signal, an impossible ``every_n_steps``, ``start`` or ``stop``, or ``layers`` that match
+            nothing.
 
     Example:
         >>> with SignalProbe(model) as probe:
@@ -118,21 +126,24 @@ class SignalProbe(SteppingProbe):
         self,
         model: nn.Module,
         layers: LayerChoice = None,
-        every_n_steps: int = 1,
+        every_n_steps: EveryNSteps = 1,
         signals: Iterable[str] = DEFAULT_SIGNALS,
         channel_axis: Callable[[str, nn.Module, Tensor], int | None] | None = None,
         process_group: ProcessGroup = "auto",
+        start: int = 0,
+        stop: int | None = None,
     ) -> None:
         check_module(model)
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
         if unknown := set(self.signals) - set(SIGNALS):
             raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
         self._layers = LayerRows()
-        super().__init__(every_n_steps, self._layers)
+        super().__init__(Schedule(every_n_steps, start, stop), self._layers)
         self._model = unwrapped(model)
         self._modules = choose_layers(self._model, layers)
         if not self._modules:
             raise ValueError("no layer was chosen")
+        self.blocks = {name: number for number, name in enumerate(find_blocks(named_modules(self._model)))}
         self._weights = named_weights(self._model, self._modules, everything=is_default(layers))
         self._weight_sums = WeightSums()
         self._never_called = NeverCalled(self._model, is_compiled=hasattr(model, "_orig_mod"))
@@ -142,7 +153,7 @@ class SignalProbe(SteppingProbe):
         self._spread = Spread(model, process_group)
         self._first = True  # no step has been recorded yet
         self._reduce = Reducer()
-        self._slots = {name: Slots() for name in self._modules}
+        self._slots = {name: Slots(joined) for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
         self._clear()
         self._attach(self._hooks())
@@ -178,7 +189,7 @@ class SignalProbe(SteppingProbe):
     def start_pass(self) -> None:
         """Marks the beginning of a forward pass; only needed where it does not begin with a call of the model itself,
         and there only if a step has several."""
-        if self._first and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and self._first:  # in this order: a graph would be guarded by it
             self._spread.find()
         previous = self._pass if torch.compiler.is_compiling() or self._pass.sums else None
         self._pass = Pass(previous, torch.is_grad_enabled())
@@ -311,7 +322,7 @@ class SignalProbe(SteppingProbe):
         if earlier is not None and earlier.shape != sums.shape:
             self._layers.skipped[key[1]] = "its number of channels changed within a step"
             return
-        self._sums[key] = sums if earlier is None else earlier + sums
+        self._sums[key] = sums if earlier is None else joined(earlier, sums)
 
     # -- after it -----------------------------------------------------------------------------------------------------
 
@@ -417,15 +428,18 @@ class SignalProbe(SteppingProbe):
         Call it after ``backward()``, before or after the optimizer's step (for ``update``: after).
 
         Columns: step, epoch, samples, depth, layer, kind, signal, ndim, acsm, acv, second_moment, mean (over the
-        channel means), nonfinite (number of elements that are NaN or infinite).
+        channel means), nonfinite (number of elements that are NaN or infinite), absmax (largest magnitude; NaN if an
+        element is), zeros (share of elements that are exactly 0), subnormal (of types of less than 32 bits the share
+        of those below the smallest normal number that are not 0; NaN for other types), block and role (see
+        :mod:`sppbench.spp.places`: layers with one role have the same place in each of the repeated blocks).
 
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said:
-                gradients are divided by it. Gradients of parameters are not, as the scaler's ``unscale_`` or ``step``
-                does it.
+                gradients are divided by it, but ``zeros`` and ``subnormal`` are of the tensors as they were. Gradients
+                of parameters are not divided, as the scaler's ``unscale_`` or ``step`` does it.
         """
         found = self.readings(loss_scale)
-        return to_frame([] if found is None else [found])
+        return with_places(to_frame([] if found is None else [found]), self.blocks)
 
     def _take(self) -> None:
         """Completes the sums of the step."""

@@ -93,10 +93,16 @@ class Processes:
             dist.all_reduce(bounds, op=dist.ReduceOp.MAX, group=group)
         return bool(bounds[0] == -bounds[1])
 
-    def add_up(self, vector: Tensor) -> None:
-        """Adds the vectors of all processes up, in place."""
+    def add_up(self, vector: Tensor, largest: Tensor | None = None) -> None:
+        """Adds the vectors of all processes up, in place; at the places ``largest`` the largest magnitude stays."""
+        # As integers, in whose order NaN is the largest of what has no sign: as a float it may get lost.
+        magnitudes = vector[largest].view(torch.int64) if largest is not None and self.groups else None
         for group in self.groups:
             dist.all_reduce(vector, group=group)
+            if magnitudes is not None:
+                dist.all_reduce(magnitudes, op=dist.ReduceOp.MAX, group=group)
+        if magnitudes is not None:
+            vector[largest] = magnitudes.view(torch.float64)
 
     def gather(self, own: Any) -> list[Any]:
         """What each process gives, in the same order in all of them."""

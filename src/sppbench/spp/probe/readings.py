@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Readings:
-    """The statistics of one step, still on the device: ``values`` (len(rows), 5), float64, see ``Statistics``."""
+    """The statistics of one step, still on the device: ``values`` (len(rows), 8), float64, see ``Statistics``."""
 
     step: int
     epoch: int
@@ -77,7 +77,7 @@ class Reducer:
         processes: Processes = ALONE,
         shares: Mapping[Key, Share] = _NONE,
     ) -> tuple[tuple[Row, ...], Tensor]:
-        """Rows in order and their statistics (len(rows), 5); of processes that recorded different layers, of all.
+        """Rows in order and their statistics (len(rows), 8); of processes that recorded different layers, of all.
 
         Args:
             sums: What ``sums_of`` gives, or a total of it, by its key.
@@ -99,7 +99,7 @@ class Reducer:
         if processes.groups and not processes.agree(plan.checksum, plan.device):
             plan = self._of_all(key, plan, sums, processes, shares)
         vector = plan.vector(sums)
-        processes.add_up(vector)
+        processes.add_up(vector, plan.layout.tails[-1])
         found = statistics(vector, plan.layout)
         if processes.groups:  # of numbers that each of several processes has counted a part
             found = found._replace(nonfinite=found.nonfinite.round(), samples=found.samples.round())
@@ -110,7 +110,10 @@ class Reducer:
         if isinstance(scale, Tensor) or scale != 1:
             factor = torch.where(plan.is_gradient, torch.ones_like(found.acsm) / scale, 1.0)
             found = found._replace(
-                acsm=found.acsm * factor.square(), acv=found.acv * factor.square(), mean=found.mean * factor
+                acsm=found.acsm * factor.square(),
+                acv=found.acv * factor.square(),
+                mean=found.mean * factor,
+                absmax=found.absmax * factor,
             )
         return plan.rows, torch.stack(found, dim=1)
 
@@ -162,7 +165,7 @@ class _Plan:
             self._place(sums, processes, shares)
 
     def vector(self, sums: Mapping[Key, Tensor]) -> Tensor:
-        """The sums of this process, in the places that they have in the vector of all: (Σ(C_r + 4),)."""
+        """The sums of this process, in the places that they have in the vector of all: (Σ(C_r + 7),)."""
         ordered = [sums[key] for key in self._order]
         if not self._one_device:
             ordered = [one.to(self.device, non_blocking=True) for one in ordered]
@@ -183,8 +186,10 @@ class _Plan:
                 held = torch.arange(row.channels) if share.held is None else share.held
                 places += [held + start, torch.arange(end, end + tail)]
                 weight = torch.full((len(held) + tail,), 1 / share.copies, dtype=torch.float64)
-                weight[-2] *= len(held) / row.channels  # elements of a channel
-                weight[-1] /= share.pieces  # samples
+                of_tail = weight[-tail:]
+                of_tail[TAIL.index("count")] *= len(held) / row.channels
+                of_tail[TAIL.index("samples")] /= share.pieces
+                of_tail[TAIL.index("absmax")] = 1.0
                 weights.append(weight)
             start = end + tail
         self._length = start
@@ -230,7 +235,7 @@ def to_frame(readings: Sequence[Readings]) -> pd.DataFrame:
     values = torch.cat([one.values for one in readings]).cpu().numpy()
     lengths = [len(one.rows) for one in readings]
     rows = [row for one in readings for row in one.rows]
-    acsm, acv, mean, nonfinite, _ = values.T
+    acsm, acv, mean, nonfinite, _, absmax, zeros, subnormal = values.T
     # A weight has no samples: the batch is that of the activations and gradients of its step.
     samples = np.concatenate(
         [
@@ -252,6 +257,9 @@ def to_frame(readings: Sequence[Readings]) -> pd.DataFrame:
         "second_moment": acsm + acv,
         "mean": mean,
         "nonfinite": nonfinite,
+        "absmax": absmax,
+        "zeros": zeros,
+        "subnormal": subnormal,
     }
     return pd.DataFrame(columns).astype(COLUMNS)
 

@@ -1,4 +1,4 @@
-"""What all probes have in common: counting steps, recording each n-th of them, and hooks that are removed again."""
+"""What all probes have in common: counting steps, recording some of them, and hooks that are removed again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.probe.order import LayerOrder
+from sppbench.spp.schedule import Schedule
 
 Probe = TypeVar("Probe", bound="SteppingProbe")
 Owner = TypeVar("Owner")
@@ -30,23 +31,18 @@ class Handle(Protocol):
 
 
 class SteppingProbe(ABC):
-    """A context manager over hooks that record each n-th step.
+    """A context manager over hooks that record some steps.
 
     Args:
-        every_n_steps: Record each n-th step only.
+        schedule: Which.
         order: Of the layers that the probe looks at; the hooks fill it.
 
     Attributes:
         epoch: What is written into the column ``epoch``; set it when an epoch begins.
-
-    Raises:
-        ValueError: ``every_n_steps`` is below 1.
     """
 
-    def __init__(self, every_n_steps: int, order: LayerOrder) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        self.every_n_steps = every_n_steps
+    def __init__(self, schedule: Schedule, order: LayerOrder) -> None:
+        self._schedule = schedule
         self.epoch = 0
         self._order = order
         self._handles: list[Handle] = []
@@ -66,7 +62,7 @@ class SteppingProbe(ABC):
     def step(self, step: int) -> None:
         self._step = step
         # A plain attribute: compiled graphs are guarded by it.
-        self._recording = bool(self._handles) and step % self.every_n_steps == 0
+        self._recording = bool(self._handles) and self._schedule(step)
 
     def _attach(self, handles: Iterable[Handle]) -> None:
         """Begins to record; `handles` are the probe's hooks, which `close` removes. If one of them cannot be made,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from sppbench.spp.probe.layers import class_name, named_modules
 from sppbench.spp.probe.outputs import as_real
 from sppbench.spp.probe.processes import Held, Share
-from sppbench.spp.sums.batched import TAIL, FirstAxisSums, Plans
+from sppbench.spp.sums.batched import TAIL, FirstAxisSums, Plans, joined
 from sppbench.spp.sums.statistics import folded, sums_of
 
 # Elements that are copied in double precision at once.
@@ -82,7 +83,9 @@ def sums_of_sparse(x: Tensor) -> Tensor:
     if x.is_complex():
         channels = torch.stack([2 * channels, 2 * channels + 1], dim=1).flatten()
     dense[channels] = sums[: -len(TAIL)]
-    dense[-len(TAIL) :] = sums[-len(TAIL) :]  # the others are zero: they add nothing to squares
+    tail = dense[-len(TAIL) :]
+    tail.copy_(sums[-len(TAIL) :])  # all others are zero
+    tail[TAIL.index("zeros")] += (len(dense) - len(sums)) * tail[TAIL.index("count")]
     return dense
 
 
@@ -120,7 +123,7 @@ class WeightSums:
         return found
 
     def _together(self, device: torch.device, weights: list[Tensor]) -> list[Tensor]:
-        key = (device, tuple(weight.shape for weight in weights))
+        key = (device, tuple((weight.shape, weight.dtype) for weight in weights))
         if key not in self._plans:
             self._plans[key] = FirstAxisSums(weights)
         return self._plans[key](weights)
@@ -140,7 +143,7 @@ def _of_slice(x: Tensor, share: Share | None) -> Tensor:
     whole = len(ends[1]) // share.width * share.width
     parts = [ends[0][None], ends[1][:whole].view(-1, share.width), ends[1][whole:][None]]
     vectors = [folded(sums_of(part, 0)) for part in parts if part.numel()]
-    tail = torch.stack([vector[-len(TAIL) :] for vector in vectors]).sum(0)
+    tail = functools.reduce(joined, [vector[-len(TAIL) :] for vector in vectors])
     channels = torch.cat([vector[: -len(TAIL)] for vector in vectors])
-    tail[2] = x.numel() / len(channels)
+    tail[TAIL.index("count")] = x.numel() / len(channels)
     return torch.cat([channels, tail])

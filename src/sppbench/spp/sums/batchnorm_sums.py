@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppbench.spp.sums.batched import TAIL, Plans, Segments
+from sppbench.spp.sums.batched import ROWS, TAIL, Plans, Segments
 from sppbench.spp.sums.statistics import channel_rows, sums_of
 
 # What is summed, over all elements: their number, g², γ²·g², γ²/σ²·g², γ²/σ²·(what the projection leaves); and g_in².
@@ -99,7 +99,7 @@ def _count_and_squares(g: Tensor) -> tuple[Tensor, Tensor]:
     if not in_graph and not g.is_cpu:
         rows = sums_of(g, 1)
         rows = rows if rows.ndim == 2 else channel_rows(g, 1)
-        return rows[3], rows[1]
+        return rows[ROWS.index("count")], rows[ROWS.index("squares")]
     if in_graph or g.dtype == torch.float64:
         squares = g.double().square().sum(_others(g))
     else:

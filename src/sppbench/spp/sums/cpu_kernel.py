@@ -23,6 +23,8 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
+from sppbench.spp.sums.batched import TAIL
+
 log = logging.getLogger(__name__)
 
 Kernel = Callable[[Tensor, int], Tensor | None]
@@ -62,7 +64,7 @@ def _bind(library: ctypes.CDLL) -> Kernel:
     library.use_openmp.restype = None
     if functions := _openmp():
         library.use_openmp(*functions)
-    float32, float64, cpu = torch.float32, torch.float64, torch.device("cpu")
+    float32, float64, cpu, tail = torch.float32, torch.float64, torch.device("cpu"), len(TAIL)
 
     def channel_sums(x: Tensor, axis: int) -> Tensor | None:
         # This runs at every layer, for small tensors at its own cost: each call here is seen in a step.
@@ -79,7 +81,7 @@ def _bind(library: ctypes.CDLL) -> Kernel:
             return None
         if not address:  # it has no elements, or is known to be zero
             return None
-        out = torch.empty(channels + 4, dtype=float64, device=cpu)
+        out = torch.empty(channels + tail, dtype=float64, device=cpu)
         threads = torch.get_num_threads() if number >= _PARALLEL else 1
         outer = number // (channels * inner)
         failed = sums(address, outer, channels, inner, shape[0], threads, out.data_ptr())

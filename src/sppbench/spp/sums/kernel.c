@@ -6,6 +6,9 @@
    Sums of channels need no such care: where a variance is small the elements are alike, and sums of alike floats are
    exact in double.
 
+   The largest magnitude and the number of zeros come from the same bits, as integers: without its sign a float is in the
+   order of its bits, and NaN is above infinity.
+
    Needs GCC 9 or Clang, whose vectors it uses, and no library: the functions that run threads are handed in. */
 
 #include <math.h>
@@ -17,10 +20,14 @@
 #include <immintrin.h>
 #define BYTES 64
 #define widened _mm512_cvtps_pd
+#define larger(a, b) (wide) _mm512_max_epi32((__m512i)(a), (__m512i)(b))
 #elif defined(__AVX__)
 #include <immintrin.h>
 #define BYTES 32
 #define widened _mm256_cvtps_pd /* GCC makes two instructions of the general form */
+#if defined(__AVX2__)
+#define larger(a, b) (wide) _mm256_max_epi32((__m256i)(a), (__m256i)(b))
+#endif
 #else
 #define BYTES 16
 #define widened(some) __builtin_convertvector(some, doubles)
@@ -36,7 +43,17 @@
 typedef double doubles __attribute__((vector_size(BYTES)));
 typedef float floats __attribute__((vector_size(BYTES / 2)));
 typedef int32_t words __attribute__((vector_size(BYTES / 2)));
+typedef int32_t wide __attribute__((vector_size(BYTES))); /* the bits of as many floats as two of the others hold */
+typedef int64_t counts __attribute__((vector_size(2 * BYTES)));
 #define INLINE static inline __attribute__((always_inline))
+
+#ifndef larger
+INLINE wide larger(wide a, wide b)
+{
+    wide is = a > b;
+    return (a & is) | (b & ~is);
+}
+#endif
 
 INLINE int64_t least(int64_t a, int64_t b)
 {
@@ -88,12 +105,20 @@ INLINE void add(Compensated *sum, doubles x)
     sum->high = high;
 }
 
-/* The sum of squares: in four chains, so that they need not wait for each other, and what was taken out of these. */
+/* The bits of the largest magnitude, and the number of zeros since the chains of squares were emptied, lane by lane. */
+typedef struct {
+    wide largest, zeros;
+} Bits;
+
+/* What is of all channels together. The sum of squares is in four chains, so that they need not wait for each other,
+   and in what was taken out of these. */
 typedef struct {
     doubles chains[4];
     int64_t length;
     Compensated sum;
-} Squares;
+    Bits bits;
+    counts zeros;
+} Whole;
 
 INLINE doubles square(doubles *chain, doubles x)
 {
@@ -101,30 +126,67 @@ INLINE doubles square(doubles *chain, doubles x)
     return x;
 }
 
+INLINE void look(Bits *bits, const float *x)
+{
+    wide some;
+    memcpy(&some, x, sizeof some);
+    some &= INT32_MAX;
+    bits->largest = larger(some, bits->largest);
+    bits->zeros -= some == 0; /* a comparison that is true is -1 */
+}
+
+/* At the first n < 4 LANES floats, as `load_first`. */
+INLINE void look_first(Bits *bits, const float *x, int64_t n, const float *end)
+{
+    for (; n >= 2 * LANES; n -= 2 * LANES, x += 2 * LANES)
+        look(bits, x);
+    if (!n)
+        return;
+    wide some = {0}, lane;
+    for (int i = 0; i < 2 * LANES; i++)
+        lane[i] = i;
+    const wide there = lane < (int32_t)n;
+    memcpy(&some, x, sizeof(float) * (size_t)(end - x >= 2 * LANES ? 2 * LANES : n));
+    some &= there & INT32_MAX;
+    bits->largest = larger(some, bits->largest);
+    bits->zeros -= there & (some == 0);
+}
+
 /* Empties the chains if another `number` of elements would make them too long. */
-INLINE void reserve(Squares *squares, int64_t number)
+INLINE void reserve(Whole *whole, int64_t number)
 {
     const int64_t length = number / (4 * LANES) + 4;
-    squares->length += length;
-    if (squares->length > CHAIN) {
-        doubles *q = squares->chains;
-        add(&squares->sum, (q[0] + q[1]) + (q[2] + q[3]));
-        memset(q, 0, sizeof squares->chains);
-        squares->length = length;
+    whole->length += length;
+    if (whole->length > CHAIN) {
+        doubles *q = whole->chains;
+        add(&whole->sum, (q[0] + q[1]) + (q[2] + q[3]));
+        memset(q, 0, sizeof whole->chains);
+        whole->zeros += __builtin_convertvector(whole->bits.zeros, counts);
+        memset(&whole->bits.zeros, 0, sizeof whole->bits.zeros);
+        whole->length = length;
     }
 }
 
-static double total(Squares *squares)
+/* Fills in the sum of squares, the number of zeros and, as a number, the bits of the largest magnitude. */
+static void total(Whole *whole, double *squares, double *zeros, double *largest)
 {
-    reserve(squares, LONGEST);
-    Compensated *sum = &squares->sum;
+    int64_t number = 0;
+    int32_t most = 0;
+    reserve(whole, LONGEST);
+    for (int i = 0; i < 2 * LANES; i++) {
+        number += whole->zeros[i];
+        most = most < whole->bits.largest[i] ? whole->bits.largest[i] : most;
+    }
+    *zeros = (double)number;
+    *largest = most;
+    Compensated *sum = &whole->sum;
     double high = 0, low = add_lanes(sum->low);
     for (int i = 0; i < LANES; i++) {
         double x = sum->high[i], next = high + x, added = next - high;
         low += (high - (next - added)) + (x - added);
         high = next;
     }
-    return isfinite(high) ? high + low : high;
+    *squares = isfinite(high) ? high + low : high;
 }
 
 INLINE void add_to(double *sums, doubles x)
@@ -135,35 +197,44 @@ INLINE void add_to(double *sums, doubles x)
     memcpy(sums, &sum, sizeof sum);
 }
 
+/* What stands behind the sums of channels, as TAIL of sppbench.spp.sums.batched says. */
+enum { SQUARES, NONFINITE, ZEROS, SUBNORMAL, COUNT, SAMPLES, ABSMAX, TAIL };
+
 /* The tensor (outer, channels, inner), the same for all threads. */
 typedef struct {
     const float *x, *end;
     int64_t outer, channels, inner, parts, size_of_part;
-    double *parts_at; /* of each part: its sums of channels, its sum of squares, its number of non-finite elements */
+    double *parts_at; /* of each part: its sums of channels, and what SQUARES and so on name */
 } Task;
 
 /* sums[j] += x[j]. `sums` is LANES longer than `width`. One row after the other: of several at once the memory would
    deliver a third as much, as its prefetching follows one stream. */
-INLINE void add_row(const float *x, int64_t width, double *sums, Squares *squares, const float *end)
+INLINE void add_row(const float *x, int64_t width, double *sums, Whole *whole, const float *end)
 {
     for (int64_t start = 0; start < width; start += LONGEST) {
         int64_t stop = least(start + LONGEST, width), j = start;
         doubles q[4];
-        reserve(squares, stop - start);
-        memcpy(q, squares->chains, sizeof q); /* else the compiler keeps them in memory, as `sums` might be there */
-        for (; j + 4 * LANES <= stop; j += 4 * LANES)
+        reserve(whole, stop - start);
+        Bits bits = whole->bits;
+        memcpy(q, whole->chains, sizeof q); /* else the compiler keeps them in memory, as `sums` might be there */
+        for (; j + 4 * LANES <= stop; j += 4 * LANES) {
+            look(&bits, x + j);
+            look(&bits, x + j + 2 * LANES);
             for (int i = 0; i < 4; i++)
                 add_to(sums + j + i * LANES, square(&q[i], load(x + j + i * LANES)));
+        }
+        look_first(&bits, x + j, stop - j, end);
         for (; j + LANES <= stop; j += LANES)
             add_to(sums + j, square(&q[0], load(x + j)));
         if (j < stop)
             add_to(sums + j, square(&q[1], load_first(x + j, stop - j, end)));
-        memcpy(squares->chains, q, sizeof q);
+        memcpy(whole->chains, q, sizeof q);
+        whole->bits = bits;
     }
 }
 
 /* Rows of channels · inner elements: first each column, then the columns of each channel. */
-static void by_columns(const Task *task, int64_t first, int64_t last, double *sums, Squares *squares)
+static void by_columns(const Task *task, int64_t first, int64_t last, double *sums, Whole *whole)
 {
     const int64_t rows = last - first, inner = task->inner, row = task->channels * inner;
     const float *x = task->x + first * row;
@@ -182,9 +253,9 @@ static void by_columns(const Task *task, int64_t first, int64_t last, double *su
         int64_t width = least(strip, row - start) * joined, rest = rows % joined;
         memset(columns, 0, sizeof(double) * (size_t)(width + LANES));
         for (int64_t r = 0; r + joined <= rows; r += joined)
-            add_row(x + r * row + start, width, columns, squares, task->end);
+            add_row(x + r * row + start, width, columns, whole, task->end);
         for (int64_t r = rows - rest; r < rows; r++)
-            add_row(x + r * row + start, least(row, width), columns, squares, task->end);
+            add_row(x + r * row + start, least(row, width), columns, whole, task->end);
         for (int64_t j = 0; j < width;)
             for (int64_t c = start / inner; j < width && c < task->channels; c++)
                 for (int64_t stop = j + inner; j < stop; j++)
@@ -193,7 +264,7 @@ static void by_columns(const Task *task, int64_t first, int64_t last, double *su
 }
 
 /* Runs of elements of one channel, which lie one behind the other. */
-static void by_runs(const Task *task, int64_t first, int64_t last, double *sums, Squares *squares)
+static void by_runs(const Task *task, int64_t first, int64_t last, double *sums, Whole *whole)
 {
     int64_t channel = first % task->channels;
     for (int64_t run = first; run < last; run++) {
@@ -203,16 +274,22 @@ static void by_runs(const Task *task, int64_t first, int64_t last, double *sums,
             const int64_t number = least(LONGEST, task->inner - start);
             int64_t j = 0;
             doubles s[4] = {{0}, {0}, {0}, {0}}, q[4];
-            reserve(squares, number);
-            memcpy(q, squares->chains, sizeof q);
-            for (; j + 4 * LANES <= number; j += 4 * LANES)
+            reserve(whole, number);
+            Bits bits = whole->bits;
+            memcpy(q, whole->chains, sizeof q);
+            for (; j + 4 * LANES <= number; j += 4 * LANES) {
+                look(&bits, x + j);
+                look(&bits, x + j + 2 * LANES);
                 for (int i = 0; i < 4; i++)
                     s[i] += square(&q[i], load(x + j + i * LANES));
+            }
+            look_first(&bits, x + j, number - j, task->end);
             for (; j + LANES <= number; j += LANES)
                 s[0] += square(&q[0], load(x + j));
             if (j < number)
                 s[1] += square(&q[1], load_first(x + j, number - j, task->end));
-            memcpy(squares->chains, q, sizeof q);
+            memcpy(whole->chains, q, sizeof q);
+            whole->bits = bits;
             sum += add_lanes((s[0] + s[1]) + (s[2] + s[3]));
         }
         sums[channel++] += sum;
@@ -231,20 +308,20 @@ static int64_t count_nonfinite(const float *x, const float *end)
 static void sum_part(const Task *task, int64_t part)
 {
     double *sums = task->parts_at + part * task->size_of_part;
-    Squares squares;
+    Whole whole;
     const int columns = task->inner < LONG_RUN && task->outer / task->parts >= 4;
     const int64_t units = (columns || task->inner == 1) ? task->outer : task->outer * task->channels;
     const int64_t elements = task->outer * task->channels * task->inner / units; /* of a row, or of a run */
     const int64_t first = units * part / task->parts, last = units * (part + 1) / task->parts;
-    memset(&squares, 0, sizeof squares);
+    memset(&whole, 0, sizeof whole);
     memset(sums, 0, sizeof(double) * (size_t)task->channels);
-    (columns || task->inner == 1 ? by_columns : by_runs)(task, first, last, sums, &squares);
-    sums[task->channels] = total(&squares);
+    (columns || task->inner == 1 ? by_columns : by_runs)(task, first, last, sums, &whole);
+    double *tail = sums + task->channels;
+    total(&whole, tail + SQUARES, tail + ZEROS, tail + ABSMAX);
     /* What is not finite shows in the squares. */
-    sums[task->channels + 1] =
-        isfinite(sums[task->channels])
-            ? 0
-            : (double)count_nonfinite(task->x + first * elements, task->x + last * elements);
+    tail[NONFINITE] = isfinite(tail[SQUARES])
+                          ? 0
+                          : (double)count_nonfinite(task->x + first * elements, task->x + last * elements);
 }
 
 static void (*run_team)(void (*function)(void *), void *data, unsigned threads, unsigned flags);
@@ -266,13 +343,28 @@ static void run_thread(void *data)
         sum_part(task, part);
 }
 
-/* Fills out (channels + 4) from x (outer, channels, inner), which has at least one element.
+/* The parts one after the other. */
+static void join_parts(const Task *task, double *out)
+{
+    const int64_t channels = task->channels;
+    memcpy(out, task->parts_at, sizeof(double) * (size_t)(channels + TAIL));
+    for (int64_t i = 1; i < task->parts; i++) {
+        const double *part = task->parts_at + i * task->size_of_part, most = part[channels + ABSMAX];
+        const double before = out[channels + ABSMAX];
+        for (int64_t j = 0; j < channels + ABSMAX; j++)
+            out[j] += part[j];
+        out[channels + ABSMAX] = before < most ? most : before;
+    }
+}
+
+/* Fills out (channels + TAIL) from x (outer, channels, inner), which has at least one element.
 
    The result depends on `threads`, and not on which of them does what. Returns 0, or 1 if there is no memory. */
 int channel_sums(
     const float *x, int64_t outer, int64_t channels, int64_t inner, int64_t samples, int threads, double *out)
 {
     const int64_t number = outer * channels * inner, count = outer * inner;
+    double *tail = out + channels;
     if (channels == 1) { /* then there are rows to be joined, and to be divided among threads */
         outer *= inner;
         inner = 1;
@@ -282,21 +374,22 @@ int channel_sums(
     if (run_team && number >= 2 * GRAIN)
         task.parts = least(least(threads, number / GRAIN), most);
     if (task.parts > 1) {
-        task.size_of_part = (channels + 2 + 15) / 16 * 16; /* no cache line is of two parts */
+        task.size_of_part = (channels + TAIL + 15) / 16 * 16; /* no cache line is of two parts */
         task.parts_at = malloc(sizeof(double) * (size_t)(task.parts * task.size_of_part));
         if (!task.parts_at)
             return 1;
         run_team(run_thread, &task, (unsigned)threads, 0);
-        for (int64_t i = 0; i < channels + 2; i++) {
-            out[i] = task.parts_at[i];
-            for (int64_t part = 1; part < task.parts; part++)
-                out[i] += task.parts_at[part * task.size_of_part + i];
-        }
+        join_parts(&task, out);
         free(task.parts_at);
     } else {
         sum_part(&task, 0);
     }
-    out[channels + 2] = (double)count;
-    out[channels + 3] = (double)samples;
+    const int32_t bits = (int32_t)tail[ABSMAX];
+    float absmax;
+    memcpy(&absmax, &bits, sizeof absmax);
+    tail[ABSMAX] = absmax;
+    tail[COUNT] = (double)count;
+    tail[SAMPLES] = (double)samples;
+    tail[SUBNORMAL] = NAN; /* is not counted in single precision */
     return 0;
 }

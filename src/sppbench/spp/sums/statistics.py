@@ -11,6 +11,15 @@ So ACV follows from the second moment, which is one sum over the whole tensor, a
 These sums add up: over the parts of an accumulated batch, over calls and over processes. They are therefore what is
 stored and communicated, in double precision, and the statistics, which do not add up, are formed from the totals.
 
+The same reading of a tensor gives
+
+- absmax, its largest magnitude, max(|x|): infinite if an element is, NaN if one is NaN;
+- zeros, the share of its elements that are exactly 0, such as those of dead ReLUs and those that underflowed;
+- subnormal, of types of less than 32 bits, the share of those that are not 0 but below the type's smallest normal
+  number (6.1e-5 of float16, 1.2e-38 of bfloat16), where digits are lost; NaN for other types.
+
+Of the parts of a batch, calls and processes, absmax is the largest; what the others are shares of is added up.
+
 Accuracy: ACSM and second moment within 1e-6 and ACV within 1e-5 of the exact values of the tensor at hand, as long as
 ACV is at least 1e-10 of the second moment. Below that, a float32 tensor itself no longer resolves its variance.
 
@@ -30,7 +39,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sppbench.spp.sums.batched import TAIL, Layout
+from sppbench.spp.sums.batched import TAIL, Layout, joined, smallest_normal
 from sppbench.spp.sums.cpu_kernel import Kernel, kernel
 
 log = logging.getLogger(__name__)
@@ -49,6 +58,9 @@ class Statistics(NamedTuple):
     mean: Tensor
     nonfinite: Tensor
     samples: Tensor
+    absmax: Tensor
+    zeros: Tensor
+    subnormal: Tensor
 
 
 def channel_sums(x: Tensor, channel_dim: int | None) -> Tensor:
@@ -59,8 +71,9 @@ def channel_sums(x: Tensor, channel_dim: int | None) -> Tensor:
         channel_dim: Its channel axis; the sums run over all others. None: all of it is one channel.
 
     Returns:
-        float64 (C + 4,), on the device of ``x``: the sum in each of the C channels, the sum of all squares, the number
-        of elements that are NaN or infinite, the number of elements in a channel, and the size of the first axis.
+        float64 (C + 7,), on the device of ``x``: the sum in each of the C channels, the sum of all squares, the numbers
+        of elements that are NaN or infinite, that are 0, and that are subnormal (NaN where these are not counted), the
+        number of elements in a channel, the size of the first axis, and the largest magnitude, which is no sum.
     """
     return folded(sums_of(x, channel_dim))
 
@@ -110,8 +123,9 @@ def channel_rows(x: Tensor, channel_dim: int | None) -> Tensor:
     and whatever is not is one more kernel. :class:`sppbench.spp.sums.batched.Fold` does the rest, once for all tensors.
 
     Returns:
-        float64 (5, C), which adds up: in each channel the sum of its elements, the sum of their squares, the number of
-        those that are NaN or infinite, the number of all, and the size of the first axis.
+        float64 (8, C): in each channel the sum of its elements, the sum of their squares, the numbers of those that are
+        NaN or infinite, that are 0, that are subnormal, and of all, the size of the first axis, which add up, and the
+        largest magnitude.
     """
     x, axis = _with_channels(x.detach(), channel_dim)
     if x.ndim == 1:
@@ -124,15 +138,18 @@ def channel_rows(x: Tensor, channel_dim: int | None) -> Tensor:
     share = 1.0 if axis else float(x.shape[0])  # of the size of the first axis, what falls to one element
     for other in others:
         share /= x.shape[other] if other else 1
-    values = double, double.square(), finite.logical_not().double(), one, one * share
-    return torch.stack([value.sum(others) for value in values])
+    magnitude, smallest = double.abs(), smallest_normal(x.dtype)
+    is_subnormal = one * smallest if math.isnan(smallest) else magnitude.lt(smallest).logical_and(magnitude.ne(0))
+    counted = finite.logical_not(), magnitude.eq(0), is_subnormal
+    values = double, double.square(), *(value.double() for value in counted), one, one * share
+    return torch.stack([*(value.sum(others) for value in values), magnitude.amax(others)])
 
 
 def folded(sums: Tensor) -> Tensor:
-    """The vector (C + 4,) of :func:`channel_sums`, from itself or from the rows of :func:`channel_rows`."""
+    """The vector (C + 7,) of :func:`channel_sums`, from itself or from the rows of :func:`channel_rows`."""
     if sums.ndim == 1:
         return sums
-    return torch.cat([sums[0], sums[1:3].sum(1), sums[3:4, 0], sums[4:5, 0].round()])
+    return torch.cat([sums[0], sums[1:5].sum(1), sums[5:7, 0].round(), sums[7:].amax(1)])
 
 
 def _with_channels(x: Tensor, channel_dim: int | None) -> tuple[Tensor, int]:
@@ -141,33 +158,44 @@ def _with_channels(x: Tensor, channel_dim: int | None) -> tuple[Tensor, int]:
 
 
 def _double_precision(x: Tensor, axis: int) -> Tensor:
-    others = _others(x, axis)
-    channels, squares = torch.zeros(x.shape[axis], dtype=torch.float64), 0.0
+    others, smallest = _others(x, axis), smallest_normal(x.dtype)
+    channels, squares, zeros = torch.zeros(x.shape[axis], dtype=torch.float64), 0.0, 0
+    subnormal, absmax = 0.0 if smallest > 0 else math.nan, torch.zeros((), dtype=torch.float64)
     for piece in _pieces(x, others[0]):
         double = piece.to(torch.float64, copy=True)
         channels += double.sum(others)
+        zeros_here = piece.numel() - int(double.count_nonzero())
+        zeros += zeros_here
+        low, high = double.aminmax()  # a norm would take ten times as long
+        absmax = torch.maximum(absmax, torch.maximum(-low, high))
+        if smallest > 0:
+            subnormal += int(double.abs().lt(smallest).count_nonzero()) - zeros_here
         squares += float(double.square_().sum())  # pairwise; a dot product or a norm would cost two digits
     # An element that is not finite shows in the squares: elements need only be counted where they are not.
     nonfinite = 0 if math.isfinite(squares) else x.numel() - int(x.isfinite().sum())
-    tail = [squares, nonfinite, x.numel() // x.shape[axis], x.shape[0]]
+    tail = [squares, nonfinite, zeros, subnormal, x.numel() // x.shape[axis], x.shape[0], float(absmax)]
     return torch.cat([channels, torch.tensor(tail, dtype=torch.float64)])
 
 
 def _sums_on_device(x: Tensor, axis: int) -> Tensor:
     """Without a value that the host would have to wait for."""
-    others = _others(x, axis)
-    parts = []
-    for piece in _pieces(x, others[0]):
-        double = piece.double()
-        squares = double.square().sum(others).sum()
-        nonfinite = piece.isfinite().logical_not().sum(others).sum()
-        parts.append(torch.cat([double.sum(others), torch.stack([squares, nonfinite.double()])]))
-    sums = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-    count, samples = (
-        torch.full((1,), value, dtype=torch.float64, device=x.device)
-        for value in (x.numel() // x.shape[axis], x.shape[0])
-    )
-    return torch.cat([sums, count, samples])
+    parts = [_sums_of_piece(piece, axis) for piece in _pieces(x, _others(x, axis)[0])]
+    sums = functools.reduce(joined, parts)
+    sums[-2] = x.shape[0]
+    return sums
+
+
+def _sums_of_piece(x: Tensor, axis: int) -> Tensor:
+    others, smallest = _others(x, axis), smallest_normal(x.dtype)
+    double = x.double()
+    magnitude = double.abs()
+    counted = [x.isfinite().logical_not(), magnitude.eq(0)]
+    if smallest > 0:
+        counted.append(magnitude.lt(smallest).logical_and(magnitude.ne(0)))
+    added = [value.sum(others).sum().double() for value in (double.square(), *counted)]
+    known = [*([] if smallest > 0 else [smallest]), float(x.numel() // x.shape[axis]), float(x.shape[0])]
+    tail = [*added, *(double.new_full((), value) for value in known), magnitude.amax()]
+    return torch.cat([double.sum(others), torch.stack(tail)])
 
 
 def _others(x: Tensor, axis: int) -> list[int]:
@@ -184,14 +212,16 @@ def statistics(sums: Tensor, layout: Layout) -> Statistics:
     """ACSM, ACV and what goes with them, of R tensors at once.
 
     Args:
-        sums: float64 (Σ(C_r + 4),): vectors of :func:`channel_sums`, or totals of them, one behind the other.
+        sums: float64 (Σ(C_r + 7),): vectors of :func:`channel_sums`, or totals of them, one behind the other.
         layout: Of these vectors.
     """
-    squares, nonfinite, count, samples = sums[layout.tails]
+    squares, nonfinite, zeros, subnormal, count, samples, absmax = sums[layout.tails]
     total_squares, total = layout.over_channels(torch.cat([sums.square(), sums])).view(2, -1)
-    acsm, second_moment, mean = torch.stack([total_squares / count, squares, total]) / (count * layout.channels)
+    shares = torch.stack([total_squares / count, squares, total, zeros, subnormal]) / (count * layout.channels)
+    acsm, second_moment, mean, zeros, subnormal = shares
     # Rounding must not make a variance negative; NaN stays NaN.
-    return Statistics(acsm, (second_moment - acsm).clamp_min(0), mean, nonfinite, samples)
+    acv = (second_moment - acsm).clamp_min(0)
+    return Statistics(acsm, acv, mean, nonfinite, samples, absmax, zeros, subnormal)
 
 
 def acsm_acv(x: Tensor, channel_dim: int = 1) -> tuple[float, float]:

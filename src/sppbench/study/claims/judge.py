@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sppbench.evidence.runs import Evidence
+from sppbench.evidence.selection import Evidence
 from sppbench.study.claims.c1_forward import forward_parts
 from sppbench.study.claims.c2_backward import backward_parts
 from sppbench.study.claims.c3_stable import stable_parts

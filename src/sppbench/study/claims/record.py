@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 
-from sppbench.evidence.runs import Evidence, Run
+from sppbench.evidence.runs import Run
+from sppbench.evidence.selection import Evidence
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.thresholds import Rules
 from sppbench.study.common.intervals import Estimate, Verdict, above, difference, measured

@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sppbench.evidence.profiles import Profiles
-from sppbench.evidence.runs import Evidence, EvidenceError
+from sppbench.evidence.runs import EvidenceError
+from sppbench.evidence.selection import Evidence
 from sppbench.study.common.intervals import student
 from sppbench.study.figures.drawing import COLUMNS
 

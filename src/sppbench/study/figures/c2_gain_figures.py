@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from sppbench.evidence.profiles import attribute_change, log_gains
-from sppbench.evidence.runs import Evidence, EvidenceError
+from sppbench.evidence.runs import EvidenceError
+from sppbench.evidence.selection import Evidence
 from sppbench.spp.names import FACTOR_SYMBOLS
 from sppbench.study.figures.bands import say_problems, say_runs
 from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_each, draw_panels

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sppbench.evidence.profiles import Profiles, log_profiles, paired_ratio
-from sppbench.evidence.runs import Evidence
+from sppbench.evidence.selection import Evidence
 from sppbench.spp.plots.axes import MARK_COLOR, depth_ticks
 from sppbench.study.figures.bands import (
     BAND_WORDS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 
-from sppbench.evidence.runs import Evidence, Run
+from sppbench.evidence.runs import Run
+from sppbench.evidence.selection import Evidence
 from sppbench.study.figures.c2_scale_figures import draw_scale
 from sppbench.study.figures.conventions import try_readings
 from sppbench.study.figures.drawing import Drawing, draw_each

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from sppbench.evidence.profiles import unusual
-from sppbench.evidence.runs import Evidence, EvidenceError, Run
+from sppbench.evidence.runs import EvidenceError, Run
+from sppbench.evidence.selection import Evidence
 from sppbench.spp.plots.curves import Convention, select_curves
 from sppbench.study.figures.drawing import reason
 from sppbench.study.figures.published_figures import PublishedFigures

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sppbench.evidence.profiles import unusual
-from sppbench.evidence.runs import Evidence, EvidenceError, Run, read_evidence
+from sppbench.evidence.runs import EvidenceError, Run
+from sppbench.evidence.selection import Evidence, read_evidence
 from sppbench.study.claims.claim import Claim
 from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
