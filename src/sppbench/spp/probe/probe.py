@@ -15,8 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
 from sppbench.spp.places import with_places
 from sppbench.spp.probe.blocks import find_blocks
-from sppbench.spp.probe.bypass import why_bypassed
+from sppbench.spp.probe.bypass import TRANSFORMED, is_transformed, why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
+from sppbench.spp.probe.channel_axis import is_second
 from sppbench.spp.probe.layers import (
     LayerChoice,
     choose_layers,
@@ -205,7 +206,7 @@ class SignalProbe(SteppingProbe):
         return hook
 
     def _layer_hook(self, name: str, own: nn.Module) -> Hook:
-        slots = self._slots[name]
+        slots, second = self._slots[name], is_second(own)
 
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
             if not self._recording or module is not own or not self._model.training:
@@ -216,11 +217,13 @@ class SignalProbe(SteppingProbe):
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
                 return self._layers.note_call_without_gradients(name)
-            return self._record(name, slots, module, arguments, output)
+            return self._record(name, slots, module, second, arguments, output)
 
         return hook
 
-    def _record(self, name: str, slots: Slots, module: nn.Module, arguments: Any, output: Any) -> Any:
+    def _record(
+        self, name: str, slots: Slots, module: nn.Module, second: bool | None, arguments: Any, output: Any
+    ) -> Any:
         call = self._pass.call(name)
         layer = label(name, call)
         x = recorded_tensor(output)
@@ -228,7 +231,9 @@ class SignalProbe(SteppingProbe):
         if x is None or reason is not None:
             self._layers.skip(layer, str(reason))
             return None
-        axis = self._axis_of(layer, module, arguments, x)
+        axis = None if self._axis_by_user is None else self._axis_by_user(layer, module, x)
+        axis = self._axis_of(layer, second, arguments, x) if axis is None else axis % x.ndim
+        self._pass.axis.note(x, axis)
         held = Held(x, None) if self._spread.is_whole(x) else self._held(layer, x, axis)
         if held is None:
             return None
@@ -256,16 +261,10 @@ class SignalProbe(SteppingProbe):
             self._hook_gradient(x, axis, lambda: layer, held.share)
         return None
 
-    def _axis_of(self, layer: str, module: nn.Module, arguments: Any, x: Tensor) -> int | None:
-        axes = self._pass.axis
-        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
-        if axis is not None:
-            axis %= x.ndim
-        else:
-            axis = axes.of(module, arguments, x)
-            if axes.guessed:
-                self._layers.guess(layer)
-        axes.note(x, axis)
+    def _axis_of(self, layer: str, second: bool | None, arguments: Any, x: Tensor) -> int | None:
+        axis = self._pass.axis.of(second, arguments, x)
+        if self._pass.axis.guessed:
+            self._layers.guess(layer)
         return axis
 
     def _held(self, layer: str, x: Tensor, axis: int | None) -> Held | None:
@@ -292,7 +291,9 @@ class SignalProbe(SteppingProbe):
         sums = self._sums  # of this step; close() and the next step put others in their place
 
         def hook(gradient: Tensor) -> None:
-            if self._sums is sums:
+            if is_transformed():
+                self._layers.note(label(), TRANSFORMED)
+            elif self._sums is sums:
                 held: Held | None = Held(gradient, share)
                 if type(gradient) is not Tensor:  # which may be spread in another way than x
                     held = self._held(label(), gradient, axis)
@@ -305,12 +306,10 @@ class SignalProbe(SteppingProbe):
 
     def _read(self, key: Key, held: Held, axis: int | None) -> None:
         """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
-        if (reason := why_bypassed()) is None:
-            try:
-                self._add(key, sums_of(*as_real(held.local, axis)), held.share)
-            except Exception as error:
-                reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
-        if reason is not None:
+        try:
+            self._add(key, sums_of(*as_real(held.local, axis)), held.share)
+        except Exception as error:
+            reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
             self._layers.note(key[1], reason)
 
     def _add(self, key: Key, sums: Tensor, share: Share | None = None) -> None:
