@@ -8,6 +8,7 @@ from .history.writer import HistoryWriter as HistoryWriter
 from .plots.heatmap import plot_heatmap as plot_heatmap
 from .plots.panels import plot_gradient as plot_gradient
 from .plots.panels import plot_spp as plot_spp
+from .probe.attention import AttentionProbe as AttentionProbe
 from .probe.batchnorm import BatchNormProbe as BatchNormProbe
 from .probe.probe import SignalProbe as SignalProbe
 from .recorder import Recorder as Recorder

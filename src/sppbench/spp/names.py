@@ -58,6 +58,17 @@ BATCHNORM_COLUMNS: Final = {
     **dict.fromkeys(GAIN_AND_FACTORS, "float64"),
 }
 
+#: The columns of what an `AttentionProbe` measures, likewise.
+ATTENTION_STATISTICS: Final = ("logit_second_moment", "logit_absmax", "entropy")
+ATTENTION_COLUMNS: Final = {
+    "step": "int64",
+    "epoch": "int64",
+    "depth": "int64",
+    "layer": "object",
+    "head": "int64",
+    **dict.fromkeys(ATTENTION_STATISTICS, "float64"),
+}
+
 
 def shortened(names: Sequence[str], most: int = 8) -> str:
     """Some names, and how many more there are."""

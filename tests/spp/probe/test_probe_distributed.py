@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sppbench.spp.probe.attention import AttentionProbe
 from sppbench.spp.probe.probe import SignalProbe
 from tests.spp.probe.sharding import in_processes
 from tests.spp.reference import same, seeded, select
@@ -77,9 +78,41 @@ def worker(rank: int, world: int) -> dict[str, Any]:
         found["nonfinite"] = probe.collect()
         model(parts[0] if rank == 0 else parts[0] * float("nan")).square().mean().backward()
         found["NaN in one"] = probe.collect()
+    found |= attention(rank)
     found |= branches(rank, parts)
     found |= stages(rank, parts)
     return found
+
+
+class Attending(nn.Module):
+    """Two layers of attention, the second of which only some batches use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.MultiheadAttention(4, heads, batch_first=True) for heads in (2, 1))
+
+    def forward(self, x: Tensor, second: bool = True) -> Tensor:
+        x = self.first(x, x, x)[0]
+        return self.second(x, x, x)[0] if second else x
+
+
+def attention(rank: int) -> dict[str, Any]:
+    """With logits of other sizes in each process; then one with a layer that only one runs."""
+    x = sequences().chunk(WORLD)[rank]
+    model = nn.parallel.DistributedDataParallel(seeded(Attending), find_unused_parameters=True)
+    with AttentionProbe(model, multihead=True) as probe:
+        model(x).sum().backward()
+        found = probe.collect()
+        model(x, second=rank == 0).sum().backward()
+        branch = probe.collect()
+    with AttentionProbe(model.module, multihead=True, process_group=None) as probe:
+        model.module(x).sum().backward()
+        return {"attention": found, "attention branch": branch, "attention alone": probe.collect()}
+
+
+def sequences() -> Tensor:
+    x = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
+    return x * torch.linspace(0.5, 3, 8).view(-1, 1, 1)
 
 
 def branches(rank: int, parts: list[Tensor]) -> dict[str, Any]:
@@ -173,6 +206,26 @@ def test_a_layer_that_one_process_runs_is_recorded_over_what_went_through_it(fou
 def test_a_process_that_runs_nothing_ends_no_other(found: Any) -> None:
     pd.testing.assert_frame_equal(found[0]["idle"], found[1]["idle"], check_exact=True)
     assert set(found[0]["idle"].samples) == {4}
+
+
+def test_attention_of_two_processes_is_that_of_one_on_the_whole_batch(found: Any) -> None:
+    pd.testing.assert_frame_equal(found[0]["attention"], found[1]["attention"], check_exact=True)
+    pd.testing.assert_frame_equal(found[0]["attention"], attention_of(sequences()))
+    for rank in range(WORLD):
+        pd.testing.assert_frame_equal(found[rank]["attention alone"], attention_of(sequences().chunk(WORLD)[rank]))
+    branch = found[0]["attention branch"].drop(columns="step")
+    pd.testing.assert_frame_equal(branch, found[1]["attention branch"].drop(columns="step"), check_exact=True)
+    first, second = (branch[branch.layer == layer].reset_index(drop=True) for layer in ("first", "second"))
+    whole, half = (attention_of(x).drop(columns="step") for x in (sequences(), sequences().chunk(WORLD)[0]))
+    pd.testing.assert_frame_equal(first, whole[whole.layer == "first"].reset_index(drop=True))
+    pd.testing.assert_frame_equal(second, half[half.layer == "second"].reset_index(drop=True))
+
+
+def attention_of(x: Tensor) -> pd.DataFrame:
+    model = seeded(Attending)
+    with AttentionProbe(model, multihead=True) as probe:
+        model(x).sum().backward()
+        return probe.collect()
 
 
 def test_processes_with_different_nets_are_refused_in_one_line_and_go_on(found: Any) -> None:

@@ -6,7 +6,7 @@ import itertools
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -153,6 +153,22 @@ def before_forward(module: nn.Module, hook: Hook) -> Handle:
 def after_forward(module: nn.Module, hook: Hook) -> Handle:
     """Calls ``hook(module, arguments, output)`` after each call of a module."""
     return ModuleHookHandle(module._forward_hooks, module.register_forward_hook, hook)
+
+
+def after_any_forward(module: nn.Module, hook: Hook) -> Iterator[Handle]:
+    """As :func:`after_forward`, also of calls that end with an error, whose output is None."""
+    yield after_forward(module, hook)
+    always: dict[int, Any] = module._forward_hooks_always_called
+    key = next(reversed(module._forward_hooks))
+
+    # What torch's always_call=True would add there goes along with copies.
+    def register(marker: Hook) -> RemovableHandle:
+        always[key] = marker  # only the key is looked at
+        handle = RemovableHandle(always)
+        handle.id = key
+        return handle
+
+    yield ModuleHookHandle(always, register, hook)
 
 
 Act = Callable[[Owner, torch.optim.Optimizer], None]
