@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from sppbench.__main__ import COMMANDS, main
 from sppbench.interruption import deferred_interrupt
 
 SOURCES = Path(__file__).parents[1] / "src"
+
+
+@pytest.fixture(autouse=True)
+def signal_is_heeded() -> Iterator[None]:
+    """A shell starts what it puts into the background with this signal ignored, and so do the tests then."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def ctrl_c(*_: object) -> int:

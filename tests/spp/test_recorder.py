@@ -336,12 +336,13 @@ def _process(rank: int, path: str) -> None:
             loop.steps += 1
             recorder.step()
         assert bool(recorder.end_epoch()) == (rank == 0)
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_write_one_history(tmp_path: Path) -> None:
     """With batches of 8 they are one that accumulates two such batches."""
-    torch.multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="spawn")
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"spp.parquet"}
     found, expected = read_history(tmp_path / "run" / "spp.parquet"), recorded(STEPS, parts=2)
     np.testing.assert_allclose(found["second_moment"], expected["second_moment"], rtol=1e-4)

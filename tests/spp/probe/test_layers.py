@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from sppbench.spp.probe.channel_axis import ChannelAxis, KnownAxes
+from sppbench.spp.probe.channel_axis import ChannelAxis, KnownAxes, is_second
 from sppbench.spp.probe.layers import choose_layers, unwrapped
 
 
@@ -86,7 +86,7 @@ def axes(*calls: tuple[nn.Module, tuple[int, ...]]) -> list[int | None]:
     rule, found = ChannelAxis(), []
     for module, shape in calls:
         x = torch.zeros(shape)
-        found.append(rule.of(module, (), x))
+        found.append(rule.of(is_second(module), (), x))
         rule.note(x, found[-1])
     return found
 
@@ -114,7 +114,7 @@ def test_a_tensor_that_a_module_returned_tells_where_its_channels_are() -> None:
     rule = ChannelAxis()
 
     def call(module: nn.Module, given: tuple[Tensor, ...], x: Tensor) -> tuple[int | None, bool]:
-        axis = rule.of(module, given, x)
+        axis = rule.of(is_second(module), given, x)
         rule.note(x, axis)
         return axis, rule.guessed
 

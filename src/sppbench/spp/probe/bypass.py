@@ -13,7 +13,7 @@ _MODES = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PR
 def why_bypassed() -> str | None:
     """Why what runs now must not be read: its tensors have more axes than they show, or no numbers in them; None for
     what is an ordinary call. It is asked at every call of every layer."""
-    if _is_transformed():
+    if is_transformed():
         return TRANSFORMED
     if torch.compiler.is_compiling():  # the probe is traced with the module
         return TRACED if torch.compiler.is_exporting() else None
@@ -26,5 +26,6 @@ def why_bypassed() -> str | None:
 
 # Dynamo enters the transforms that it traces, and asks while it does.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
+    """Whether this runs under a transform of ``torch.func``."""
     return torch._C._functorch.maybe_current_level() is not None

@@ -54,27 +54,29 @@ class ChannelAxis:
         self._second: bool | None = None
         self._channels: int | None = None
 
-    def of(self, module: nn.Module, given: Sequence[Any], x: Tensor) -> int | None:
-        """The axis, counted from 0, of the output ``x`` of ``module``; None for (N,), which is all one channel.
+    def of(self, second: bool | None, given: Sequence[Any], x: Tensor) -> int | None:
+        """The axis, counted from 0, of the output ``x`` of a module; None for (N,), which is all one channel.
 
         Args:
-            given: What the module was called with.
+            second: What :func:`is_second` says of the module.
+            given: What it was called with.
         """
         self.guessed = False
-        if x.ndim == 1 and not isinstance(module, _CHANNELS_LAST):
+        ndim = int(x.ndim)
+        if ndim == 1 and second is not False:
             return None
-        if x.ndim <= 2:
-            return int(x.ndim) - 1
-        second = _is_second(module)
+        if ndim <= 2:
+            return ndim - 1
         if second is None:
             return self._inherited(given, x)
-        return 1 if second else int(x.ndim) - 1
+        return 1 if second else ndim - 1
 
     def note(self, x: Tensor, axis: int | None) -> None:
         """Notes where a tensor that goes on through the net has its channels."""
-        if axis is None or x.ndim <= 2:
+        ndim = int(x.ndim)
+        if axis is None or ndim <= 2:
             return
-        if axis == 1 or axis == x.ndim - 1:
+        if axis == 1 or axis == ndim - 1:
             self._second, self._channels = axis == 1, int(x.shape[axis])
         if torch.compiler.is_compiling():
             _note_traced(x, axis)
@@ -82,8 +84,10 @@ class ChannelAxis:
             self._known.add(x, axis)
 
     def _inherited(self, given: Sequence[Any], x: Tensor) -> int:
-        tensors = [one for one in (x, *given) if isinstance(one, Tensor) and one.ndim == x.ndim]
-        axis = _find_traced(tensors) if torch.compiler.is_compiling() else self._known.find(tensors)
+        if torch.compiler.is_compiling():
+            axis = _find_traced([x, *(one for one in given if isinstance(one, Tensor))])
+        else:
+            axis = self._known.find((x, *given))
         if axis is not None:
             return axis
         return 1 if self._is_second_by_size(x) else int(x.ndim) - 1
@@ -100,7 +104,8 @@ class ChannelAxis:
         return self._second is not (fits_there and not fits_here)
 
 
-def _is_second(module: nn.Module) -> bool | None:
+def is_second(module: nn.Module) -> bool | None:
+    """Whether a module puts channels second (or else last); None: where what it is given has them."""
     # Layer normalizations over (N, C, H, W) are subclasses with such a name, or normalize over several axes.
     if isinstance(module, _CHANNELS_SECOND) or class_name(module).endswith("2d"):
         return True
@@ -127,14 +132,16 @@ class KnownAxes:
         if len(self._axes) > _MANY:
             self._axes = {key: one for key, one in self._axes.items() if one[0]() is not None}
 
-    def find(self, tensors: Sequence[Tensor]) -> int | None:
+    def find(self, tensors: Sequence[Any]) -> int | None:
         """The axis of the first tensor, as that of one of them is known; it must have kept it."""
-        shape = tensors[0].shape
-        for tensor in tensors:
-            reference, axis = self._axes.get(id(tensor), (None, 0))
-            # Another tensor may have the place in memory of one that is gone.
-            if reference is not None and reference() is tensor and _kept(tensor.shape, shape, axis):
-                return axis
+        for one in tensors:
+            found = self._axes.get(id(one))
+            # Another object may have the place in memory of one that is gone.
+            known = None if found is None else found[0]()
+            if found is None or known is None or known is not one:
+                continue
+            if _kept(known.shape, tensors[0].shape, found[1]):
+                return found[1]
         return None
 
 
@@ -143,6 +150,8 @@ def _kept(before: Sequence[int], after: Sequence[int], axis: int) -> bool:
     number of channels or the other axes, and not both, as a permutation does."""
     if before == after:
         return True
+    if len(before) != len(after):
+        return False
     others = [i for i in range(len(before)) if i != axis]
     return before[axis] == after[axis] or all(before[i] == after[i] for i in others)
 

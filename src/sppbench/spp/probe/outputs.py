@@ -58,7 +58,8 @@ def as_real(x: Tensor, axis: int | None) -> tuple[Tensor, int | None]:
     """A tensor of real numbers whose mean squares are those of |·| of ``x``, and its channel axis.
 
     Of a complex one, real and imaginary parts are channels of their own, all scaled by √2: the sums of their squares,
-    divided by twice the number of channels, give |·|². The mean over its channel means is (Re + Im)/√2 of ``x``'s.
+    divided by twice the number of channels, give |·|². The mean over its channel means is (Re + Im)/√2 of ``x``'s;
+    its largest magnitude is √2 times the largest part, at least the largest |·|; shares are those of the parts.
     """
     if not x.is_complex():
         return x, axis

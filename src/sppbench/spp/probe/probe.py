@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from sppbench.spp.names import DEFAULT_SIGNALS, OF_BATCH, SIGNALS
 from sppbench.spp.places import with_places
 from sppbench.spp.probe.blocks import find_blocks
-from sppbench.spp.probe.bypass import why_bypassed
+from sppbench.spp.probe.bypass import TRANSFORMED, is_transformed, why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
+from sppbench.spp.probe.channel_axis import is_second
 from sppbench.spp.probe.layers import (
     LayerChoice,
     choose_layers,
@@ -43,7 +44,8 @@ from sppbench.spp.probe.stepping import (
     on_optimizer_step,
 )
 from sppbench.spp.probe.tap import Slots, Tap
-from sppbench.spp.probe.weights import WeightSums, can_be_read, named_weights, sums_of_sparse
+from sppbench.spp.probe.weight_reader import WeightReader
+from sppbench.spp.probe.weights import named_weights
 from sppbench.spp.schedule import EveryNSteps, Schedule
 from sppbench.spp.sums.batched import ROWS, joined
 from sppbench.spp.sums.statistics import channel_rows, folded, sums_of
@@ -144,13 +146,13 @@ class SignalProbe(SteppingProbe):
             raise ValueError("no layer was chosen")
         self.blocks = {name: number for number, name in enumerate(find_blocks(named_modules(self._model)))}
         self._weights = named_weights(self._model, self._modules, everything=is_default(layers))
-        self._weight_sums = WeightSums()
         self._never_called = NeverCalled(self._model, is_compiled=hasattr(model, "_orig_mod"))
         for name, reason in shared(self._model).items() if is_default(layers) else ():
             self._layers.note(name, reason)
         self._axis_by_user = channel_axis
         self._spread = Spread(model, process_group)
         self._first = True  # no step has been recorded yet
+        self._weight_reader = WeightReader(self._weights, self._spread, self._layers, self.signals)
         self._reduce = Reducer()
         self._slots = {name: Slots(joined) for name in self._modules}
         self._leaf_handles: list[RemovableHandle] = []
@@ -178,8 +180,7 @@ class SignalProbe(SteppingProbe):
         self._leaf_handles = []
         self._sums: dict[Key, Tensor] = {}
         self._shares: dict[Key, Share] = {}
-        self._before: dict[str, Held] = {}
-        self._parameters_read = False
+        self._weight_reader.clear()
         self._is_paused = False  # while an optimizer's step evaluates its closure once more
         self._pass = Pass(None, with_gradient=False)
 
@@ -205,7 +206,7 @@ class SignalProbe(SteppingProbe):
         return hook
 
     def _layer_hook(self, name: str, own: nn.Module) -> Hook:
-        slots = self._slots[name]
+        slots, second = self._slots[name], is_second(own)
 
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
             if not self._recording or module is not own or not self._model.training:
@@ -216,11 +217,13 @@ class SignalProbe(SteppingProbe):
                 return self._repeat(name, output) if torch.is_grad_enabled() else None
             if not torch.is_grad_enabled() and not self._pass.with_gradient:
                 return self._layers.note_call_without_gradients(name)
-            return self._record(name, slots, module, arguments, output)
+            return self._record(name, slots, module, second, arguments, output)
 
         return hook
 
-    def _record(self, name: str, slots: Slots, module: nn.Module, arguments: Any, output: Any) -> Any:
+    def _record(
+        self, name: str, slots: Slots, module: nn.Module, second: bool | None, arguments: Any, output: Any
+    ) -> Any:
         call = self._pass.call(name)
         layer = label(name, call)
         x = recorded_tensor(output)
@@ -228,7 +231,9 @@ class SignalProbe(SteppingProbe):
         if x is None or reason is not None:
             self._layers.skip(layer, str(reason))
             return None
-        axis = self._axis_of(layer, module, arguments, x)
+        axis = None if self._axis_by_user is None else self._axis_by_user(layer, module, x)
+        axis = self._axis_of(layer, second, arguments, x) if axis is None else axis % x.ndim
+        self._pass.axis.note(x, axis)
         held = Held(x, None) if self._spread.is_whole(x) else self._held(layer, x, axis)
         if held is None:
             return None
@@ -256,16 +261,10 @@ class SignalProbe(SteppingProbe):
             self._hook_gradient(x, axis, lambda: layer, held.share)
         return None
 
-    def _axis_of(self, layer: str, module: nn.Module, arguments: Any, x: Tensor) -> int | None:
-        axes = self._pass.axis
-        axis = self._axis_by_user(layer, module, x) if self._axis_by_user is not None else None
-        if axis is not None:
-            axis %= x.ndim
-        else:
-            axis = axes.of(module, arguments, x)
-            if axes.guessed:
-                self._layers.guess(layer)
-        axes.note(x, axis)
+    def _axis_of(self, layer: str, second: bool | None, arguments: Any, x: Tensor) -> int | None:
+        axis = self._pass.axis.of(second, arguments, x)
+        if self._pass.axis.guessed:
+            self._layers.guess(layer)
         return axis
 
     def _held(self, layer: str, x: Tensor, axis: int | None) -> Held | None:
@@ -292,7 +291,9 @@ class SignalProbe(SteppingProbe):
         sums = self._sums  # of this step; close() and the next step put others in their place
 
         def hook(gradient: Tensor) -> None:
-            if self._sums is sums:
+            if is_transformed():
+                self._layers.note(label(), TRANSFORMED)
+            elif self._sums is sums:
                 held: Held | None = Held(gradient, share)
                 if type(gradient) is not Tensor:  # which may be spread in another way than x
                     held = self._held(label(), gradient, axis)
@@ -305,12 +306,10 @@ class SignalProbe(SteppingProbe):
 
     def _read(self, key: Key, held: Held, axis: int | None) -> None:
         """Adds what is read of a tensor, or a reason: nothing that a tensor cannot do ends a run."""
-        if (reason := why_bypassed()) is None:
-            try:
-                self._add(key, sums_of(*as_real(held.local, axis)), held.share)
-            except Exception as error:
-                reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
-        if reason is not None:
+        try:
+            self._add(key, sums_of(*as_real(held.local, axis)), held.share)
+        except Exception as error:
+            reason = f"its {key[0]} cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
             self._layers.note(key[1], reason)
 
     def _add(self, key: Key, sums: Tensor, share: Share | None = None) -> None:
@@ -331,72 +330,24 @@ class SignalProbe(SteppingProbe):
     def read_parameters(self) -> None:
         """Reads the weights as they are, once a step; called by itself when a ``torch.optim`` optimizer takes its step
         or by :meth:`collect`, whichever comes first."""
-        if not self._recording or self._parameters_read:
-            return
-        self._parameters_read = True
-        weights = self._held_weights(lambda parameter: parameter)
-        if "parameter" in self.signals:
-            self._add_weights("parameter", weights)
-        if "update" in self.signals:
-            self._before = {name: Held(one.local.clone(), one.share) for name, one in weights.items()}
-
-    def _held_weights(self, of: Callable[[nn.Parameter], Tensor | None]) -> dict[str, Held]:
-        """What this process holds of weights, or of what belongs to them."""
-        found = {}
-        for name, weight in self._weights.items():
-            parameter = weight.parameter
-            x = None if parameter is None else of(parameter)
-            if parameter is None:
-                self._layers.skipped[name] = "its weight is no longer a parameter"
-            elif x is not None and can_be_read(x):
-                try:
-                    held = self._spread.held_of_weight(parameter, x)
-                except Unknown as reason:
-                    self._layers.skipped[name] = str(reason)
-                    continue
-                if held.share is not None or held.local.numel():  # of a weight that is spread, there may be none here
-                    found[name] = held
-        return found
-
-    def _add_weights(self, signal: str, weights: Mapping[str, Held]) -> None:
-        sums = self._weight_sums(weights)
-        self._sums |= {(signal, name): one for name, one in sums.items()}
-        self._shares |= {(signal, name): one.share for name, one in weights.items() if one.share is not None}
-
-    def _trains_with(self, optimizer: torch.optim.Optimizer) -> bool:
-        own = {id(weight.parameter) for weight in self._weights.values()}
-        return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+        if self._recording:
+            self._weight_reader.read()
 
     def _before_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._recording and self._trains_with(optimizer):
+        if self._recording and self._weight_reader.are_trained_by(optimizer):
             self.read_parameters()
 
     def _before_closure_again(self, optimizer: torch.optim.Optimizer) -> None:
         """A batch that a step evaluates several times, at other weights each time, counts once, as it first was."""
-        if self._recording and self._trains_with(optimizer):
-            self._read_parameter_gradients()
+        if self._recording and self._weight_reader.are_trained_by(optimizer):
+            self._weight_reader.read_gradients()
             self._recording, self._is_paused = False, True
 
     def _after_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         if self._is_paused:
             self._is_paused, self._recording = False, True
-        elif self._recording and self._trains_with(optimizer):
-            self._read_parameter_gradients()
-
-    def _read_parameter_gradients(self) -> None:
-        if "parameter_gradient" not in self.signals:
-            return
-        dense = self._held_weights(lambda parameter: parameter.grad)
-        self._add_weights("parameter_gradient", dense)
-        for name in self._weights.keys() - dense.keys():
-            parameter = self._weights[name].parameter
-            gradient = None if parameter is None else parameter.grad
-            if gradient is None or gradient.layout == torch.strided:
-                continue
-            if gradient.layout == torch.sparse_coo:
-                self._sums["parameter_gradient", name] = sums_of_sparse(gradient)
-            else:
-                self._layers.note(name, f"its parameter_gradient is {str(gradient.layout).removeprefix('torch.')}")
+        elif self._recording and self._weight_reader.are_trained_by(optimizer):
+            self._weight_reader.read_gradients()
 
     def readings(self, loss_scale: float | Tensor = 1.0) -> Readings | None:
         """Ends the step and returns its statistics without waiting for the device; None for a step not recorded.
@@ -447,9 +398,7 @@ class SignalProbe(SteppingProbe):
         if self._first:
             self._spread.find()
             self._first = False
-        self.read_parameters()
-        if not any(signal == "parameter_gradient" for signal, _ in self._sums):
-            self._read_parameter_gradients()
+        self._complete_weights()
         for slots in self._slots.values():
             for layer, sums in slots.gradients():
                 self._add(("gradient", layer), sums)
@@ -458,18 +407,18 @@ class SignalProbe(SteppingProbe):
             for layer, sums in compiled.sums.items():
                 self._add(("activation", layer), sums)
             compiled = compiled.previous
-        after = self._held_weights(lambda parameter: parameter) if self._before else {}
-        changes = {
-            name: Held(after[name].local - before.local, before.share)
-            for name, before in self._before.items()
-            if name in after and after[name].local.shape == before.local.shape
-        }
-        self._add_weights("update", changes)
         called = self._layers.depths
         self._layers.note_what_never_ran(self._modules, lambda layer: self._never_called(layer, called))
         self._note_what_has_no_gradient()
         self._layers.warn_of_guesses()
         self._warn_if_nothing_ran()
+
+    @torch.no_grad()
+    def _complete_weights(self) -> None:
+        reader = self._weight_reader
+        reader.complete()
+        self._sums |= reader.sums
+        self._shares |= reader.shares
 
     def _note_what_has_no_gradient(self) -> None:
         read = {layer for signal, layer in self._sums if signal == "activation"}

@@ -83,7 +83,9 @@ def sums_of_sparse(x: Tensor) -> Tensor:
     if x.is_complex():
         channels = torch.stack([2 * channels, 2 * channels + 1], dim=1).flatten()
     dense[channels] = sums[: -len(TAIL)]
-    dense[-len(TAIL) :] = sums[-len(TAIL) :]  # the others are zero: they add nothing to squares
+    tail = dense[-len(TAIL) :]
+    tail.copy_(sums[-len(TAIL) :])  # all others are zero
+    tail[TAIL.index("zeros")] += (len(dense) - len(sums)) * tail[TAIL.index("count")]
     return dense
 
 
