@@ -182,7 +182,16 @@ def test_what_is_damaged_is_named_and_stops_nothing(tmp_path: Path) -> None:
         (run,) = read_evidence(tmp_path).runs
         with pytest.raises(EvidenceError, match=f"its column {column} has values of another type"):
             run.signals()
+    for column, value in (("batches", "x"), ("signal", "x")):
+        whole.assign(**{column: [value]}).to_parquet(good / "spp_epochs.parquet")
+        (run,) = read_evidence(tmp_path).runs
+        with pytest.raises(
+            EvidenceError, match=rf"spp_epochs\.parquet is damaged: its column {column} has other values"
+        ):
+            run.signals()
     whole.to_parquet(good / "spp_epochs.parquet")
+    with pytest.raises(EvidenceError, match=r"spp_epochs\.parquet has no epoch means over full batches"):
+        read_evidence(tmp_path).runs[0].signals("full")
     assert len(read_evidence(tmp_path).runs[0].signals()) == 1
     (good / "spp_epochs.parquet").unlink()
     write_signals(good, _values)

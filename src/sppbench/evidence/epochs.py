@@ -33,7 +33,7 @@ from sppbench.spp.history.epoch_means import batchnorm_epoch_mean, epoch_mean
 from sppbench.spp.history.parts import Origin
 from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
 from sppbench.spp.history.schema import HistoryError
-from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS, PLACES
+from sppbench.spp.names import DEFAULT_SIGNALS, GAIN_AND_FACTORS, PLACES, SIGNALS
 
 SPP_FILE, BATCHNORM_FILE = "spp_epochs.parquet", "batchnorm_epochs.parquet"
 _KEY = b"sppbench"
@@ -163,6 +163,9 @@ def _read(file: Path) -> pd.DataFrame:
             fits = kind == "i" if column in _COUNTS else kind == "f"
         if not fits:
             raise HistoryError(f"{file} is damaged: its column {column} has values of another type")
+    for column, known in (("batches", _BATCHES), ("signal", SIGNALS)):
+        if column in needed and not set(frame[column].unique()) <= set(known):
+            raise HistoryError(f"{file} is damaged: its column {column} has other values than {', '.join(known)}")
     floats = frame.select_dtypes("float32").columns
     return _derive(frame.astype(dict.fromkeys(floats, "float64")))
 

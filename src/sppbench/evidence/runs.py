@@ -134,7 +134,7 @@ class Run:
             EvidenceError: They were not recorded, or are damaged.
         """
         if batches not in self._signals:
-            raise EvidenceError(f"{self.path} has no epoch means over {batches} batches")
+            raise EvidenceError(f"{self.path / epochs.SPP_FILE} has no epoch means over {batches} batches")
         return self._signals[batches]
 
     @cached_property
