@@ -1,6 +1,6 @@
 """The probe on nets and loops of all kinds: is training untouched, are the numbers right, is anything missing?
 
-    python benchmarks/any_net.py [--only GLOB] [--loops plain compiled] [--output benchmarks/any_net.md]
+    python benchmarks/any_net.py [--only GLOB ...] [--loops plain compiled] [--output benchmarks/any_net.md]
 
 Needs timm, transformers, diffusers, peft and torch_geometric beside sppbench. Each net, small or with small inputs and
 with random weights, is trained for two steps of SGD by each loop, with and without a probe of all signals:
@@ -25,6 +25,7 @@ import fnmatch
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -225,16 +226,22 @@ def is_handing_on(module: nn.Module) -> bool:
     return isinstance(module, nn.Identity) or (type(module).__name__.startswith("Dropout") and module.p == 0)
 
 
+def versions() -> str:
+    """Of the libraries that the nets are from."""
+    names = ("timm", "torchvision", "transformers", "peft", "diffusers", "torch_geometric")
+    return ", ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", help="nets, as a glob")
+    parser.add_argument("--only", nargs="+", default=["*"], help="nets, as globs")
     parser.add_argument("--loops", nargs="+", default=["plain", "accumulated", "autocast"])
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     lines, faults, start = [], [], perf_counter()
     for name, make in NETS.items():
-        if not fnmatch.fnmatch(name, arguments.only):
+        if not any(fnmatch.fnmatch(name, glob) for glob in arguments.only):
             continue
         cells = []
         for way in arguments.loops:
@@ -259,14 +266,15 @@ def main() -> None:
                 faults += [f"- {name}, {way}, {kind}: {one}" for one in found[kind][:3]]
             print(name, way, cells[-1], found["wrong"][:2], found["missing"][:3], flush=True)
         lines.append(f"| {name} | {' | '.join(cells)} |")
-        write(arguments.output, arguments.loops, lines, faults, perf_counter() - start)
+        write(arguments, lines, faults, perf_counter() - start)
 
 
-def write(path: Path, loops: list[str], lines: list[str], faults: list[str], seconds: float) -> None:
+def write(arguments: argparse.Namespace, lines: list[str], faults: list[str], seconds: float) -> None:
+    loops, chosen = arguments.loops, "" if arguments.only == ["*"] else " --only " + " ".join(map(repr, arguments.only))
     head = [
         "# The probe on nets of all kinds",
         "",
-        f"`python benchmarks/any_net.py`; {describe()} {seconds / 60:.0f} minutes.",
+        f"`python benchmarks/any_net.py{chosen}`; {versions()}; {describe()}; {seconds / 60:.0f} minutes.",
         "",
         "A cell names what is wrong, or else how many rows the table of a step has and how many of them were compared.",
         "",
@@ -274,7 +282,7 @@ def write(path: Path, loops: list[str], lines: list[str], faults: list[str], sec
         f"|---|{'---|' * len(loops)}",
     ]
     tail = ["", "What is wrong:", "", *faults] if faults else []
-    path.write_text("\n".join([*head, *lines, *tail, ""]))
+    arguments.output.write_text("\n".join([*head, *lines, *tail, ""]))
 
 
 if __name__ == "__main__":
