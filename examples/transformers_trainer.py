@@ -1,4 +1,4 @@
-"""Trains a small Llama on Python's own source code with ``transformers.Trainer``, records it, and draws what happened.
+"""Trains a small Llama on PyTorch's source code with ``transformers.Trainer``, records it, and draws what happened.
 
     pip install 'sppbench[transformers]'
     python examples/transformers_trainer.py outputs/llama
