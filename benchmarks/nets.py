@@ -90,7 +90,7 @@ def torchvision_net(name: str) -> Make:
     def make() -> tuple[nn.Module, Callable[[int], Batch]]:
         import torchvision
 
-        pixels = {"vit_b_32": 224, "swin_t": 64, "maxvit_t": 224, "inception_v3": 96}.get(name, 64)
+        pixels = {"vit_b_32": 224, "swin_t": 64, "maxvit_t": 224, "inception_v3": 160}.get(name, 64)
         options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
         return torchvision.models.get_model(name, weights=None, **options), images(pixels)
 
