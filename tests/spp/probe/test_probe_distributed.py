@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sppbench.spp.probe.attention import AttentionProbe
 from sppbench.spp.probe.probe import SignalProbe
+from sppbench.spp.probe.processes import Processes
 from tests.spp.probe.sharding import in_processes
 from tests.spp.reference import same, seeded, select
 
@@ -244,3 +245,16 @@ def test_a_pipeline_stage_is_refused_in_one_line() -> None:
 
     with pytest.raises(TypeError, match=r"not into a PipelineStage; give the submod of each stage a probe"):
         SignalProbe(PipelineStage())  # type: ignore[arg-type]
+
+
+def test_processes_are_those_that_are_found_after_a_compiled_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass of a compiled net says that it begins: the net may have been spread since the probe was attached."""
+    model, seen = nn.Sequential(nn.Linear(3, 2)), []
+    with SignalProbe(model) as probe:
+        later = Processes()
+        monkeypatch.setattr(probe._spread, "find", lambda: setattr(probe._spread, "processes", later))
+        monkeypatch.setattr(probe, "_reduce", lambda *arguments: seen.append(arguments[4]) or ((), None))
+        model.compile(backend="aot_eager", fullgraph=True)
+        model(torch.ones(4, 3)).sum().backward()
+        probe.collect()
+    assert seen[0] is later

@@ -19,8 +19,7 @@ from sppbench.spp.probe.order import LayerOrder
 from sppbench.spp.probe.processes import ProcessGroup
 from sppbench.spp.probe.reasons import NeverCalled
 from sppbench.spp.probe.softmax import Watch, attends, heads_of, may_attend
-from sppbench.spp.probe.spread import Spread
-from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_any_forward, before_forward, check_module
+from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_any_forward, before_forward
 from sppbench.spp.schedule import EveryNSteps, Schedule
 from sppbench.spp.sums.attention_sums import LARGEST, SUMS, head_sums, statistics, with_more
 
@@ -104,12 +103,9 @@ class AttentionProbe(SteppingProbe):
         stop: int | None = None,
         multihead: bool = False,
     ) -> None:
-        check_module(model)
-        super().__init__(Schedule(every_n_steps, start, stop), LayerOrder())
+        super().__init__(model, Schedule(every_n_steps, start, stop), LayerOrder(), process_group)
         self._model = unwrapped(model)
-        self._spread = Spread(model, process_group)
         self._never_called = NeverCalled(self._model, is_compiled=hasattr(model, "_orig_mod"))
-        self._first = True  # no step has been recorded yet
         self._watches: list[Watch] = []  # those that are on, from the outermost
         self._clear()
         modules = named_modules(self._model)
@@ -206,11 +202,8 @@ class AttentionProbe(SteppingProbe):
 
     def readings(self) -> AttentionReadings | None:
         """Ends the step and returns its statistics without waiting for the device; None for a step not measured."""
-        recorded, sums, processes = self._recording, self._sums, self._spread.processes
+        recorded, sums, processes = self._recording, self._sums, self._processes()
         if recorded:
-            if self._first:
-                self._spread.find()
-                self._first, processes = False, self._spread.processes
             called = self._order.depths
             attention = (name for name, module in self._modules.items() if attends(module))
             self._order.note_what_never_ran(attention, lambda name: self._never_called(name, called))

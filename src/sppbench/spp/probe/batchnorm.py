@@ -20,8 +20,7 @@ from sppbench.spp.probe.bypass import why_bypassed
 from sppbench.spp.probe.channel_axis import is_normalized
 from sppbench.spp.probe.order import LayerOrder
 from sppbench.spp.probe.processes import ProcessGroup
-from sppbench.spp.probe.spread import Spread
-from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_forward, before_forward, check_module
+from sppbench.spp.probe.stepping import Handle, SteppingProbe, after_forward, before_forward
 from sppbench.spp.probe.tap import Slots
 from sppbench.spp.schedule import EveryNSteps, Schedule
 from sppbench.spp.sums.batched import Plans
@@ -110,11 +109,8 @@ class BatchNormProbe(SteppingProbe):
         start: int = 0,
         stop: int | None = None,
     ) -> None:
-        check_module(model)
-        super().__init__(Schedule(every_n_steps, start, stop), LayerOrder())
+        super().__init__(model, Schedule(every_n_steps, start, stop), LayerOrder(), process_group)
         self._model = model
-        self._spread = Spread(model, process_group)
-        self._first = True
         modules = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
         self._modules = {name: module for name, module in modules.items() if _normalizes(module)}
         self.layers = tuple(self._modules)
@@ -261,10 +257,7 @@ class BatchNormProbe(SteppingProbe):
         self.step += 1
         if found is None:
             return None
-        if self._first:
-            self._spread.find()
-            self._first = False
-        processes = self._spread.processes
+        processes = self._processes()
         found = found.to(processes.device([found.device]))
         processes.add_up(found)
         depths = tuple(self._order.depths.get(name, len(self.layers)) for name in self.layers)

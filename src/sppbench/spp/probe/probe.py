@@ -33,14 +33,12 @@ from sppbench.spp.probe.outputs import as_real, recorded_tensor, replaced, why_n
 from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
 from sppbench.spp.probe.readings import DifferentNets, Key, Readings, Reducer, Row, to_frame
 from sppbench.spp.probe.reasons import UNREACHED, WITHOUT_GRAPH, NeverCalled, shared
-from sppbench.spp.probe.spread import Spread
 from sppbench.spp.probe.stepping import (
     Handle,
     Hook,
     SteppingProbe,
     after_forward,
     before_forward,
-    check_module,
     on_optimizer_step,
 )
 from sppbench.spp.probe.tap import Slots, Tap
@@ -134,12 +132,11 @@ class SignalProbe(SteppingProbe):
         start: int = 0,
         stop: int | None = None,
     ) -> None:
-        check_module(model)
         self.signals = (signals,) if isinstance(signals, str) else tuple(signals)
         if unknown := set(self.signals) - set(SIGNALS):
             raise ValueError(f"unknown signal {unknown.pop()!r}; there are: {', '.join(SIGNALS)}")
         self._layers = LayerRows()
-        super().__init__(Schedule(every_n_steps, start, stop), self._layers)
+        super().__init__(model, Schedule(every_n_steps, start, stop), self._layers, process_group)
         self._model = unwrapped(model)
         self._modules = choose_layers(self._model, layers)
         if not self._modules:
@@ -150,8 +147,6 @@ class SignalProbe(SteppingProbe):
         for name, reason in shared(self._model).items() if is_default(layers) else ():
             self._layers.note(name, reason)
         self._axis_by_user = channel_axis
-        self._spread = Spread(model, process_group)
-        self._first = True  # no step has been recorded yet
         self._weight_reader = WeightReader(self._weights, self._spread, self._layers, self.signals)
         self._reduce = Reducer()
         self._slots = {name: Slots(joined) for name in self._modules}
@@ -355,7 +350,7 @@ class SignalProbe(SteppingProbe):
         Args:
             loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said.
         """
-        recorded, processes = self._recording, self._spread.processes
+        recorded, processes = self._recording, self._processes()
         if recorded:
             self._take()
         sums, shares = self._sums, self._shares
@@ -395,9 +390,6 @@ class SignalProbe(SteppingProbe):
 
     def _take(self) -> None:
         """Completes the sums of the step."""
-        if self._first:
-            self._spread.find()
-            self._first = False
         self._complete_weights()
         for slots in self._slots.values():
             for layer, sums in slots.gradients():

@@ -16,6 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from sppbench.spp.probe.order import LayerOrder
+from sppbench.spp.probe.processes import Processes, ProcessGroup
+from sppbench.spp.probe.spread import Spread
 from sppbench.spp.schedule import Schedule
 
 Probe = TypeVar("Probe", bound="SteppingProbe")
@@ -34,14 +36,24 @@ class SteppingProbe(ABC):
     """A context manager over hooks that record some steps.
 
     Args:
+        model: As it is called: the wrapper, where there is one.
         schedule: Which.
         order: Of the layers that the probe looks at; the hooks fill it.
+        process_group: The processes that share the batch; see ``SignalProbe``.
 
     Attributes:
         epoch: What is written into the column ``epoch``; set it when an epoch begins.
+
+    Raises:
+        TypeError: ``model`` is not a module.
     """
 
-    def __init__(self, schedule: Schedule, order: LayerOrder) -> None:
+    def __init__(
+        self, model: nn.Module, schedule: Schedule, order: LayerOrder, process_group: ProcessGroup = "auto"
+    ) -> None:
+        check_module(model)
+        self._spread = Spread(model, process_group)
+        self._first = True  # no step has been recorded yet
         self._schedule = schedule
         self.epoch = 0
         self._order = order
@@ -63,6 +75,13 @@ class SteppingProbe(ABC):
         self._step = step
         # A plain attribute: compiled graphs are guarded by it.
         self._recording = bool(self._handles) and self._schedule(step)
+
+    def _processes(self) -> Processes:
+        """Those that train the model, at the end of a step: it may have been wrapped or spread since the probe came."""
+        if self._first:
+            self._spread.find()
+            self._first = False
+        return self._spread.processes
 
     def _attach(self, handles: Iterable[Handle]) -> None:
         """Begins to record; `handles` are the probe's hooks, which `close` removes. If one of them cannot be made,
