@@ -668,7 +668,7 @@ class Share(Sampler[int]):
 def in_two(path: Path) -> None:
     loader = DataLoader(data(64).dataset, 8, sampler=Share())
     options: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
-    fit(path, SPPCallback(flush_every_n_steps=3), loader=loader, validate=False, max_epochs=1, **options)
+    fit(path, SPPCallback(flush_every_n_steps=3, epochs=()), loader=loader, validate=False, max_epochs=1, **options)
 
 
 @empty_figures

@@ -128,9 +128,7 @@ def _ratio(record: Record, question: _Question, profiles: Mapping[str, Profiles]
     )
 
 
-def _needs(
-    record: Record, cells: Sequence[Setup], paired: dict[int, float], profiles: Mapping[str, Profiles]
-) -> str:
+def _needs(record: Record, cells: Sequence[Setup], paired: dict[int, float], profiles: Mapping[str, Profiles]) -> str:
     """The runs for as many pairs as are needed, those first of whose pairs one run is there."""
     usable = {cell: set(profiles[cell.net].table["seed"]) for cell in cells}
     spoilt = {seed for cell in cells for seed in record.runs(cell) if seed not in usable[cell]}
