@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from sppbench.train import main
 
 # The nets are small, and the tests run in several processes.
 torch.set_num_threads(1)
+
+# pytest listens to every logger that does not propagate. Heard, this one is given the text of all that is compiled.
+logging.getLogger("torch.__trace").propagate = True
 
 # A run of a second: 3 epochs of 3 steps (the last batch is a partial one) on random images.
 FFNN = ("name=ffnn", "model=ffnn", "model.hidden_features=16", "model.depth=2")

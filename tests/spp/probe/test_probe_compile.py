@@ -100,9 +100,8 @@ def test_small_net_with_partial_batches_accumulation_and_inplace_activations(in_
 
 
 def test_every_second_step_takes_a_graph_with_and_one_without_the_probe() -> None:
-    make = lambda: nn.Sequential(nn.Linear(8, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))  # noqa: E731
     batches = [[images(6, seed)] for seed in range(8)] + [[images(4)], [images(4)], [images(5)], [images(3)]]
-    assert both(make, batches, every_n_steps=2) == 4
+    assert both(Block, batches, every_n_steps=2) == 4
 
 
 def test_block_of_efficientnet() -> None:
@@ -144,38 +143,31 @@ class Pair(NamedTuple):
     right: Tensor
 
 
-#: What a layer returns that is no tensor alone, and where the tensor is in it.
-OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
-    "tuple": (lambda x: (x, x + 1), lambda out: out[1]),
-    "list": (lambda x: [None, x], lambda out: out[1]),
-    "named_tuple": (lambda x: Pair(x, x), lambda out: out.right),
-    "dict": (lambda x: {"ids": (x > 0), "value": (x,)}, lambda out: out["value"][0]),
-    "ordered_dict": (lambda x: OrderedDict(ids=x > 0, value=(x,)), lambda out: out["value"][0]),
-}
-
-
-def test_tensor_inside_of_an_output() -> None:
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: (x, x + 1),
+        lambda x: [None, x],
+        lambda x: Pair(x, x),
+        lambda x: {"ids": (x > 0), "value": (x,)},
+        lambda x: OrderedDict(ids=x > 0, value=(x,)),
+    ],
+    ids=["tuple", "list", "named tuple", "dict", "ordered dict"],
+)
+def test_tensor_inside_of_an_output(wrap: Callable[[Tensor], Any]) -> None:
     class Wrapping(nn.Module):
-        def __init__(self, kind: str) -> None:
-            super().__init__()
-            self.kind = kind
-
         def forward(self, x: Tensor) -> Any:
-            return OUTPUTS[self.kind][0](x)
+            return wrap(x)
 
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            for kind in OUTPUTS:
-                self.add_module(f"{kind}_linear", nn.Linear(8, 8))
-                self.add_module(kind, Wrapping(kind))
-            self.head = nn.Linear(8, 2)
+            self.first, self.wrapping, self.second = nn.Linear(8, 5), Wrapping(), nn.Linear(5, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = x.flatten(2).mean(1)[:, :8]
-            for kind, (_, inside) in OUTPUTS.items():
-                x = inside(getattr(self, kind)(getattr(self, f"{kind}_linear")(x)))
-            return self.head(x)
+            x = self.wrapping(self.first(x.flatten(2).mean(1)[:, :8]))
+            x = x["value"][0] if isinstance(x, dict) else x[1] if x[0] is None else x[0]
+            return self.second(x)
 
     both(Net, [[images()]] * 2)
 
