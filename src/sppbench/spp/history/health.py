@@ -8,14 +8,12 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from sppbench.spp.history.zero_start import ZeroStart
+from sppbench.spp.history.small_start import DEAD, SmallStart
 from sppbench.spp.names import GAIN_AND_FACTORS, OF_BATCH, shortened
 
 log = logging.getLogger(__name__)
 
-# A second moment below the first is no signal any more for float32 arithmetic; one above the second is about to
-# overflow.
-DEAD: Final = 1e-30
+#: A second moment above this is about to overflow.
 EXPLODED: Final = 1e15
 
 
@@ -76,22 +74,22 @@ def summarize_batchnorm(means: pd.DataFrame) -> dict[str, float]:
 class Watch:
     """Warns, once for each layer and kind of trouble, when a signal dies, explodes or is no longer finite.
 
-    A signal that is zero from the first step on, as long as a weight is, as where a branch begins at zero (see
-    `ZeroStart`), is not dead: that is logged as an information.
+    A signal that is dead from the first step on as a branch begins at zero or near it (see `SmallStart`) is not: that
+    is logged as an information.
     """
 
     def __init__(self) -> None:
         self._warned: set[tuple[str, str, str]] = set()
-        self._zero_start: ZeroStart | None = None
+        self._small_start: SmallStart | None = None
 
     def look(self, frame: pd.DataFrame) -> None:
         """Takes the rows of some steps, in the order of the steps."""
         if frame.empty:
             return
-        zero_by_weights = self._zero_by_weights(frame)
+        of_small_weights = self._of_small_weights(frame)
         troubles = {
             # Weights may be zero, as those of a new branch often are.
-            "is dead": (frame["second_moment"] < DEAD) & frame["signal"].isin(OF_BATCH) & ~zero_by_weights,
+            "is dead": (frame["second_moment"] < DEAD) & frame["signal"].isin(OF_BATCH) & ~of_small_weights,
             "has exploded": (frame["second_moment"] > EXPLODED) & np.isfinite(frame["second_moment"]),
             "is not finite": not_finite(frame),
         }
@@ -102,13 +100,13 @@ class Watch:
                 if new:
                     log.warning(_message(str(signal), int(step), trouble, new))
 
-    def _zero_by_weights(self, frame: pd.DataFrame) -> pd.Series:
-        is_first = self._zero_start is None
-        known = self._zero_start = self._zero_start or ZeroStart()
+    def _of_small_weights(self, frame: pd.DataFrame) -> pd.Series:
+        is_first = self._small_start is None
+        known = self._small_start = self._small_start or SmallStart()
         excused = known.excused(frame)
         if is_first and known.weights:
             weights, layers = shortened(known.weights), shortened(known.layers)
-            log.info(f"zero from the first step on, by weights that are zero ({weights}): {layers}")
+            log.info(f"no signal from the first step on, as weights begin near zero ({weights}): {layers}")
         return excused
 
 
