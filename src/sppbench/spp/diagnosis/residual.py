@@ -59,8 +59,8 @@ def unbalanced(table: StepTable, structure: Structure | None) -> Iterator[Findin
         adds,
         skip < LIMITS["drowned skip"].threshold,
         skip,
-        "the skip is {number:.2g} of the second moment of its sum with the branch that ends at {layer}{{others}}: scale "
-        "the branch down at the start, or normalize it",
+        "the skip is {number:.2g} of the second moment of its sum with the branch that ends at {layer}{{others}}: "
+        "scale the branch down at the start, or normalize it",
     )
 
 
@@ -111,7 +111,7 @@ def _is_silent(table: StepTable, share: Array) -> Mask:
 
 def adds_of(table: StepTable, structure: Structure | None) -> list[Add]:
     """The sums of which enough is recorded."""
-    recorded = np.isfinite(table.of("activation")).any(axis=0)
+    recorded: Mask = np.asarray(table.recorded("activation").any(axis=0))
     layers = [layer for layer in table.layers if recorded[layer.place]]
     found = list(_of_sum_modules(layers, structure))
     if structure is not None:

@@ -57,11 +57,11 @@ class StepTable:
         frame = _complete(frame)
         self._frame = frame
         codes, names = pd.factorize(frame["layer"])
-        first = frame.iloc[np.unique(codes, return_index=True)[1]]
+        # A code is new where it is larger than all before.
+        first = frame.iloc[np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1))]
         order = np.argsort(first["depth"].to_numpy(), kind="stable")
         rank = np.empty(len(names), dtype=np.int64)
         rank[order] = np.arange(len(names))
-        self._columns = rank[codes]
         columns = [first[name].to_numpy()[order] for name in ("layer", "kind", "block", "role")]
         self.layers = [
             Layer(i, str(layer), str(kind), int(block), str(role))
@@ -76,6 +76,8 @@ class StepTable:
             np.maximum.at(self.counts, self._lines, frame["steps"].to_numpy(dtype=np.int64))
         signals, kinds = pd.factorize(frame["signal"])
         self._rows = {str(kind): np.flatnonzero(signals == i) for i, kind in enumerate(kinds)}
+        cells = self._lines * len(names) + rank[codes]
+        self._cells = {signal: cells[rows] for signal, rows in self._rows.items()}
         self._small_start: Mask | None = None
         self._found: dict[tuple[str, str], Array] = {}
 
@@ -91,9 +93,8 @@ class StepTable:
         """(steps, layers) values of a column; NaN where there is no row, or if the frame does not have the column."""
         if (signal, column) not in self._found:
             found = np.full(self.shape, np.nan)
-            rows = self._rows.get(signal)
-            if rows is not None and column in self._frame:
-                found[self._lines[rows], self._columns[rows]] = self._frame[column].to_numpy(np.float64)[rows]
+            if signal in self and column in self._frame:
+                found.flat[self._cells[signal]] = self._frame[column].to_numpy(np.float64)[self._rows[signal]]
             self._found[signal, column] = found
         return self._found[signal, column]
 
@@ -104,29 +105,24 @@ class StepTable:
     def of_small_weights(self, signal: str) -> Mask:
         """(steps, layers) where a signal is dead as a branch begins at zero or near it."""
         if self._small_start is None:
-            order = np.argsort(self._lines, kind="stable")
-            excused = SmallStart().excused(self._frame.iloc[order])
-            self._small_start = np.zeros(len(self._frame), dtype=np.bool_)
-            self._small_start[order] = excused.to_numpy()
+            frame = self._frame
+            if (np.diff(self._lines) < 0).any():
+                frame = frame.iloc[np.argsort(self._lines, kind="stable")]
+            self._small_start = SmallStart().excused(frame).sort_index().to_numpy()
         return self._scattered(signal, self._small_start)
 
     @cached_property
     def growing(self) -> Mask:
         """(layers,) weights that begin at zero or near it, see `is_small`, and have grown since, if that is known."""
-        rows = self._rows.get("parameter", np.zeros(0, dtype=np.int64))
-        small = np.zeros(len(self._frame), dtype=np.bool_)
-        small[rows] = is_small(self._frame.iloc[rows])
         moment = self.of("parameter")
-        first, last = ends(moment)
-        begins = (self._scattered("parameter", small) & (np.cumsum(np.isfinite(moment), axis=0) == 1)).any(axis=0)
+        (first, last), (ndim, _) = ends(moment), ends(self.of("parameter", "ndim"))
         number = np.isfinite(moment).sum(axis=0)
-        return np.asarray(begins & ((number == 1) | (last > first)))
+        return np.asarray(is_small(first, ndim) & ((number == 1) | (last > first)))
 
     def _scattered(self, signal: str, values: Mask) -> Mask:
         found = np.zeros(self.shape, dtype=np.bool_)
-        rows = self._rows.get(signal)
-        if rows is not None:
-            found[self._lines[rows], self._columns[rows]] = values[rows]
+        if signal in self:
+            found.flat[self._cells[signal]] = values[self._rows[signal]]
         return found
 
     def first(self, where: Mask, recorded: Mask, at_least: int = 1) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,14 @@ DEAD: Final = 1e-30
 _SMALL: Final = 1e-2
 
 
-def is_small(frame: pd.DataFrame) -> pd.Series:
-    """Which rows are of weights that are zero, or of scales near it: those of no more than one dimension."""
-    scale = frame["ndim"] <= 1 if "ndim" in frame else pd.Series(False, index=frame.index)
-    moment = frame["second_moment"]
-    return (frame["signal"] == "parameter") & ((moment == 0) | (scale & (moment < _SMALL)))
+def is_small(moment: Any, ndim: Any) -> Any:
+    """Which weights are zero, or scales near it: those of no more than one dimension.
+
+    Args:
+        moment: Second moments of weights, an array or a series.
+        ndim: Of how many dimensions each is.
+    """
+    return (moment == 0) | ((ndim <= 1) & (moment < _SMALL))
 
 
 class SmallStart:
@@ -59,15 +62,20 @@ class SmallStart:
         dead = rows["second_moment"] < DEAD
         since = rows.loc[~dead, "step"].groupby(keys[~dead]).min()  # when they are no longer
         self._dead -= {*since.index}
-        still = rows["step"].isin(weights.loc[is_small(weights), "step"])
+        still = rows["step"].isin(weights.loc[_small_among(weights), "step"])
         excused[rows.index] = dead & still & (rows["step"] < keys.map(since).astype(float).fillna(np.inf))
         return excused
 
     def _begin(self, frame: pd.DataFrame) -> None:
         self._has_begun = True
         first = frame[frame["step"] == frame["step"].iloc[0]]
-        weights = first.loc[is_small(first), "layer"].unique()
+        weights = first[first["signal"] == "parameter"]
+        weights = weights.loc[_small_among(weights), "layer"].unique()
         rows = first[(first["second_moment"] < DEAD) & first["signal"].isin(OF_BATCH)]
         if len(weights) and len(rows):
             self.weights, self.layers = tuple(weights), tuple(rows["layer"].unique())
             self._dead = {*zip(rows["signal"], rows["layer"], strict=True)}
+
+
+def _small_among(weights: pd.DataFrame) -> Any:
+    return is_small(weights["second_moment"], weights.get("ndim", 2))
