@@ -88,10 +88,10 @@ def test_a_dead_layer_is_blamed_on_its_weights_or_its_nonlinearity() -> None:
     assert (one.layer, one.number) == ("3", 0)
     assert "the nonlinearity (ReLU) passes nothing on of 2" in one.text
     assert "mean -1e+02" in one.text
-    # Behind it in the way of the gradient: of the last layer first.
+    # Backwards: 4, without bias, gives zeros as well, at which the slope of ReLU is zero.
     one = next(one for one in found if one.kind == "dead" and one.signal == "gradient")
-    assert (one.layer, one.others) == ("2", ("1", "0"))
-    assert "as of 3 (ReLU)" in one.text
+    assert (one.layer, one.others) == ("4", ("3", "2", "1", "0"))
+    assert "as of 5 (ReLU)" in one.text
 
 
 def test_branches_that_begin_at_zero_are_not_dead() -> None:
@@ -99,11 +99,11 @@ def test_branches_that_begin_at_zero_are_not_dead() -> None:
     for block in net[1:5]:
         nn.init.zeros_(block.mlp[2].weight)
         nn.init.zeros_(block.mlp[2].bias)
-    for steps in (1, 3):
-        assert list(diagnose(history(net, steps, (16,), blocks=True), net)) == []
+    frame = history(net, 3, (16,), blocks=True)
+    for some in (frame, frame[frame["step"] == 0]):
+        assert list(diagnose(some, net)) == []
     # Without a weight that is zero, zeros are a fault.
-    frame = history(net, 1, (16,))
-    assert "dead" in kinds(diagnose(frame[frame["signal"] != "parameter"]))
+    assert "dead" in kinds(diagnose(frame[(frame["signal"] != "parameter") & (frame["step"] == 0)]))
 
 
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Identity])
@@ -136,10 +136,12 @@ def test_a_signal_that_is_lost_at_one_layer() -> None:
     net = mlp(4)
     with torch.no_grad():
         net[2].weight *= 1e-5
-    one = next(one for one in diagnose(history(net), net) if one.signal == "activation")
+    one = next(one for one in diagnose(history(net, lr=0.0), net) if one.signal == "activation")
     assert (one.kind, one.layer) == ("vanishing", "2")
     assert one.number == pytest.approx(2e-10, rel=0.5)
     assert "their scale does it" in one.text
+    net[4].bias = nn.Parameter(torch.ones(32))  # which brings back a signal, but not what was lost
+    assert ("vanishing", "2") in {(one.kind, one.layer) for one in diagnose(history(net, lr=0.0), net)}
     net[3] = nn.LayerNorm(32, eps=0)  # which sets the scale anew
     assert list(diagnose(history(net), net)) == []
 
@@ -150,7 +152,7 @@ def test_a_signal_that_explodes_layer_by_layer(signal: str) -> None:
     one = next(one for one in diagnose(history(net), net) if one.signal == signal)
     assert one.kind == "exploding"
     assert one.number == pytest.approx(10.0**11, rel=0.9)
-    assert one.layer == ("4" if signal == "activation" else "18")  # where it is a hundred times as large
+    assert one.layer in (("4", "6") if signal == "activation" else ("18", "16"))  # where it is 100 times as large
 
 
 def test_a_gradient_that_explodes_block_by_block() -> None:
@@ -183,7 +185,7 @@ def test_gates_that_are_saturated() -> None:
         with torch.no_grad():
             net[2].weight *= 100
         y: list[Tensor] = []
-        net[3].register_forward_hook(lambda module, args, output, y=y: y.append(output.double()))
+        net[3].register_forward_hook(lambda module, args, output, y=y: y.append(output.detach().double()))
         one = only(diagnose(history(net), net), "saturated")
         assert (one.layer, one.others) == ("3", ())
         assert one.number == pytest.approx(float(slope(y[0]).mean()), abs=1e-6)  # float32 sums
@@ -235,10 +237,11 @@ def test_dead_units_are_told_from_sparse_ones() -> None:
 
 def test_updates_that_are_too_large_or_too_small() -> None:
     one = only(diagnose(history(mlp(3), 12, lr=0.1)), "large update")
-    assert one.number == pytest.approx(0.1 / math.sqrt(2 / 32), rel=0.1)  # Adam's first step is the learning rate
-    assert not diagnose(history(mlp(3), 5, lr=0.1))  # too few steps to say
-    found = diagnose(history(mlp(3), 12, optimizer=torch.optim.SGD, lr=1e-9))
-    assert len(only(found, "small update").others) == 3
+    assert (one.layer, len(one.others)) == ("6", 3)
+    assert one.number == pytest.approx(0.1 * math.sqrt(3 * 32), rel=0.1)  # Adam's first step is the learning rate
+    assert list(diagnose(history(mlp(3), 4, lr=0.1))) == []  # too few steps to say
+    found = diagnose(history(mlp(3), 12, optimizer=torch.optim.SGD, lr=1e-5))
+    assert {"0", "2", "4"} <= {(one := only(found, "small update")).layer, *one.others}
     assert "raise its learning rate" in found[0].text
 
 
@@ -248,8 +251,9 @@ def test_a_weight_that_the_optimizer_does_not_have_is_found_and_a_frozen_one_is_
     one = only(diagnose(history(net, 12, optimizer=some)), "small update")
     assert (one.layer, one.number, one.others) == ("0", 0, ())
     assert "is it in the optimizer" in one.text
-    net[0].requires_grad_(False)
-    assert list(diagnose(history(net, 12, optimizer=some))) == []
+    frozen = mlp(3)
+    frozen[0].requires_grad_(False)
+    assert list(diagnose(history(frozen, 12, optimizer=some))) == []
 
 
 def test_gradients_that_underflow_in_half_precision() -> None:
@@ -276,15 +280,16 @@ def test_gradients_below_the_epsilon_of_adam() -> None:
 
 
 def test_batch_normalization_of_inputs_that_hardly_vary() -> None:
-    net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, eps=0), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8))
+    net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, eps=1e-12), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8))
     with torch.no_grad():
         net[0].weight *= 1e-3
     with BatchNormProbe(net) as probe, SignalProbe(net) as signals:
-        net(torch.randn(64, 8)).square().sum().backward()
+        (net(torch.randn(64, 8)) * torch.randn(64, 8)).sum().backward()
         gains, frame = probe.collect(), signals.collect()
     one = only(diagnose(frame, batchnorm=gains), "batch normalization gain")
     assert (one.layer, one.others) == ("1", ())
-    assert one.number == gains["gain"].iloc[0] > 1e4
+    assert one.number == pytest.approx(gains["gain"].iloc[0])
+    assert one.number > 1e4
 
 
 # -- what it takes and gives -------------------------------------------------------------------------------------------
@@ -296,7 +301,8 @@ def test_an_outlier_is_no_finding_and_a_lasting_fault_late_in_training_is() -> N
     spike = frame.assign(second_moment=frame["second_moment"].where(~(where & (frame["step"] == 5)), 1e20))
     assert list(diagnose(spike)) == []
     late = frame.assign(second_moment=frame["second_moment"].where(~(where & (frame["step"] >= 9)), 1e20))
-    assert [(one.kind, one.layer, one.step) for one in diagnose(late)] == [("overflowing", "1", 9)]
+    one = only(diagnose(late), "overflowing")
+    assert (one.layer, one.step, one.number) == ("1", 9, 1e20)
 
 
 def test_the_order_of_the_rows_does_not_matter_and_epoch_means_are_taken_too() -> None:

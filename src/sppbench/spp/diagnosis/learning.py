@@ -11,7 +11,7 @@ from sppbench.spp.diagnosis.finding import LIMITS, Finding, finding
 from sppbench.spp.diagnosis.step_table import Array, Mask, StepTable, ends
 
 # In so many recorded steps at least: the first ones of a run, those of Adam above all, are not like the others.
-_STEPS = 10
+_STEPS = 5
 # Weights that begin smaller than this (a class token, LayerScale, zeros) are as large as their updates for a while, and
 # behind those that begin near zero gradients are.
 _SMALL_START = 1e-3

@@ -202,13 +202,11 @@ def cut_off(table: StepTable, structure: Structure) -> Iterator[Finding]:
     last = max((i for i in places if is_weights(table.layers[i].kind)), default=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         gains = moment[:, places[1:]] / moment[:, places[:-1]]
-    after = np.concatenate([moment[:, places[2:]], moment[:, places[-1:]]], axis=1)
     candidate = np.array([i < last and _can_cut(table.layers[i].kind) for i in places[1:]], dtype=np.bool_)
     where = (gains < LIMITS["vanishing"].threshold) & (moment[:, places[1:]] > 0) & candidate
-    where &= after < 100 * moment[:, places[1:]]
     first = table.first(where, np.isfinite(gains))
-    found = np.flatnonzero(first >= 0)
-    if not len(found):
+    found = [i for i in np.flatnonzero(first >= 0) if not _is_restored(table, moment[first[i]], places[i + 1 :])]
+    if not found:
         return
     at = int(found[0])
     place, line, number = int(places[at + 1]), int(first[at]), float(gains[first[at], at])
@@ -225,3 +223,13 @@ def cut_off(table: StepTable, structure: Structure) -> Iterator[Finding]:
 
 def _can_cut(kind: str) -> bool:
     return is_weights(kind) or is_activation(kind)
+
+
+def _is_restored(table: StepTable, moment: Array, places: NDArray[np.int64]) -> bool:
+    """Whether a norm or a sum makes a signal large again before other weights, which add their bias alone."""
+    for place in places[1:]:
+        if is_weights(table.layers[place].kind):
+            return False
+        if moment[place] > 100 * moment[places[0]]:
+            return True
+    return False
