@@ -38,7 +38,9 @@ ROOMS: dict[str, set[str]] = {
     "spp.loggers": set(),
     "spp.run_figures": {"files", "spp.names", "spp.history", "spp.plots", "spp.loggers"},
     "spp.settings": {"checks", "spp.names", "spp.probe", "spp.plots", "spp.schedule"},
-    "spp.recording": {"spp.places", "spp.probe", "spp.history", "spp.loggers", "spp.run_figures", "spp.settings"},
+    "spp.recording": {
+        *("spp.places", "spp.probe", "spp.history", "spp.diagnosis", "spp.loggers", "spp.run_figures", "spp.settings"),
+    },
     "spp.recorder": {"checks", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
     "spp.integrations": {"checks", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
     "spp.callback": {"checks", "spp.names", "spp.probe", "spp.plots", "spp.recording", "spp.schedule", "spp.settings"},

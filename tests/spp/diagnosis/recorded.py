@@ -90,3 +90,8 @@ def history(
             stepping.step()
             frames.append(probe.collect())
     return pd.concat(frames, ignore_index=True)
+
+
+def lasting(frame: pd.DataFrame, steps: int = 25) -> pd.DataFrame:
+    """One step, seen again and again."""
+    return pd.concat([frame.assign(step=step) for step in range(steps)], ignore_index=True)

@@ -14,7 +14,7 @@ from sppbench.spp.diagnosis.finding import LIMITS
 from sppbench.spp.diagnosis.residual import adds_of
 from sppbench.spp.diagnosis.step_table import StepTable
 from sppbench.spp.diagnosis.structure import structure_of
-from tests.spp.diagnosis.recorded import history, resnet, transformer
+from tests.spp.diagnosis.recorded import history, lasting, resnet, transformer
 
 
 class Merging(nn.Module):
@@ -99,7 +99,7 @@ def test_sums_of_blocks_that_normalize_before_and_after_a_branch() -> None:
 def test_a_branch_of_a_module_sum_that_carries_nothing(merge: type[nn.Module]) -> None:
     net = merging(merge(), merge())
     scaled(net[2].linear, 1e-4)
-    frame = history(net, 25, (16,), lr=1e-7)
+    frame = lasting(history(net, 1, (16,)))
     for model in (net, None):
         [one] = diagnose(frame[frame["signal"] == "activation"], model)
         assert (one.kind, one.layer, one.step, one.others) == ("silent branch", "2.act", 0, ())
@@ -111,7 +111,7 @@ def test_a_branch_of_a_module_sum_that_carries_nothing(merge: type[nn.Module]) -
 
 def test_the_weight_of_a_weighted_sum_counts() -> None:
     net = merging(MPSum(), MPSum(0.999))
-    frame = history(net, 25, (16,), lr=1e-7)
+    frame = lasting(history(net, 1, (16,)))
     [one] = diagnose(frame[frame["signal"] == "activation"], net)
     assert (one.kind, one.layer) == ("silent branch", "2.act")
 
@@ -119,13 +119,13 @@ def test_the_weight_of_a_weighted_sum_counts() -> None:
 def test_a_branch_of_a_transformer_or_a_resnet_that_carries_nothing() -> None:
     net = transformer()
     scaled(net[3].mlp[2], 1e-3)
-    frame = history(net, 25, (16,), lr=1e-7, blocks=True)
+    frame = lasting(history(net, 1, (16,), blocks=True))
     [one] = diagnose(frame[frame["signal"] == "activation"], net)
     assert (one.kind, one.layer) == ("silent branch", "3.mlp.2")
     net = resnet()
     net[3].bn2.weight.requires_grad_(False)
     scaled(net[3].bn2, 1e-3)
-    frame = history(net, 25, (3, 8, 8), lr=1e-7)
+    frame = lasting(history(net, 1, (3, 8, 8)))
     [one] = diagnose(frame[frame["signal"].isin(["activation", "parameter"])], net)
     assert (one.kind, one.layer) == ("silent branch", "3.bn2")
 
@@ -139,7 +139,7 @@ def test_a_branch_that_begins_small_is_none_as_long_as_it_grows() -> None:
     # Attention at the start is a mean over tokens: that it carries little is known when it has been seen for a while.
     net = transformer()
     scaled(net[3].mlp[2], 0.03)
-    frame = history(net, 25, (16,), lr=1e-7, blocks=True)
+    frame = lasting(history(net, 1, (16,), blocks=True))
     frame = frame[frame["signal"] == "activation"]
     assert list(diagnose(frame[frame["step"] < 10], net)) == []
     assert [one.kind for one in diagnose(frame, net)] == ["silent branch"]

@@ -74,6 +74,7 @@ class StepTable:
         if "steps" in frame:
             np.maximum.at(self.steps, self._lines, frame["step"].to_numpy())
             np.maximum.at(self.counts, self._lines, frame["steps"].to_numpy(dtype=np.int64))
+            self._frame = frame.assign(step=self.steps[self._lines])
         signals, kinds = pd.factorize(frame["signal"])
         self._rows = {str(kind): np.flatnonzero(signals == i) for i, kind in enumerate(kinds)}
         cells = self._lines * len(names) + rank[codes]
