@@ -35,6 +35,6 @@ def extreme_gains(batchnorm: pd.DataFrame) -> Iterator[Finding]:
     times = of_worst["step"] if "step" in of_worst else of_worst["epoch"]
     step = int(times[of_worst["size"].abs() > limit].min())
     number = float(np.exp(layers["size"].iloc[0]))
-    what = "its inputs hardly vary" if number > 1 else "its inputs vary too much"
+    what = "its inputs hardly vary: their variance is near its ε" if number > 1 else "its inputs vary too much"
     text = f"the gradient changes by a factor of {number:.2g} at {names[0]}{{others}}: {what}"
     yield finding("batch normalization gain", "gradient", names, step, number, text)

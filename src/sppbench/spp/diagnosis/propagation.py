@@ -127,7 +127,7 @@ def drifting(table: StepTable, structure: Structure) -> Iterator[Finding]:
         ends = np.stack([logarithms[:, places[-1]] - logarithms[:, places[0]] for places in series], axis=1)
         for kind, sign in (("vanishing", -1), ("exploding", 1)):
             most = abs(np.log10(LIMITS[kind].threshold))
-            where = (sign * gains * gaps > most) & (sign * ends > most / 2)
+            where = (sign * gains * gaps > most) & (sign * ends > 0.75 * most)
             first = table.first(where, np.isfinite(gains))
             found = np.flatnonzero(first >= 0)
             if not len(found):
