@@ -190,7 +190,7 @@ def _why_drifting(
     numbers = f"its weights have a factor of {of_weights:.2g}{expected}, what is between them one of {between:.2g}"
     if factor < 1 and between < _LITTLE and between < of_weights:
         return f"{numbers}: the nonlinearity does it"
-    return f"{numbers}: the scale of the weights does it, which should be 1/{between:.2g}"
+    return f"{numbers}: the scale of the weights does it, whose factor should be about {1 / between:.2g}"
 
 
 def cut_off(table: StepTable, structure: Structure) -> Iterator[Finding]:
