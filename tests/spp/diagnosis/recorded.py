@@ -93,5 +93,5 @@ def history(
 
 
 def lasting(frame: pd.DataFrame, steps: int = 25) -> pd.DataFrame:
-    """One step, seen again and again."""
-    return pd.concat([frame.assign(step=step) for step in range(steps)], ignore_index=True)
+    """One step, seen again and again: in each 50th of a training."""
+    return pd.concat([frame.assign(step=50 * step) for step in range(steps)], ignore_index=True)

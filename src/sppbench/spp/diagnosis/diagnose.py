@@ -49,7 +49,7 @@ def diagnose(
     collapsed attention        < 0.1                  entropy in nats, mean of the heads
     dead units                 > 0.9                  share of zeros behind a nonlinearity, where few units are not zero
     silent branch              < 0.01                 second moment of a residual branch over that of the sum; 1e-6
-                                                      before it was seen for 20 steps, or while it grows
+                                                      in the first 1,000 steps, or while it grows
     drowned skip               < 0.01                 second moment of a skip over that of the sum
     large, small update        > 0.1, < 1e-6          root mean square of the update over that of the weight
     underflow                  > 0.1                  share of subnormal ones among a gradient's elements that are not 0

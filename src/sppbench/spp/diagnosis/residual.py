@@ -12,8 +12,8 @@ from sppbench.spp.diagnosis.kinds import is_activation, is_norm
 from sppbench.spp.diagnosis.step_table import Array, Layer, Mask, StepTable, ends
 from sppbench.spp.diagnosis.structure import Structure
 
-# So many recorded steps are a while, and the share of the limit that holds before.
-_WHILE = 20
+# So many steps of training are a while, and the share of the limit that holds before.
+_WHILE = 1000
 _AT_START = 1e-4
 
 
@@ -98,11 +98,13 @@ def _is_silent(table: StepTable, share: Array) -> Mask:
     """(steps, adds) where branches carry nothing, and do not begin to.
 
     Attention at the start, whose outputs are means over all tokens, carries 1e-4 of the sum, and learns to carry more:
-    so the limit holds for what is recorded for a while and has not grown. Before, a branch must carry nothing at all.
+    so the limit holds after a while, for what has not grown. Before, a branch must carry nothing at all.
     """
     limit = LIMITS["silent branch"].threshold
     first, last = ends(share)
-    grows = (last > 2 * first) | (table.shape[0] == 1) | (table.counts.sum() < _WHILE)
+    grows = (
+        (last > 2 * first) | (table.shape[0] == 1) | (max(table.counts.sum(), table.steps.max(initial=0) + 1) < _WHILE)
+    )
     return np.asarray(share < np.where(grows, limit * _AT_START, limit))
 
 
