@@ -242,6 +242,29 @@ def test_a_scaled_loss(tmp_path: Path) -> None:
 # -- what cannot be written --------------------------------------------------------------------------------------------
 
 
+def test_what_is_wrong_is_said_once_at_the_end_of_an_epoch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop()
+    loop.model.insert(2, nn.Tanh())
+    with torch.no_grad():
+        loop.model[1].weight[:] = 30.0  # the tanh behind it is at its bounds
+    with Recorder(loop.model, tmp_path) as recorder:
+        for _ in range(2):
+            loop.train(recorder, 2)
+            assert recorder.end_epoch()
+        [warning] = warnings_of(caplog)
+        assert warning.startswith("saturated: the mean slope of Tanh at 2 is ")
+        assert warning.endswith("(Glorot & Bengio 2010, section 3)")
+        # A diagnosis that fails ends nothing.
+        monkeypatch.setattr("sppbench.spp.recording.diagnose", lambda *arguments, **options: full_disk())
+        loop.train(recorder, 2)
+        assert recorder.end_epoch()
+        assert warnings_of(caplog)[1:] == [
+            "what is wrong in epoch 2 was not looked for (OSError: [Errno 28] No space left on device)"
+        ]
+
+
 def test_a_directory_that_cannot_be_made_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
     loop = Loop()

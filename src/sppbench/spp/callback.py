@@ -44,7 +44,8 @@ class SPPCallback(Callback):
     ``spp/nonfinite_layers``; of a net with batch normalization (``summarize_batchnorm``) also ``batchnorm/gain``, its
     factors ``batchnorm/gamma_squared``, ``batchnorm/inverse_variance`` and ``batchnorm/projection``, and
     ``batchnorm/gain_max``, ``batchnorm/gain_max_depth``, ``batchnorm/gain_min``, ``batchnorm/gain_min_depth``. It warns
-    once, naming layer and step, when a signal dies, explodes or is not finite.
+    once, naming layer and step, when a signal dies, explodes or is not finite, and at the end of an epoch of all else
+    that `diagnose` finds in its means.
 
     A step is what lies between two optimizer steps: the parts of an accumulated batch count as one. Its number is that
     of the optimizer steps before it, so where a batch makes several of them (manual optimization) not every number
