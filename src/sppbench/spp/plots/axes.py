@@ -15,12 +15,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 YScale = Literal["linear", "log"]
 
-# 7 inches is the text width of an A4 page, and at this resolution 910 pixels, the width of a panel in W&B.
-WIDTH, DPI = 7.0, 130
+# 7 inches is the text width of an A4 page, and at this resolution twice the 910 pixels of a panel in W&B.
+WIDTH, DPI = 7.0, 260
 POINTS_PER_INCH = 72
 FONT, SMALL_FONT = 8.0, 6.5
 DEPTH_LABEL = "model depth (layers)"
@@ -29,7 +30,7 @@ MARK_COLOR, BLOCK_COLOR, GRID_COLOR = "#333333", "#c4c4c4", "#e6e6e6"
 MARK_HEIGHT = 0.035  # of the axes, for the marks of one curve that cannot be drawn
 LABEL_DISTANCE = 8.0  # points between the middles of two labels, at least
 BLOCK_SHARE = 0.4  # a block that holds more than this share of all layers is divided
-LONGEST_LABEL = 16  # characters of a block's label
+LONGEST_LABEL = 18  # characters of the name of a layer or a block
 
 
 @contextmanager
@@ -81,6 +82,11 @@ class Block:
     def center(self) -> float:
         return (self.start + self.stop - 1) / 2
 
+    @property
+    def has_bracket(self) -> bool:
+        """Whether there is something to put together."""
+        return self.stop - self.start > 1
+
 
 def name_blocks(names: Sequence[str]) -> list[Block]:
     """Divides layers into blocks by the first components of their names, in order and without gaps.
@@ -108,13 +114,41 @@ def _split(names: Sequence[str], start: int, stop: int, level: int) -> list[Bloc
     return blocks
 
 
-def _short_label(label: str) -> str:
-    if len(label) <= LONGEST_LABEL:
-        return label
-    return "…" + label.rpartition(".")[2][1 - LONGEST_LABEL :]
+def short_name(name: str, longest: int = LONGEST_LABEL) -> str:
+    """A dotted name with its middle left out, if it is too long: "encoder…mlp.fc2".
+
+    It keeps the first component and as many of the last as there is room for; of a last one that is too long by itself
+    it keeps the end.
+    """
+    if len(name) <= longest:
+        return name
+    first, *others = name.split(".")
+    tails = [".".join(others[i:]) for i in range(1, len(others))]
+    fitting = [f"{first}…{tail}" for tail in tails if len(first) + 1 + len(tail) <= longest]
+    if fitting:
+        return fitting[0]
+    last = others[-1] if others else first
+    return last if len(last) < longest and others else f"…{last[1 - longest :]}"
 
 
-def _blocks_to_label(blocks: Sequence[Block], points_per_layer: float) -> list[Block]:
+def layer_labels(names: Sequence[str], kinds: Sequence[str], blocks: Sequence[Block] = ()) -> list[str]:
+    """A short name for each layer, without that of its block where this is written beside it.
+
+    Where nothing but the numbers of a ``Sequential`` is left, the class says what it is: "3 BatchNorm2d".
+    """
+    labels = list(names)
+    for block in blocks:
+        if block.has_bracket:
+            for i in range(block.start, block.stop):
+                labels[i] = labels[i].removeprefix(f"{block.label}.")
+    texts = []
+    for label, kind in zip(labels, kinds, strict=True):
+        is_number = label.partition("#")[0].replace(".", "").isdigit()
+        texts.append(f"{label} {short_name(kind)}" if is_number else short_name(label))
+    return texts
+
+
+def blocks_to_label(blocks: Sequence[Block], points_per_layer: float) -> list[Block]:
     """The blocks whose labels, written across the depth axis, do not touch; larger blocks have the first choice."""
     chosen: list[Block] = []
     for block in sorted(blocks, key=lambda block: block.start - block.stop):
@@ -148,8 +182,8 @@ def depth_ticks(
 ) -> None:
     """Sets the ticks of a depth axis, on which entry i of `names` lies at i.
 
-    Where the kinds of all layers fit beside each other they are written at the ticks; otherwise ticks are numbers, with
-    light lines between blocks of layers and the blocks' names on the opposite side (those for which there is room).
+    Where there is room for them the layers' names are written at the ticks; otherwise ticks are numbers, with light
+    lines between blocks of layers. Brackets on the opposite side have the blocks' names (those for which there is room).
 
     Args:
         ax: axes whose x or y axis is depth.
@@ -157,33 +191,56 @@ def depth_ticks(
         kinds: class name of each layer.
         length: length of the depth axis in inches, as far as it is known before the layout.
         orientation: which axis of `ax` is depth.
-        block_labels: whether to write the blocks' names.
+        block_labels: whether to draw the brackets.
         numbers: number of each layer, where it is not its place.
     """
     vertical = orientation == "x"
     axis = ax.xaxis if vertical else ax.yaxis
-    rotation = 90 if vertical else 0
+    blocks = name_blocks(names)
     if fits_names(len(names), length):
-        axis.set_ticks(range(len(names)), labels=list(kinds))
-        ax.tick_params(orientation, rotation=rotation, labelsize=SMALL_FONT, length=2, pad=1.5)
+        axis.set_ticks(range(len(names)), labels=layer_labels(names, kinds, blocks))
+        ax.tick_params(orientation, rotation=90 if vertical else 0, labelsize=SMALL_FONT, length=2, pad=1.5)
         if vertical:
             axis.grid(True, color=GRID_COLOR, linewidth=0.6)
-        return
-    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
-    if numbers is not None:
-        axis.set_major_formatter(entry_formatter(numbers))
-    ax.tick_params(orientation, labelsize=FONT - 1, length=3)
-    blocks = name_blocks(names)
-    draw_line = ax.axvline if vertical else ax.axhline
-    for block in blocks[1:]:
-        draw_line(block.start - 0.5, color=BLOCK_COLOR, linewidth=0.5, zorder=0.5, gid="block boundary")
+    else:
+        axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
+        if numbers is not None:
+            axis.set_major_formatter(entry_formatter(numbers))
+        ax.tick_params(orientation, labelsize=FONT - 1, length=3)
+        draw_line = ax.axvline if vertical else ax.axhline
+        for block in blocks[1:]:
+            draw_line(block.start - 0.5, color=BLOCK_COLOR, linewidth=0.5, zorder=0.5, gid="block boundary")
     if block_labels:
-        opposite = ax.secondary_xaxis("top") if vertical else ax.secondary_yaxis("right")
-        labelled = _blocks_to_label(blocks, length * POINTS_PER_INCH / len(names))
-        opposite_axis = opposite.xaxis if vertical else opposite.yaxis
-        opposite_axis.set_ticks([block.center for block in labelled], labels=[_short_label(b.label) for b in labelled])
-        opposite.tick_params(orientation, rotation=rotation, labelsize=SMALL_FONT, length=0, pad=2)
-        opposite.spines[:].set_visible(False)
+        _draw_brackets(ax, [block for block in blocks if block.has_bracket], orientation, length, len(names))
+
+
+def _draw_brackets(
+    ax: Axes, blocks: Sequence[Block], orientation: Literal["x", "y"], length: float, layers: int
+) -> None:
+    """A line along each block on the opposite side of a depth axis, and the names that do not touch."""
+    vertical = orientation == "x"
+    points_per_layer = length * POINTS_PER_INCH / layers
+    # Along the axis, if all names have room for that.
+    along = vertical and all(_width(block.label) <= (block.stop - block.start) * points_per_layer for block in blocks)
+    labelled = list(blocks) if along else blocks_to_label(blocks, points_per_layer)
+    opposite = ax.secondary_xaxis("top") if vertical else ax.secondary_yaxis("right")
+    opposite_axis = opposite.xaxis if vertical else opposite.yaxis
+    opposite_axis.set_ticks([block.center for block in labelled], labels=[short_name(b.label) for b in labelled])
+    rotation = 90 if vertical and not along else 0
+    opposite.tick_params(orientation, rotation=rotation, labelsize=SMALL_FONT, length=0, pad=4)
+    opposite.spines[:].set_visible(False)
+    transform = ax.get_xaxis_transform() if vertical else ax.get_yaxis_transform()
+    for block in blocks:
+        span, beyond = [block.start - 0.3, block.stop - 0.7], [1.015, 1.015]
+        line = Line2D(*((span, beyond) if vertical else (beyond, span)), transform=transform, clip_on=False)
+        line.set(color=MARK_COLOR, linewidth=0.8, gid="bracket")
+        line.set_in_layout(False)
+        ax.add_artist(line)
+
+
+def _width(label: str) -> float:
+    """Of a short name in points, about."""
+    return 0.6 * SMALL_FONT * len(short_name(label))
 
 
 def short_number(value: float, _position: int | None = None) -> str:
@@ -192,18 +249,20 @@ def short_number(value: float, _position: int | None = None) -> str:
     return f"{mantissa}e{int(power)}" if exponent else mantissa
 
 
-def scale_values(ax: Axes, yscale: YScale, rows_of_marks: int) -> None:
+def scale_values(panels: Axes | Sequence[Axes], yscale: YScale, rows_of_marks: int) -> None:
     """Sets the limits and ticks of the y axis for the curves drawn so far, which are not negative.
 
     Args:
-        ax: axes with curves.
+        panels: axes with curves, or several that share their y axis.
         yscale: "linear", which begins a little below zero so that a curve at zero does not hide in the frame, or "log".
         rows_of_marks: how many curves may have marks at the bottom edge; the values are kept above these.
     """
-    lines = [line for line in ax.get_lines() if line.get_transform() == ax.transData]
+    panels = [panels] if isinstance(panels, Axes) else list(panels)
+    lines = [line for ax in panels for line in ax.get_lines() if line.get_transform() == ax.transData]
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in lines] or [np.zeros(0)])
     values = values[np.isfinite(values)]
     below, above = 0.045 + MARK_HEIGHT * rows_of_marks, 0.05  # shares of the axes without values
+    ax = panels[0]
     if yscale == "log":
         ax.set_yscale("log")
         low, high = (np.log10(values.min()), np.log10(values.max())) if values.size else (-0.5, 0.5)
@@ -217,10 +276,11 @@ def scale_values(ax: Axes, yscale: YScale, rows_of_marks: int) -> None:
         ax.set_ylim(-below * room, high + above * room)
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter(FuncFormatter(short_number))
-    ax.tick_params("y", which="both", labelsize=FONT - 1)
-    ax.grid(True, axis="y", color=GRID_COLOR, linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    for ax in panels:
+        ax.tick_params("y", which="both", labelsize=FONT - 1)
+        ax.grid(True, axis="y", color=GRID_COLOR, linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
 
 
 def say_empty(ax: Axes, text: str) -> None:
