@@ -30,7 +30,7 @@ MARK_COLOR, BLOCK_COLOR, GRID_COLOR = "#333333", "#c4c4c4", "#e6e6e6"
 MARK_HEIGHT = 0.035  # of the axes, for the marks of one curve that cannot be drawn
 LABEL_DISTANCE = 8.0  # points between the middles of two labels, at least
 BLOCK_SHARE = 0.4  # a block that holds more than this share of all layers is divided
-LONGEST_LABEL = 18  # characters of the name of a layer or a block
+LONGEST_LABEL = 20  # characters of the name of a layer or a block
 
 
 @contextmanager
@@ -108,7 +108,9 @@ def _split(names: Sequence[str], start: int, stop: int, level: int) -> list[Bloc
         block = Block(prefixes[first], start + first, start + after)
         deeper = any(name.count(".") >= level for name in names[block.start : block.stop])
         if deeper and after - first > BLOCK_SHARE * len(names):
-            blocks += _split(names, block.start, block.stop, level + 1)
+            parts = _split(names, block.start, block.stop, level + 1)
+            # Not into single layers, as those of one long Sequential.
+            blocks += parts if any(part.has_bracket for part in parts) else [block]
         else:
             blocks.append(block)
     return blocks
@@ -117,8 +119,8 @@ def _split(names: Sequence[str], start: int, stop: int, level: int) -> list[Bloc
 def short_name(name: str, longest: int = LONGEST_LABEL) -> str:
     """A dotted name with its middle left out, if it is too long: "encoder…mlp.fc2".
 
-    It keeps the first component and as many of the last as there is room for; of a last one that is too long by itself
-    it keeps the end.
+    It keeps the first component and as many of the last as there is room for; else only the last one, and of this its
+    begin and end.
     """
     if len(name) <= longest:
         return name
@@ -128,13 +130,16 @@ def short_name(name: str, longest: int = LONGEST_LABEL) -> str:
     if fitting:
         return fitting[0]
     last = others[-1] if others else first
-    return last if len(last) < longest and others else f"…{last[1 - longest :]}"
+    begin = longest // 3
+    return f"…{last}" if len(last) < longest else f"{last[:begin]}…{last[begin + 1 - longest :]}"
 
 
-def layer_labels(names: Sequence[str], kinds: Sequence[str], blocks: Sequence[Block] = ()) -> list[str]:
+def layer_labels(
+    names: Sequence[str], kinds: Sequence[str], blocks: Sequence[Block] = (), longest: int = LONGEST_LABEL
+) -> list[str]:
     """A short name for each layer, without that of its block where this is written beside it.
 
-    Where nothing but the numbers of a ``Sequential`` is left, the class says what it is: "3 BatchNorm2d".
+    Where the last component is only the number in a ``Sequential``, the class says what it is: "3 BatchNorm2d".
     """
     labels = list(names)
     for block in blocks:
@@ -143,8 +148,8 @@ def layer_labels(names: Sequence[str], kinds: Sequence[str], blocks: Sequence[Bl
                 labels[i] = labels[i].removeprefix(f"{block.label}.")
     texts = []
     for label, kind in zip(labels, kinds, strict=True):
-        is_number = label.partition("#")[0].replace(".", "").isdigit()
-        texts.append(f"{label} {short_name(kind)}" if is_number else short_name(label))
+        is_number = label.partition("#")[0].rpartition(".")[2].isdigit()
+        texts.append(f"{short_name(label, longest)} {kind}" if is_number else short_name(label, longest))
     return texts
 
 
@@ -183,7 +188,7 @@ def depth_ticks(
     """Sets the ticks of a depth axis, on which entry i of `names` lies at i.
 
     Where there is room for them the layers' names are written at the ticks; otherwise ticks are numbers, with light
-    lines between blocks of layers. Brackets on the opposite side have the blocks' names (those for which there is room).
+    lines between blocks of layers. Brackets on the opposite side have the blocks' names (if there is room).
 
     Args:
         ax: axes whose x or y axis is depth.
@@ -198,8 +203,10 @@ def depth_ticks(
     axis = ax.xaxis if vertical else ax.yaxis
     blocks = name_blocks(names)
     if fits_names(len(names), length):
-        axis.set_ticks(range(len(names)), labels=layer_labels(names, kinds, blocks))
-        ax.tick_params(orientation, rotation=90 if vertical else 0, labelsize=SMALL_FONT, length=2, pad=1.5)
+        labels = layer_labels(names, kinds, blocks)
+        axis.set_ticks(range(len(names)), labels=labels)
+        upright = vertical and max(map(_width, labels)) > 0.9 * length * POINTS_PER_INCH / len(names)
+        ax.tick_params(orientation, rotation=90 if upright else 0, labelsize=SMALL_FONT, length=2, pad=1.5)
         if vertical:
             axis.grid(True, color=GRID_COLOR, linewidth=0.6)
     else:
@@ -221,7 +228,9 @@ def _draw_brackets(
     vertical = orientation == "x"
     points_per_layer = length * POINTS_PER_INCH / layers
     # Along the axis, if all names have room for that.
-    along = vertical and all(_width(block.label) <= (block.stop - block.start) * points_per_layer for block in blocks)
+    along = vertical and all(
+        _width(short_name(block.label)) <= (block.stop - block.start) * points_per_layer for block in blocks
+    )
     labelled = list(blocks) if along else blocks_to_label(blocks, points_per_layer)
     opposite = ax.secondary_xaxis("top") if vertical else ax.secondary_yaxis("right")
     opposite_axis = opposite.xaxis if vertical else opposite.yaxis
@@ -239,8 +248,8 @@ def _draw_brackets(
 
 
 def _width(label: str) -> float:
-    """Of a short name in points, about."""
-    return 0.6 * SMALL_FONT * len(short_name(label))
+    """Of a label in points, about."""
+    return 0.6 * SMALL_FONT * len(label)
 
 
 def short_number(value: float, _position: int | None = None) -> str:

@@ -60,9 +60,9 @@ class Curves:
 
     `table` has one row per (epoch, layer, signal). Its columns acsm and acv hold the statistics that the convention
     draws under these names, `departs` whether those are the study's (second moment and overall variance), and `x` the
-    place of the layer among `layers`, which are those that are drawn: one for each depth of the frame, as weights of
-    other names than their module's have its depth. `numbers` are these depths. `labels` has an entry for each epoch, in
-    the order of drawing. `averaging` says what a curve is. `expected` has the values that theory expects, see `overlay`.
+    place of the layer among the drawn `layers`: one for each depth of the frame, as weights of other names than their
+    module's have its depth. `numbers` are these depths. `labels` has an entry for each epoch, in the order of drawing.
+    `averaging` says what a curve is. `expected` has the values that theory expects, see `overlay`.
     """
 
     table: pd.DataFrame

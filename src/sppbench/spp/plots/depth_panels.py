@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,7 +12,7 @@ from sppbench.spp.names import Signal
 from sppbench.spp.plots import axes, lines
 from sppbench.spp.plots.axes import YScale
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Curves, Statistic, formula
-from sppbench.spp.plots.groups import draw_groups, groups_of, modules_of, rounding_floor
+from sppbench.spp.plots.groups import Size, draw_groups, groups_of, modules_of, rounding_floor
 from sppbench.spp.plots.lines import Undrawn
 
 # Inches of depth axis, as the layout leaves them, by the number of columns.
@@ -36,13 +37,11 @@ def draw_over_depth(
     figure = axes.new_figure(height * len(signals) + MARGINS)
     panels = figure.subplots(len(signals), len(statistics), sharex=True, squeeze=False)
     undrawn = Undrawn()
-    for row, signal in zip(panels, signals, strict=True):
-        for ax, statistic in zip(row, statistics, strict=True):
-            undrawn += _draw_panel(ax, curves, signal, statistic, yscale, width)
-            axes.depth_ticks(
-                ax, curves.layers.names, curves.layers.kinds, width, "x", row is panels[0], numbers=curves.numbers
-            )
-            ax.set_xlim(-0.6, len(curves.layers.names) - 0.4)
+    names, kinds = curves.layers.names, curves.layers.kinds
+    for (row, column), ax in np.ndenumerate(panels):
+        undrawn += _draw_panel(ax, curves, signals[row], statistics[column], yscale, width)
+        axes.depth_ticks(ax, names, kinds, width, block_labels=row == 0, numbers=curves.numbers)
+        ax.set_xlim(-0.6, len(names) - 0.4)
     for ax in panels[-1]:
         ax.set_xlabel(axes.DEPTH_LABEL, fontsize=axes.FONT)
     return figure, undrawn
@@ -60,7 +59,7 @@ def _draw_panel(
     ax.set_ylabel(f"{SIGNAL_NAMES[signal]}\n{formula(rows, statistic)}", fontsize=axes.FONT - 0.5)
     groups = groups_of(rows, modules_of(curves.table))
     dense = not axes.fits_names(len(curves.layers.names), width)
-    undrawn = draw_groups(ax, curves, signal, statistic, groups, yscale, dense)
+    undrawn = draw_groups(ax, curves, signal, statistic, groups, yscale, Size.DENSE if dense else Size.ROOMY)
     axes.scale_values(ax, yscale, rows_of_marks(curves, undrawn))
     if undrawn.rounding:
         lines.draw_floor(ax, float(rounding_floor(rows, statistic).max()), len(curves.labels))

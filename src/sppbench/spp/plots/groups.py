@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from enum import Enum
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -18,13 +19,23 @@ from sppbench.spp.plots.axes import YScale
 from sppbench.spp.plots.curves import Curves, Statistic
 from sppbench.spp.plots.lines import MARKERS, Style, Undrawn
 
-# A mean over n values of root mean square r, which cancel in exact arithmetic, is what their rounding errors leave. The
-# result of k operations in float32, whose numbers are ε = 2⁻²³ apart, is off by up to k ε/2 of its size, so that the
-# mean is off by up to k ε/2 · r, and the ACSM, the mean square of such means, is up to (k ε/2)² mean(x²). The same holds
-# of the ACV of values that should be equal. With k = 8, for some operations between where the mean cancels (in the
-# backward pass of a normalization) and here: (4 ε)² mean(x²) = 2.3e-13 mean(x²). Nets have shown up to a quarter of it,
-# and no true ACSM within six decades. Numbers in bfloat16 are 65536 times as far apart: there it is a lower limit.
+GAMMA: Final = "\N{GREEK SMALL LETTER GAMMA}"
+
+# Values of root mean square r whose mean is zero in exact arithmetic leave the mean of their rounding errors. What k
+# operations in float32, whose numbers are ε = 2⁻²³ apart, give is off by up to k ε/2 of its size; so the mean is off by
+# up to k ε/2 · r, and the ACSM, the mean square of such means, is up to (k ε/2)² mean(x²). The same holds of the ACV of
+# values that should be equal. With k = 8, for some operations between where a mean cancels (in the backward pass of a
+# normalization) and here: (4 ε)² mean(x²) = 2.3e-13 mean(x²). Nets have shown up to a quarter of it, and no true ACSM
+# within six decades. Numbers in bfloat16 are 65536 times as far apart: there it is a lower limit.
 ROUNDING: Final = (4 * 2.0**-23) ** 2
+
+
+class Size(Enum):
+    """Of a panel: with room for a marker at each layer; without; a small one among many."""
+
+    ROOMY = "roomy"
+    DENSE = "dense"
+    SMALL = "small"
 
 
 @dataclass(frozen=True)
@@ -45,10 +56,19 @@ class Group:
     joined: bool = True
     breaks: bool = False
 
-    def look(self) -> dict[str, object]:
-        """Arguments for the `Line2D` other than those of the epoch."""
-        look: dict[str, object] = {} if self.joined else {"linestyle": "none", "marker": "o", "markersize": 3.5}
-        return look if self.marker is None else {**look, "marker": self.marker, "markersize": 4.0}
+    def look(self, style: Style, size: Size) -> dict[str, Any]:
+        """Arguments for the `Line2D` other than those of the epoch's style.
+
+        Also where values coincide each epoch must be seen: lines and markers become smaller from epoch to epoch.
+        """
+        look: dict[str, Any] = {}
+        if size == Size.SMALL:
+            look = {"linewidth": style.from_to(2.6, 0.6), "markersize": style.from_to(3.4, 1.5)}
+        if not self.joined:
+            look |= {"linestyle": "none", "marker": "o", "markersize": style.from_to(6.0, 2.4)}
+        if self.marker is not None:
+            look |= {"marker": self.marker, "markersize": style.from_to(6.5, 3.0)}
+        return look
 
 
 def groups_of(rows: pd.DataFrame, modules: Sequence[str]) -> list[Group]:
@@ -78,11 +98,11 @@ def groups_of(rows: pd.DataFrame, modules: Sequence[str]) -> list[Group]:
 
 
 def _kind_of_weight(layer: str, kind: str, ndim: int, is_module: bool) -> str:
-    """ "Conv2d"; "BatchNorm2d γ"; of a weight with a name of its own "GRU weight_ih"."""
+    """The class, such as Conv2d; BatchNorm2d γ; of a weight with a name of its own GRU weight_ih."""
     if not is_module:
         own = re.sub(r"_l\d+(_reverse)?$", "", layer.rpartition(".")[2])
         return kind if own == kind else f"{kind} {own}"
-    return f"{kind} γ" if ndim == 1 and "norm" in kind.lower() else kind
+    return f"{kind} {GAMMA}" if ndim == 1 and "norm" in kind.lower() else kind
 
 
 def modules_of(table: pd.DataFrame) -> set[str]:
@@ -97,25 +117,27 @@ def draw_groups(
     statistic: Statistic,
     groups: Sequence[Group],
     yscale: YScale,
-    dense: bool,
+    size: Size,
 ) -> Undrawn:
     """Draws a curve for each epoch and group, and the expected ones above them; returns what could not be drawn."""
     rows = curves.table[curves.table["signal"] == signal]
     expected = curves.expected[curves.expected["signal"] == signal]
     undrawn = Undrawn()
+    dense = size != Size.ROOMY
     for group in groups:
         for index, (epoch, label) in enumerate(curves.labels.items()):
+            style = Style(index, len(curves.labels), dense)
             curve, x = _of_group(rows[rows["epoch"] == epoch], group)
             undrawn += lines.draw_curve(
                 ax,
                 x,
                 curve[statistic].to_numpy(np.float64),
-                Style(index, len(curves.labels), dense),
+                style,
                 yscale,
                 f"{label}, {group.title}" if group.title else label,
                 floor=rounding_floor(curve, statistic),
                 breaks=group.breaks,
-                **group.look(),
+                **group.look(style, size),
             )
         for index, source in enumerate(curves.sources):
             values, x = _of_group(expected[expected["source"] == source], group)

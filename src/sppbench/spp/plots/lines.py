@@ -51,17 +51,18 @@ class Style:
         line = {"color": self.color, "linestyle": LINE_STYLES[styles_used % len(LINE_STYLES)], "markeredgewidth": 0}
         if self.dense:
             # The dots show values whose neighbours are both missing, which no line reaches.
-            return {**line, "linewidth": self._from_to(1.7, 0.6), "marker": "o", "markersize": self._from_to(2.2, 1.4)}
+            return {**line, "linewidth": self.from_to(1.7, 0.6), "marker": "o", "markersize": self.from_to(2.2, 1.4)}
         marker = MARKERS[self.index % len(MARKERS)]
-        return {**line, "linewidth": self._from_to(2.6, 1.0), "marker": marker, "markersize": self._from_to(5.5, 2.6)}
+        return {**line, "linewidth": self.from_to(2.6, 1.0), "marker": marker, "markersize": self.from_to(5.5, 2.6)}
 
-    def _from_to(self, first: float, last: float) -> float:
+    def from_to(self, first: float, last: float) -> float:
+        """A size that goes from that of the first curve to that of the last one."""
         return first + (last - first) * self.index / max(self.count - 1, 1)
 
 
 @dataclass(frozen=True)
 class Undrawn:
-    """How many values a curve lacks: not finite, or zero (or below) on a logarithmic axis, exactly or up to rounding."""
+    """How many values a curve lacks: not finite, or zero on a logarithmic axis, exactly or up to rounding."""
 
     nonfinite: int = 0
     zero: int = 0

@@ -110,9 +110,10 @@ def plot_gradient(
     expected: pd.DataFrame | Init | None = None,
     axis: DepthAxis = "auto",
 ) -> Figure:
-    """The second moments of the gradients alone, large; with a convention their ACSM, as in Figures 1 and 2 of the study.
+    """The second moments of the gradients alone, large; with a convention their ACSM.
 
-    Batch normalization takes the mean out of gradients: by its definition ACSM is zero at every Linear that feeds one.
+    As in Figures 1 and 2 of the study, whose convention shows second moments for a feed-forward net, too. Batch
+    normalization takes the mean out of gradients: by its definition ACSM is zero at every Linear that feeds one.
 
     Arguments and errors are those of `plot_spp`.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import MaxNLocator
 
 from sppbench.spp.names import PLACES, Signal
@@ -17,14 +17,15 @@ from sppbench.spp.plots import axes, lines
 from sppbench.spp.plots.axes import YScale
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Curves, Statistic, formula
 from sppbench.spp.plots.depth_panels import rows_of_marks
-from sppbench.spp.plots.groups import Group, draw_groups, rounding_floor
+from sppbench.spp.plots.groups import Group, Size, draw_groups, rounding_floor
 from sppbench.spp.plots.lines import Undrawn
 
 FEWEST_BLOCKS = 4
-# Columns of panels, if there are no more than so many panels of a signal, and else.
-FEW_PANELS, FEW_COLUMNS, COLUMNS = 8, 4, 6
+COLUMNS = range(3, 7)  # of panels, those with the fewest rows
+OTHERS_COLUMNS = 3  # of panels of other layers: one for each signal
 # Inches: of all panels of a row together, of a row with its title and ticks, of the names below a row, of the rest.
-WIDTH, ROW, NAMES, MARGINS = 6.2, 1.0, 0.6, 0.9
+WIDTH, ROW, NAMES, MARGINS = 6.2, 1.05, 0.7, 0.8
+TITLE = 114  # characters of all titles of a row together
 ITSELF = "."
 
 
@@ -41,16 +42,15 @@ class RolePanel:
     group: Group
     names: list[str] | None = None
 
-    def columns(self, columns: int) -> int:
-        """How many columns it needs for its names."""
-        if self.names is None:
-            return 1
-        needed = (len(self.names) + 1) * 1.2 * axes.SMALL_FONT / axes.POINTS_PER_INCH
-        return min(max(math.ceil(needed / (WIDTH / columns)), 1), columns)
+    @property
+    def columns(self) -> int:
+        """How many columns it needs: with names, all of them where one is too narrow."""
+        fits = self.names is None or axes.fits_names(len(self.names) + 1, WIDTH / OTHERS_COLUMNS)
+        return 1 if fits else OTHERS_COLUMNS
 
 
 def role_panels(rows: pd.DataFrame) -> list[RolePanel]:
-    """The panels of a signal, in order of depth: one for each role that layers of two blocks have, and one of the rest.
+    """The panels of a signal in order of depth: one for each role that layers of two blocks have, and one of the rest.
 
     Args:
         rows: of `Curves.table`, with the columns block and role.
@@ -61,7 +61,11 @@ def role_panels(rows: pd.DataFrame) -> list[RolePanel]:
     repeated = within[within["role"].isin(counts.index[counts > 1])]
     panels = []
     for role, of_role in repeated.groupby("role", sort=False, observed=True):
-        title = "output of the block" if role == ITSELF else axes.short_name(str(role), 22)
+        title = (
+            "block output"
+            if role == ITSELF
+            else axes.layer_labels([str(role)], of_role["kind"].iloc[:1], longest=99)[0]
+        )
         places = dict(zip(of_role["layer"], of_role["block"], strict=True))
         panels.append(RolePanel(title, Group(places, breaks=True)))
     others = net[~net["layer"].isin(repeated["layer"])]
@@ -72,10 +76,20 @@ def role_panels(rows: pd.DataFrame) -> list[RolePanel]:
     return panels
 
 
+@dataclass(frozen=True)
+class _Section:
+    """The panels of a signal and a statistic, which share their y axis."""
+
+    signal: Signal
+    statistic: Statistic
+    panels: list[RolePanel]
+    others: list[RolePanel]
+
+
 def draw_over_blocks(
     curves: Curves, signals: Sequence[Signal], statistics: Sequence[Statistic], yscale: YScale, height: float = ROW
 ) -> tuple[Figure, Undrawn]:
-    """The figure with its panels, signal by signal, and what could not be drawn.
+    """The figure with its panels, signal by signal and at last those of the other layers, and what could not be drawn.
 
     Args:
         curves: what is drawn.
@@ -84,28 +98,40 @@ def draw_over_blocks(
         yscale: of all panels.
         height: of a row in inches.
     """
-    by_signal = {signal: role_panels(curves.table[curves.table["signal"] == signal]) for signal in signals}
-    columns = FEW_COLUMNS if max(len(panels) for panels in by_signal.values()) <= FEW_PANELS else COLUMNS
-    sections = [(signal, statistic) for signal in signals for statistic in statistics]
-    places = [_places(by_signal[signal], columns) for signal, _ in sections]
-    rows = [1 + max((row for row, _, _ in one), default=0) for one in places]
-    named = sum(any(panel.names for panel in by_signal[signal]) for signal, _ in sections)
-    figure = axes.new_figure(height * sum(rows) + NAMES * named + MARGINS)
-    grid = figure.add_gridspec(sum(rows), columns)
+    sections = []
+    for signal in signals:
+        panels = role_panels(curves.table[curves.table["signal"] == signal])
+        of_roles, others = [one for one in panels if not one.names], [one for one in panels if one.names]
+        sections += [_Section(signal, statistic, of_roles, others) for statistic in statistics]
+    counts = [len(section.panels) for section in sections]
+    # As few rows as there can be, and for these as few columns.
+    columns = min(COLUMNS, key=lambda columns: (sum(-(-count // columns) for count in counts), columns))
+    cells = [_cells(section.panels, columns) for section in sections]
+    rows = [max((row + 1 for row, _, _ in one), default=0) for one in cells]
+    of_others = _cells([panel for section in sections for panel in section.others], OTHERS_COLUMNS)
+    heights = [height * sum(rows), (height + NAMES) * len({row for row, _, _ in of_others})]
+    figure = axes.new_figure(sum(heights) + MARGINS)
+    # Two grids, as the second one has values at each axes, and names.
+    parts = figure.add_gridspec(sum(map(bool, heights)), 1, height_ratios=[one for one in heights if one])
+    above = parts[0].subgridspec(max(sum(rows), 1), columns)
+    below = parts[-1].subgridspec(max(len({row for row, _, _ in of_others}), 1), OTHERS_COLUMNS)
     undrawn = Undrawn()
-    for number, ((signal, statistic), of_section) in enumerate(zip(sections, places, strict=True)):
-        above = sum(rows[:number])
-        moved = [(row + above, column, span) for row, column, span in of_section]
-        undrawn += _draw_section(figure, grid, curves, signal, statistic, by_signal[signal], moved, yscale)
+    for number, (section, of_section) in enumerate(zip(sections, cells, strict=True)):
+        first = sum(rows[:number])
+        places = [above[first + row, column] for row, column, _ in of_section]
+        for _ in section.others:
+            row, column, span = of_others.pop(0)
+            places.append(below[row, column : column + span])
+        undrawn += _draw_section(figure, curves, section, places, yscale, TITLE // columns)
     return figure, undrawn
 
 
-def _places(panels: Sequence[RolePanel], columns: int) -> list[tuple[int, int, int]]:
+def _cells(panels: Sequence[RolePanel], columns: int) -> list[tuple[int, int, int]]:
     """Row, column and number of columns of each panel, in reading order."""
     places = []
-    row, column = 0, 0
+    row = column = 0
     for panel in panels:
-        span = panel.columns(columns)
+        span = min(panel.columns, columns)
         if column + span > columns:
             row, column = row + 1, 0
         places.append((row, column, span))
@@ -115,39 +141,49 @@ def _places(panels: Sequence[RolePanel], columns: int) -> list[tuple[int, int, i
 
 def _draw_section(
     figure: Figure,
-    grid: GridSpec,
     curves: Curves,
-    signal: Signal,
-    statistic: Statistic,
-    panels: Sequence[RolePanel],
-    places: Sequence[tuple[int, int, int]],
+    section: _Section,
+    places: Sequence[SubplotSpec],
     yscale: YScale,
+    longest: int,
 ) -> Undrawn:
-    """The panels of a signal, which share their y axis."""
+    signal, statistic = section.signal, section.statistic
     rows = curves.table[curves.table["signal"] == signal]
-    heading = f"{SIGNAL_NAMES[signal]}: {formula(rows, statistic)}".replace("\n", "; ")
-    if not panels:
-        return Undrawn()
+    blocks = sorted(set(curves.table["block"]) - {-1})
     drawn: list[Axes] = []
     undrawn = Undrawn()
-    blocks = sorted(set(curves.table["block"]) - {-1})
-    for panel, (row, column, span) in zip(panels, places, strict=True):
-        ax = figure.add_subplot(grid[row, column : column + span], sharey=drawn[0] if drawn else None)
+    for panel, place in zip([*section.panels, *section.others], places, strict=True):
+        ax = figure.add_subplot(place, sharey=drawn[0] if drawn else None)
         drawn.append(ax)
-        undrawn += draw_groups(ax, curves, signal, statistic, [panel.group], yscale, dense=True)
-        ax.tick_params("y", which="both", labelleft=column == 0)
+        undrawn += draw_groups(ax, curves, signal, statistic, [panel.group], yscale, Size.SMALL)
+        ax.tick_params("y", which="both", labelleft=place.is_first_col() or panel.names is not None)
         _draw_places(ax, panel, blocks[0], blocks[-1])
-        ax.set_title(panel.title, fontsize=axes.SMALL_FONT, loc="left", pad=2)
+        title = f"{SIGNAL_NAMES[signal]} of other layers" if panel.names else _short_title(panel.title, longest)
+        ax.set_title(title, fontsize=axes.SMALL_FONT, loc="left", pad=2)
+    if not drawn:
+        return undrawn
     axes.scale_values(drawn, yscale, rows_of_marks(curves, undrawn))
     for ax in drawn if undrawn.rounding else ():
         lines.draw_floor(ax, float(rounding_floor(rows, statistic).max()), len(curves.labels), words=ax is drawn[0])
-    drawn[0].set_title(f"{heading}\n{drawn[0].get_title(loc='left')}", fontsize=axes.SMALL_FONT, loc="left", pad=2)
+    heading = f"{SIGNAL_NAMES[signal]}: {formula(rows, statistic)}".replace("\n", "; ")
+    place = ", by block" if section.panels else ""
+    title = f"{heading}{place}\n{drawn[0].get_title(loc='left')}"
+    drawn[0].set_title(title, fontsize=axes.SMALL_FONT, loc="left", pad=2)
     return undrawn
+
+
+def _short_title(title: str, longest: int) -> str:
+    role, space, kind = title.partition(" ")
+    if len(title) <= longest or not space:
+        return axes.short_name(title, longest)
+    return f"{axes.short_name(role, longest - len(kind) - 1)} {kind}" if len(kind) < longest - 8 else role
 
 
 def _draw_places(ax: Axes, panel: RolePanel, first: int, last: int) -> None:
     if panel.names is not None:
-        ax.set_xticks(range(len(panel.names)), labels=panel.names)
+        # Only every second name, or third, where not even a whole row has room for all.
+        shown = range(0, len(panel.names), math.ceil(len(panel.names) * axes.SMALL_FONT / axes.POINTS_PER_INCH / WIDTH))
+        ax.set_xticks(shown, labels=[panel.names[i] for i in shown])
         ax.tick_params("x", rotation=90, labelsize=axes.SMALL_FONT - 0.5, length=2, pad=1.5)
         ax.set_xlim(-0.6, len(panel.names) - 0.4)
         return

@@ -1,4 +1,4 @@
-"""The two layouts of the study's figures: ACSM and ACV on a linear scale, over layers that are numbered as in the study.
+"""The two layouts of the study's figures: ACSM and ACV on a linear scale, over layers with the study's numbers.
 
 Not as `sppbench.spp.plot_spp` draws a net of one's own, which takes a logarithmic scale and shows the second moment.
 """
