@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 YScale = Literal["linear", "log"]
 
@@ -30,7 +30,7 @@ MARK_COLOR, BLOCK_COLOR, GRID_COLOR = "#333333", "#c4c4c4", "#e6e6e6"
 MARK_HEIGHT = 0.035  # of the axes, for the marks of one curve that cannot be drawn
 LABEL_DISTANCE = 8.0  # points between the middles of two labels, at least
 BLOCK_SHARE = 0.4  # a block that holds more than this share of all layers is divided
-LONGEST_LABEL = 20  # characters of the name of a layer or a block
+LONGEST_LABEL = 24  # characters of the name of a layer or a block
 
 
 @contextmanager
@@ -149,7 +149,8 @@ def layer_labels(
     texts = []
     for label, kind in zip(labels, kinds, strict=True):
         is_number = label.partition("#")[0].rpartition(".")[2].isdigit()
-        texts.append(f"{short_name(label, longest)} {kind}" if is_number else short_name(label, longest))
+        suffix = f" {short_name(kind, longest - 4)}" if is_number else ""
+        texts.append(short_name(label, max(longest - len(suffix), 3)) + suffix)
     return texts
 
 
@@ -205,7 +206,7 @@ def depth_ticks(
     if fits_names(len(names), length):
         labels = layer_labels(names, kinds, blocks)
         axis.set_ticks(range(len(names)), labels=labels)
-        upright = vertical and max(map(_width, labels)) > 0.9 * length * POINTS_PER_INCH / len(names)
+        upright = vertical and max(map(text_width, labels)) > 0.9 * length * POINTS_PER_INCH / len(names)
         ax.tick_params(orientation, rotation=90 if upright else 0, labelsize=SMALL_FONT, length=2, pad=1.5)
         if vertical:
             axis.grid(True, color=GRID_COLOR, linewidth=0.6)
@@ -229,7 +230,7 @@ def _draw_brackets(
     points_per_layer = length * POINTS_PER_INCH / layers
     # Along the axis, if all names have room for that.
     along = vertical and all(
-        _width(short_name(block.label)) <= (block.stop - block.start) * points_per_layer for block in blocks
+        text_width(short_name(block.label)) <= (block.stop - block.start) * points_per_layer for block in blocks
     )
     labelled = list(blocks) if along else blocks_to_label(blocks, points_per_layer)
     opposite = ax.secondary_xaxis("top") if vertical else ax.secondary_yaxis("right")
@@ -247,9 +248,9 @@ def _draw_brackets(
         ax.add_artist(line)
 
 
-def _width(label: str) -> float:
-    """Of a label in points, about."""
-    return 0.6 * SMALL_FONT * len(label)
+def text_width(label: str) -> float:
+    """Of a label at a tick, in points, about."""
+    return 0.55 * SMALL_FONT * len(label)
 
 
 def short_number(value: float, _position: int | None = None) -> str:
@@ -290,6 +291,23 @@ def scale_values(panels: Axes | Sequence[Axes], yscale: YScale, rows_of_marks: i
         ax.grid(True, axis="y", color=GRID_COLOR, linewidth=0.6)
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
+
+
+def end_ticks_at(ax: Axes, share: float) -> None:
+    """Leaves out the ticks of a logarithmic y axis below a share of its length, as what is there has no scale."""
+    low, high = np.log10(ax.get_ylim())
+    least = 10 ** (low + share * (high - low))
+    ax.yaxis.set_major_locator(_LogTicksFrom(least))
+    ax.yaxis.set_minor_locator(_LogTicksFrom(least, subs=range(2, 10)))
+
+
+class _LogTicksFrom(LogLocator):
+    def __init__(self, least: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._least = least
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        return [tick for tick in super().tick_values(vmin, vmax) if tick >= self._least]
 
 
 def say_empty(ax: Axes, text: str) -> None:

@@ -74,4 +74,4 @@ def rows_of_marks(curves: Curves, undrawn: Undrawn) -> int:
     """How many rows to leave for marks at the bottom edge, and for the words at the rounding floor."""
     if not undrawn.note():
         return 0
-    return len(curves.labels) + (3 if undrawn.rounding else 0)
+    return len(curves.labels) + (4 if undrawn.rounding else 0)

@@ -65,9 +65,10 @@ class Group:
         if size == Size.SMALL:
             look = {"linewidth": style.from_to(2.6, 0.6), "markersize": style.from_to(3.4, 1.5)}
         if not self.joined:
-            look |= {"linestyle": "none", "marker": "o", "markersize": style.from_to(6.0, 2.4)}
+            look |= {"linestyle": "none", "marker": "o", "markersize": style.from_to(5.5, 2.2)}
         if self.marker is not None:
-            look |= {"marker": self.marker, "markersize": style.from_to(6.5, 3.0)}
+            largest = 4.5 if size == Size.DENSE else 6.5
+            look |= {"marker": self.marker, "markersize": style.from_to(largest, largest / 2)}
         return look
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from sppbench.spp.plots.axes import FONT, MARK_HEIGHT, SMALL_FONT, YScale
+from sppbench.spp.plots.axes import FONT, MARK_HEIGHT, SMALL_FONT, YScale, end_ticks_at
 
 LineStyle = str | tuple[float, tuple[float, ...]]
 
@@ -142,19 +142,22 @@ def draw_curve(
 def draw_floor(ax: Axes, floor: float, rows_of_marks: int, words: bool = True) -> None:
     """A thin line between the values and the marks of those that are zero up to rounding, and what the floor is.
 
+    Below it the axis has no ticks: the floors, which differ from layer to layer, may lie decades lower.
+
     Args:
-        ax: axes whose y axis is logarithmic.
+        ax: axes whose y axis is logarithmic and has its limits.
         floor: the largest of the panel's rounding floors: what is drawn above the line is above its own.
         rows_of_marks: how many curves may have marks below it.
         words: whether to write what it is.
     """
     height = MARK_HEIGHT * rows_of_marks + 0.01
+    end_ticks_at(ax, height)
     ax.plot([0, 1], [height] * 2, transform=ax.transAxes, color=EXPECTED_COLOR, linewidth=0.5, gid="rounding floor")
     if not words:
         return
     mantissa, _, power = f"{floor:.0e}".partition("e")
     ax.annotate(
-        f"rounding floor, {mantissa}e{int(power)} or less",
+        f"rounding floor, up to {mantissa}e{int(power)}",
         (1, height),
         xycoords="axes fraction",
         xytext=(0, 1),

@@ -23,10 +23,11 @@ from sppbench.spp.plots.lines import Undrawn
 FEWEST_BLOCKS = 4
 COLUMNS = range(3, 7)  # of panels, those with the fewest rows
 OTHERS_COLUMNS = 3  # of panels of other layers: one for each signal
-# Inches: of all panels of a row together, of a row with its title and ticks, of the names below a row, of the rest.
-WIDTH, ROW, NAMES, MARGINS = 6.2, 1.05, 0.7, 0.8
+# Inches: of all panels of a row together, of a row with its title and ticks, of what is above all.
+WIDTH, ROW, MARGINS = 6.2, 1.05, 0.8
 TITLE = 114  # characters of all titles of a row together
 ITSELF = "."
+STATISTIC_NAMES: dict[Statistic, str] = {"acsm": "ACSM", "acv": "ACV", "second_moment": "mean(x²)"}
 
 
 def has_roles(table: pd.DataFrame) -> bool:
@@ -36,16 +37,17 @@ def has_roles(table: pd.DataFrame) -> bool:
 
 @dataclass(frozen=True)
 class RolePanel:
-    """A panel: its title, its layers and their places; names at these, where they are not numbers of blocks."""
+    """A panel: its role, the class of its layers, and their places; names at these where they are not blocks."""
 
-    title: str
+    role: str
+    kind: str
     group: Group
     names: list[str] | None = None
 
     @property
     def columns(self) -> int:
         """How many columns it needs: with names, all of them where one is too narrow."""
-        fits = self.names is None or axes.fits_names(len(self.names) + 1, WIDTH / OTHERS_COLUMNS)
+        fits = self.names is None or axes.fits_names(len(self.names), WIDTH / OTHERS_COLUMNS - 0.4)
         return 1 if fits else OTHERS_COLUMNS
 
 
@@ -61,18 +63,14 @@ def role_panels(rows: pd.DataFrame) -> list[RolePanel]:
     repeated = within[within["role"].isin(counts.index[counts > 1])]
     panels = []
     for role, of_role in repeated.groupby("role", sort=False, observed=True):
-        title = (
-            "block output"
-            if role == ITSELF
-            else axes.layer_labels([str(role)], of_role["kind"].iloc[:1], longest=99)[0]
-        )
+        title = "block output" if role == ITSELF else str(role)
         places = dict(zip(of_role["layer"], of_role["block"], strict=True))
-        panels.append(RolePanel(title, Group(places, breaks=True)))
+        panels.append(RolePanel(title, str(of_role["kind"].iloc[0]), Group(places, breaks=True)))
     others = net[~net["layer"].isin(repeated["layer"])]
     if not others.empty:
         places = dict(zip(others["layer"], range(len(others)), strict=True))
         names = axes.layer_labels(list(others["layer"]), list(others["kind"]))
-        panels.append(RolePanel("other layers", Group(places, joined=False), names))
+        panels.append(RolePanel("other layers", "", Group(places, joined=False), names))
     return panels
 
 
@@ -109,7 +107,10 @@ def draw_over_blocks(
     cells = [_cells(section.panels, columns) for section in sections]
     rows = [max((row + 1 for row, _, _ in one), default=0) for one in cells]
     of_others = _cells([panel for section in sections for panel in section.others], OTHERS_COLUMNS)
-    heights = [height * sum(rows), (height + NAMES) * len({row for row, _, _ in of_others})]
+    names = max(
+        (axes.text_width(name) for one in sections for panel in one.others for name in panel.names or ()), default=0
+    )
+    heights = [height * sum(rows), (height + names / axes.POINTS_PER_INCH) * len({row for row, _, _ in of_others})]
     figure = axes.new_figure(sum(heights) + MARGINS)
     # Two grids, as the second one has values at each axes, and names.
     parts = figure.add_gridspec(sum(map(bool, heights)), 1, height_ratios=[one for one in heights if one])
@@ -158,8 +159,7 @@ def _draw_section(
         undrawn += draw_groups(ax, curves, signal, statistic, [panel.group], yscale, Size.SMALL)
         ax.tick_params("y", which="both", labelleft=place.is_first_col() or panel.names is not None)
         _draw_places(ax, panel, blocks[0], blocks[-1])
-        title = f"{SIGNAL_NAMES[signal]} of other layers" if panel.names else _short_title(panel.title, longest)
-        ax.set_title(title, fontsize=axes.SMALL_FONT, loc="left", pad=2)
+        ax.set_title(_title(panel, section, longest), fontsize=axes.SMALL_FONT, loc="left", pad=2)
     if not drawn:
         return undrawn
     axes.scale_values(drawn, yscale, rows_of_marks(curves, undrawn))
@@ -172,11 +172,10 @@ def _draw_section(
     return undrawn
 
 
-def _short_title(title: str, longest: int) -> str:
-    role, space, kind = title.partition(" ")
-    if len(title) <= longest or not space:
-        return axes.short_name(title, longest)
-    return f"{axes.short_name(role, longest - len(kind) - 1)} {kind}" if len(kind) < longest - 8 else role
+def _title(panel: RolePanel, section: _Section, longest: int) -> str:
+    if panel.names is None:
+        return axes.layer_labels([panel.role], [panel.kind], longest=longest)[0]
+    return f"{SIGNAL_NAMES[section.signal]} of {panel.role}, {STATISTIC_NAMES[section.statistic]}"
 
 
 def _draw_places(ax: Axes, panel: RolePanel, first: int, last: int) -> None:
