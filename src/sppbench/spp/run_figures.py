@@ -25,8 +25,8 @@ class RunFigures:
 
     Args:
         history: The run's ``spp.parquet``; figures go beside it, named as it is: ``spp_epoch=0.png``.
-        epochs: Of which the panels show the curves, as far as they are over. By default the first, that in the middle of
-            the run until then (as near to it as there is one) and the last.
+        epochs: Of which the panels show the curves, as far as they are over. By default the first, the one nearest to
+            the middle of the run until then, and the last.
         convention: See `plot_spp`.
         loggers: They are given the figures, too.
     """

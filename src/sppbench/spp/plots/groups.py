@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -72,7 +72,7 @@ class Group:
         return look
 
 
-def groups_of(rows: pd.DataFrame, modules: Sequence[str]) -> list[Group]:
+def groups_of(rows: pd.DataFrame, modules: Collection[str]) -> list[Group]:
     """The groups on the depth axis of the rows of one signal: one, but of weights one for each kind.
 
     A normalization's γ of 1 beside a convolution's 1e-3 would make a comb of a curve that joins them.
@@ -142,8 +142,8 @@ def draw_groups(
             )
         for index, source in enumerate(curves.sources):
             values, x = _of_group(expected[expected["source"] == source], group)
-            label = expected_label(source) if group is groups[0] else "_"
-            lines.draw_expected(ax, x, values[statistic].to_numpy(np.float64), index, dense, yscale, label)
+            y = values[statistic].to_numpy(np.float64)
+            lines.draw_expected(ax, x, y, index, dense, yscale, expected_label(source))
     return undrawn
 
 

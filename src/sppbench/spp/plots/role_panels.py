@@ -166,8 +166,8 @@ def _draw_section(
     for ax in drawn if undrawn.rounding else ():
         lines.draw_floor(ax, float(rounding_floor(rows, statistic).max()), len(curves.labels), words=ax is drawn[0])
     heading = f"{SIGNAL_NAMES[signal]}: {formula(rows, statistic)}".replace("\n", "; ")
-    place = ", by block" if section.panels else ""
-    title = f"{heading}{place}\n{drawn[0].get_title(loc='left')}"
+    by_block = ", by block" if section.panels else ""
+    title = f"{heading}{by_block}\n{drawn[0].get_title(loc='left')}"
     drawn[0].set_title(title, fontsize=axes.SMALL_FONT, loc="left", pad=2)
     return undrawn
 
