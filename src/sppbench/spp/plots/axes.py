@@ -19,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 YScale = Literal["linear", "log"]
 
-# 7 inches is the text width of an A4 page, and at this resolution 910 pixels, the width of a panel in W&B.
-WIDTH, DPI = 7.0, 130
+# 7 inches is the text width of an A4 page, and at this resolution twice the 910 pixels of a panel in W&B.
+WIDTH, DPI = 7.0, 260
 POINTS_PER_INCH = 72
 FONT, SMALL_FONT = 8.0, 6.5
 DEPTH_LABEL = "model depth (layers)"
