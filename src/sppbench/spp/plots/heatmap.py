@@ -37,7 +37,7 @@ from sppbench.spp.plots.per_sample import gradients_per_sample
 from sppbench.spp.plots.row_labels import height_of_rows, label_rows
 from sppbench.spp.plots.step_bins import NOT_RECORDED, Bins, StepBins
 
-MARGINS = 1.5  # inches above and below the rows
+MARGINS, BAR_WIDTH = 1.5, 0.11  # inches: above and below the rows, and of the color bar
 
 # Cells of a heatmap without a logarithm. Neither color is near to any of viridis, also for a deuteranope.
 NOT_FINITE_COLOR, ZERO_COLOR, ABSENT_COLOR = "#FF00FF", "#000000", "#FFFFFF"
@@ -75,7 +75,7 @@ def plot_heatmap(
             have no row.
         merges: whether sums and gates (Sum, MPSum, Scale, MPScale) count as layers.
         limits: log10 of the ends of the color scale, to compare figures. None takes the 2nd and the 98th percentile of
-            the unmarked columns: a few extreme values shall not cost all others their contrast.
+            the unmarked columns, if those are most: a few extreme values shall not cost all others their contrast.
         bins: "mean" or "max", of the steps that share a column.
         per_sample: multiply gradients by the number of samples of their batch. Other signals stay as they are.
 
@@ -113,7 +113,7 @@ def plot_heatmap(
     height = height_of_rows(drawn.names)
     figure = axes.new_figure(height + MARGINS)
     ax = figure.subplots()
-    bar = _draw_logarithms(figure, ax, table, columns, bins, limits)
+    bar = _draw_logarithms(figure, ax, table, columns, bins, limits, height / BAR_WIDTH)
     bar.set_label(f"log₁₀ of {FORMULAS[statistic]}", fontsize=axes.FONT)
     key = [*_draw_others(ax, table, columns, bins), *_mark_small_batches(figure, ax, table, columns)]
     depths = rows.drop_duplicates("layer").set_index("layer")["depth"].reindex(drawn.names)
@@ -163,7 +163,13 @@ def _pivot(rows: pd.DataFrame, layers: Layers, statistic: Statistic, marked: boo
 
 
 def _draw_logarithms(
-    figure: Figure, ax: Axes, table: _Table, columns: StepBins, bins: Bins, limits: tuple[float, float] | None
+    figure: Figure,
+    ax: Axes,
+    table: _Table,
+    columns: StepBins,
+    bins: Bins,
+    limits: tuple[float, float] | None,
+    bar_aspect: float,
 ) -> Colorbar:
     """The image of the cells that have a logarithm, and its color bar."""
     values = columns.values(table.values, bins)
@@ -171,11 +177,11 @@ def _draw_logarithms(
     logarithms = np.ma.masked_array(np.log10(values, where=drawable, out=np.zeros_like(values)), ~drawable)
     unmarked = logarithms[:, ~columns.any(table.small)].compressed()
     finite = logarithms.compressed()
-    low, high = limits or _percentiles(unmarked if unmarked.size else finite)
+    low, high = limits or _percentiles(unmarked if 2 * unmarked.size > finite.size else finite)
     image = _draw_image(ax, logarithms, columns, colormaps["viridis"], low, high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     beyond = extend[bool((finite < low).any()), bool((finite > high).any())]
-    bar = figure.colorbar(image, ax=ax, extend=beyond, pad=0.01, aspect=30)
+    bar = figure.colorbar(image, ax=ax, extend=beyond, pad=0.01, aspect=bar_aspect)
     bar.ax.tick_params(labelsize=axes.FONT - 1)
     return bar
 

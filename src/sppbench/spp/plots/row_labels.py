@@ -20,6 +20,7 @@ NAME_HEIGHT = 0.095  # inches, of a row or bracket with its name beside it
 ROW_HEIGHT = 1 / 130  # inches, at least: two pixels, and one where the figure is shown at half its size
 LONGEST_NAME = 28
 LEAST_BRACKET = 4.0  # points; shorter ones would be a blot
+LINE_WIDTH = 0.3  # points, of the lines between blocks
 
 
 def height_of_rows(names: Sequence[str]) -> float:
@@ -96,17 +97,17 @@ def _draw_brackets(ax: Axes, blocks: Sequence[Block], inches_per_row: float) -> 
     """Brackets beside the rows of each block, with its name where there is room: larger ones have the first choice."""
     points_per_row = inches_per_row * axes.POINTS_PER_INCH
     place = ax.get_yaxis_transform() + ScaledTranslation(-6 / axes.POINTS_PER_INCH, 0, ax.figure.dpi_scale_trans)
-    style: dict[str, Any] = {"color": axes.MARK_COLOR, "linewidth": 0.6, "markeredgewidth": 0.6}
+    style: dict[str, Any] = {"color": axes.MARK_COLOR, "linewidth": 0.6, "markeredgewidth": 0.6, "markersize": 3}
     gap = 0.75 / points_per_row  # three quarters of a point at both ends
     named: list[Block] = []
     for block in sorted(blocks, key=lambda block: block.start - block.stop):
         if (block.stop - block.start) * points_per_row >= LEAST_BRACKET:
             ends = [block.start - 0.5 + gap, block.stop - 0.5 - gap]
-            bracket = {"marker": TICKRIGHT, "markersize": 3, "transform": place, "clip_on": False, "gid": "bracket"}
-            ax.plot([0, 0], ends, **style, **bracket)
+            ax.plot([0, 0], ends, marker=TICKRIGHT, transform=place, clip_on=False, gid="bracket", **style)
             for end in (block.start, block.stop):
-                if 0 < end < blocks[-1].stop:
-                    ax.axhline(end - 0.5, color=axes.BLOCK_COLOR, linewidth=0.3, gid="block boundary")
+                # On rows of two pixels a line would be taken for a value.
+                if 0 < end < blocks[-1].stop and points_per_row >= 3 * LINE_WIDTH:
+                    ax.axhline(end - 0.5, color=axes.BLOCK_COLOR, linewidth=LINE_WIDTH, gid="block boundary")
         if all(abs(block.center - other.center) * points_per_row >= axes.LABEL_DISTANCE for other in named):
             named.append(block)
     ax.set_yticks([block.center for block in named], labels=[shorten(block.label, LONGEST_NAME) for block in named])
