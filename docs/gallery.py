@@ -85,7 +85,7 @@ def cross_entropy(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 def ffnn() -> dict[str, Trained]:
     net = FFNN(num_classes=10, image_size=16, hidden_features=100, depth=18, normalization="batch_norm")
-    return {"ffnn": train(net, digits(16, 3, 520), cross_entropy, epochs=20, size=16)}
+    return {"ffnn": train(net, digits(16, 3, 1032), cross_entropy, epochs=20)}
 
 
 def efficientnet() -> dict[str, Trained]:
@@ -142,7 +142,7 @@ def llama() -> dict[str, Trained]:
     def loss_of(net: nn.Module, tokens: Tensor) -> Tensor:
         return net(input_ids=tokens, labels=tokens).loss
 
-    return {"llama": train(LlamaForCausalLM(config), [pieces], loss_of, epochs=3, size=16, rate=3e-3)}
+    return {"llama": train(LlamaForCausalLM(config), [pieces], loss_of, epochs=3, size=16)}
 
 
 def generator() -> nn.Module:
@@ -200,16 +200,27 @@ def figures_of(trained: Trained) -> Iterator[tuple[str, Figure]]:
     yield "spp", plot_spp(history)
     yield "gradient", plot_gradient(history)
     yield "heatmap", plot_heatmap(history, "gradient")
+    yield "heatmap_per_sample", plot_heatmap(history, "gradient", per_sample=True)
     first = history[history["step"] == 0]
+    expected = expectation(trained, first)
+    if expected is not None:
+        yield "expected", plot_spp(first, expected=expected)
+
+
+def expectation(trained: Trained, first: pd.DataFrame) -> pd.DataFrame | None:
+    """What theory says of the first step, if it is something of most activations."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            expected = expected_of_net(trained.initial, trained.inputs, first)
-        figure = plot_spp(first, expected=expected, yscale="log")
+            table = expected_of_net(trained.initial, trained.inputs, first)
     except Exception as error:  # of any kind: theory does not follow every net
-        print(f"    nothing is expected: {error}".partition("\n")[0])
-        return
-    yield "expected", figure
+        print(f"    theory cannot follow: {error}".partition("\n")[0])
+        return None
+    activations = set(first.loc[first["signal"] == "activation", "layer"])
+    known = table[(table["signal"] == "activation") & table["acv"].notna()]
+    share = len(activations & set(known["layer"])) / len(activations)
+    print(f"    theory says something of {share:.0%} of the activations")
+    return table if share > 0.5 else None
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -217,7 +228,9 @@ def save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     picture = Image.open(content).convert("RGB")
-    picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+    # Also the colors of small marks are kept.
+    method = Image.Quantize.MAXCOVERAGE
+    picture.quantize(COLORS, method, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 NETS_IN_WORDS: dict[str, str] = {}
