@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from sppbench.errors import UserError
 from sppbench.interruption import exit_interrupted
-from sppbench.streams import need_no_window, survive_any_text
+from sppbench.streams import need_only_matplotlib, survive_any_text
 
 STATUS = "Exit status: 0; {}2 for what the user must fix, described in one line."
 TEXT_FORMATS = ("terminal", "markdown", "json")
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     survive_any_text()
-    need_no_window()
+    need_only_matplotlib()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["train"]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,7 @@ STEPS = 3  # of an epoch
 
 @pytest.fixture(autouse=True)
 def _empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("plot_spp", "plot_gradient", "plot_heatmap"):
-        monkeypatch.setattr(run_figures, name, lambda *arguments, **options: Figure((1, 1)))
+    monkeypatch.setattr(run_figures, "find_plot", lambda name: lambda *arguments, **options: Figure((1, 1)))
 
 
 class Loop:
@@ -433,3 +434,24 @@ def test_a_wandb_run_keeps_its_own_count(tmp_path: Path, own: bool) -> None:
     if own:
         assert [row["loss"] for row in run.rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
         assert run.step == 2 * STEPS
+
+
+def test_matplotlib_that_cannot_be_imported_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A settings file in an old encoding raises in the import."""
+
+    def fails(name: str) -> None:
+        raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid continuation byte")
+
+    monkeypatch.setattr(run_figures, "find_plot", fails)
+    loop = Loop()
+    with Recorder(loop.model, tmp_path) as recorder:
+        loop.train(recorder)
+    assert read_history(tmp_path / "spp.parquet")["step"].nunique() == STEPS
+    assert "was not drawn (UnicodeDecodeError: " in caplog.text
+
+
+def test_it_is_imported_without_matplotlib() -> None:
+    code = "import sys, sppbench.spp.recorder; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
