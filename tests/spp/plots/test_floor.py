@@ -11,12 +11,12 @@ from sppbench.spp import SignalProbe
 from sppbench.spp.plots.floor import rounded_to_zero, rounding_floor
 
 
-def test_the_floor_is_that_of_eight_roundings() -> None:
-    acsm = [2.0**-40, 2.0**-39, 3.0, 0.0, np.nan]
+def test_the_floor_is_that_of_four_distances_of_numbers() -> None:
+    acsm = [2.0**-42, 2.0**-41, 3.0, 0.0, np.nan]
     frame = pd.DataFrame({"second_moment": [1.0, 4.0, 4.0, 0.0, np.nan], "acsm": acsm})
-    # eps of float32 is 2**-23
-    np.testing.assert_array_equal(rounding_floor(frame), [2.0**-40, 2.0**-38, 2.0**-38, 0.0, np.nan])
-    np.testing.assert_array_equal(rounded_to_zero(frame, "acsm"), [2.0**-40, 0.0, 3.0, 0.0, np.nan])
+    # Numbers in float32 are 2**-23 apart.
+    np.testing.assert_array_equal(rounding_floor(frame), [2.0**-42, 2.0**-40, 2.0**-40, 0.0, np.nan])
+    np.testing.assert_array_equal(rounded_to_zero(frame, "acsm"), [2.0**-42, 0.0, 3.0, 0.0, np.nan])
     np.testing.assert_array_equal(rounded_to_zero(frame, "second_moment"), frame["second_moment"])
 
 

@@ -60,7 +60,7 @@ def plot_heatmap(
     Every layer has a row of its own: the figure grows with their number. Every recorded step has a column, as wide as
     the others, also where steps between were not recorded; of more than 600, neighbors share one, which the title says.
     Cells that have no logarithm have colors of their own, explained below the figure. Zero is also what is only
-    rounding: an ACSM or ACV below 9.1e-13 of the second moment, see `sppbench.spp.plots.floor`.
+    rounding: an ACSM or ACV below 2.3e-13 of the second moment, see `sppbench.spp.plots.floor`.
 
     Gradients of a mean loss over b samples are 1/b of each sample's own, so those of a smaller last batch are larger,
     the second moment (B/b)² times. Such columns have a mark below them. With `per_sample` the gradients are multiplied
