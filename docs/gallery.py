@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import io
 import itertools
 import warnings
@@ -18,9 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from captions import NETS_IN_WORDS, WHAT_ONE_SEES
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -29,9 +34,10 @@ from torch.nn import functional
 
 from sppbench.models import FFNN, EfficientNet
 from sppbench.spp import SignalProbe, expected_of_net, plot_gradient, plot_heatmap, plot_spp
+from sppbench.spp.plots.heatmap import NOT_FINITE_COLOR, SMALL_BATCH_COLOR
+from sppbench.spp.plots.lines import COLORS
 
 README = Path(__file__).parent.parent / "README.md"
-COLORS = 128  # of a picture: its curves and one color map need no more
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def efficientnet() -> dict[str, Trained]:
 
 def resnet() -> dict[str, Trained]:
     net = torchvision.models.resnet50(num_classes=10)
-    return {"resnet50": train(net, digits(32, 3, 100), cross_entropy, epochs=3)}
+    return {"resnet50": train(net, digits(64, 3, 112), cross_entropy, epochs=3)}
 
 
 def vit() -> dict[str, Trained]:
@@ -228,13 +234,20 @@ def save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     picture = Image.open(content).convert("RGB")
-    # Also the colors of small marks are kept.
-    method = Image.Quantize.MAXCOVERAGE
-    picture.quantize(COLORS, method, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(palette=palette(), dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-NETS_IN_WORDS: dict[str, str] = {}
-CAPTIONS: dict[str, dict[str, str]] = {}
+@functools.cache
+def palette() -> Image.Image:
+    """The color map, greys, and each color of curves and marks with its ways to white, where edges are smoothed."""
+    grey = np.linspace(0, 1, 24)[:, None].repeat(3, axis=1)
+    marks = np.array([to_rgb(color) for color in (*COLORS, SMALL_BATCH_COLOR, NOT_FINITE_COLOR)])
+    ways = [1 - (1 - marks) * share for share in np.linspace(0.2, 1, 5)]
+    rest = 256 - len(grey) - sum(map(len, ways))
+    colors = np.concatenate([colormaps["viridis"](np.linspace(0, 1, rest))[:, :3], grey, *ways])
+    image = Image.new("P", (1, 1))
+    image.putpalette((255 * colors).round().astype(np.uint8).tobytes())
+    return image
 
 
 def page(names: Sequence[str], directory: Path) -> str:
@@ -242,7 +255,7 @@ def page(names: Sequence[str], directory: Path) -> str:
     lines = ["# Gallery", "", "Drawn by `python docs/gallery.py`, which also says how each net is made.", ""]
     for name in names:
         lines += [f"## {NETS_IN_WORDS[name]}", ""]
-        for figure, caption in CAPTIONS[name].items():
+        for figure, caption in WHAT_ONE_SEES[name].items():
             if (directory / f"{name}_{figure}.png").exists():
                 lines += [f"![{name}, {figure}]({name}_{figure}.png)", "", f"*{caption}*", ""]
     return "\n".join(lines)
@@ -267,7 +280,7 @@ def main() -> None:
             for figure_name, figure in figures_of(trained):
                 save(figure, arguments.output / f"{name}_{figure_name}.png")
         print(f"    drawn after {perf_counter() - start:.0f} s")
-    (arguments.output / "README.md").write_text(page(list(CAPTIONS), arguments.output))
+    (arguments.output / "README.md").write_text(page(list(WHAT_ONE_SEES), arguments.output))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ def gradients_per_sample(frame: pd.DataFrame) -> pd.DataFrame:
 
     The mean loss over b samples is the sum of ℓ_i / b. With respect to the activation x_i of a sample its gradient is
     1/b · dℓ_i/dx_i, so that a last batch of 64 among batches of 512 has gradients 8 times as large, and second moments
-    64 times. Times b, or b² the second moments, they are those of ℓ_i alone, and batches of any size compare. (Exact
-    where samples do not see each other; with batch normalization nearly so.)
+    64 times. Times b, or b² the second moments, they are those of ℓ_i alone, and batches of any size compare. This is
+    exact where samples do not see each other; batch normalization over few samples has larger gradients by itself.
 
     Activations stay, and so do weights and their gradients, which are the mean over the samples already. Of a loss that
     is a sum over the batch, or a mean over the tokens of sequences of unlike lengths, this is not true.
