@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from sppbench.spp.places import with_places
-from sppbench.spp.plots.groups import ROUNDING
+from sppbench.spp.plots.floor import ROUNDING
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
 from tests.spp.plots.invented import curve, marks
 

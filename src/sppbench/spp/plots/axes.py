@@ -15,7 +15,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 YScale = Literal["linear", "log"]
@@ -182,70 +181,60 @@ def depth_ticks(
     names: Sequence[str],
     kinds: Sequence[str],
     length: float,
-    orientation: Literal["x", "y"] = "x",
     block_labels: bool = True,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Sets the ticks of a depth axis, on which entry i of `names` lies at i.
+    """Sets the ticks of an x axis on which layer i of `names` lies at i.
 
     Where there is room for them the layers' names are written at the ticks; otherwise ticks are numbers, with light
-    lines between blocks of layers. Brackets on the opposite side have the blocks' names (if there is room).
+    lines between blocks of layers. Brackets above the axes have the blocks' names (if there is room).
 
     Args:
-        ax: axes whose x or y axis is depth.
+        ax: axes whose x axis is depth.
         names: dotted module name of each layer.
         kinds: class name of each layer.
-        length: length of the depth axis in inches, as far as it is known before the layout.
-        orientation: which axis of `ax` is depth.
+        length: length of the axis in inches, as far as it is known before the layout.
         block_labels: whether to draw the brackets.
         numbers: number of each layer, where it is not its place.
     """
-    vertical = orientation == "x"
-    axis = ax.xaxis if vertical else ax.yaxis
     blocks = name_blocks(names)
     if fits_names(len(names), length):
         labels = layer_labels(names, kinds, blocks)
-        axis.set_ticks(range(len(names)), labels=labels)
-        upright = vertical and max(map(text_width, labels)) > 0.9 * length * POINTS_PER_INCH / len(names)
-        ax.tick_params(orientation, rotation=90 if upright else 0, labelsize=SMALL_FONT, length=2, pad=1.5)
-        if vertical:
-            axis.grid(True, color=GRID_COLOR, linewidth=0.6)
+        ax.set_xticks(range(len(names)), labels=labels)
+        upright = max(map(text_width, labels)) > 0.9 * length * POINTS_PER_INCH / len(names)
+        ax.tick_params("x", rotation=90 if upright else 0, labelsize=SMALL_FONT, length=2, pad=1.5)
+        ax.xaxis.grid(True, color=GRID_COLOR, linewidth=0.6)
     else:
-        axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
         if numbers is not None:
-            axis.set_major_formatter(entry_formatter(numbers))
-        ax.tick_params(orientation, labelsize=FONT - 1, length=3)
-        draw_line = ax.axvline if vertical else ax.axhline
+            ax.xaxis.set_major_formatter(entry_formatter(numbers))
+        ax.tick_params("x", labelsize=FONT - 1, length=3)
         for block in blocks[1:]:
-            draw_line(block.start - 0.5, color=BLOCK_COLOR, linewidth=0.5, zorder=0.5, gid="block boundary")
+            ax.axvline(block.start - 0.5, color=BLOCK_COLOR, linewidth=0.5, zorder=0.5, gid="block boundary")
     if block_labels:
-        _draw_brackets(ax, [block for block in blocks if block.has_bracket], orientation, length, len(names))
+        _draw_brackets(ax, [block for block in blocks if block.has_bracket], length * POINTS_PER_INCH / len(names))
 
 
-def _draw_brackets(
-    ax: Axes, blocks: Sequence[Block], orientation: Literal["x", "y"], length: float, layers: int
-) -> None:
-    """A line along each block on the opposite side of a depth axis, and the names that do not touch."""
-    vertical = orientation == "x"
-    points_per_layer = length * POINTS_PER_INCH / layers
-    # Along the axis, if all names have room for that.
-    along = vertical and all(
-        text_width(short_name(block.label)) <= (block.stop - block.start) * points_per_layer for block in blocks
-    )
+def _draw_brackets(ax: Axes, blocks: Sequence[Block], points_per_layer: float) -> None:
+    """A line above each block, and the names that do not touch: along the axis if there is room for all, or upright."""
+    widths = [text_width(short_name(block.label)) for block in blocks]
+    rooms = [(block.stop - block.start) * points_per_layer for block in blocks]
+    along = all(width <= room for width, room in zip(widths, rooms, strict=True))
     labelled = list(blocks) if along else blocks_to_label(blocks, points_per_layer)
-    opposite = ax.secondary_xaxis("top") if vertical else ax.secondary_yaxis("right")
-    opposite_axis = opposite.xaxis if vertical else opposite.yaxis
-    opposite_axis.set_ticks([block.center for block in labelled], labels=[short_name(b.label) for b in labelled])
-    rotation = 90 if vertical and not along else 0
-    opposite.tick_params(orientation, rotation=rotation, labelsize=SMALL_FONT, length=0, pad=4)
-    opposite.spines[:].set_visible(False)
-    transform = ax.get_xaxis_transform() if vertical else ax.get_yaxis_transform()
+    above = ax.secondary_xaxis("top")
+    above.set_xticks([block.center for block in labelled], labels=[short_name(b.label) for b in labelled])
+    above.tick_params("x", rotation=0 if along else 90, labelsize=SMALL_FONT, length=0, pad=4)
+    above.spines[:].set_visible(False)
     for block in blocks:
-        span, beyond = [block.start - 0.3, block.stop - 0.7], [1.015, 1.015]
-        line = Line2D(*((span, beyond) if vertical else (beyond, span)), transform=transform, clip_on=False)
-        line.set(color=MARK_COLOR, linewidth=0.8, gid="bracket")
-        line.set_in_layout(False)
-        ax.add_artist(line)
+        ax.plot(
+            [block.start - 0.3, block.stop - 0.7],
+            [1.015, 1.015],
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+            color=MARK_COLOR,
+            linewidth=0.8,
+            gid="bracket",
+        )
 
 
 def text_width(label: str) -> float:

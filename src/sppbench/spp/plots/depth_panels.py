@@ -12,7 +12,7 @@ from sppbench.spp.names import Signal
 from sppbench.spp.plots import axes, lines
 from sppbench.spp.plots.axes import YScale
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Curves, Statistic, formula
-from sppbench.spp.plots.groups import Size, draw_groups, groups_of, modules_of, rounding_floor
+from sppbench.spp.plots.groups import Size, draw_groups, floor_of, groups_of, modules_of
 from sppbench.spp.plots.lines import Undrawn
 
 # Inches of depth axis, as the layout leaves them, by the number of columns.
@@ -62,7 +62,7 @@ def _draw_panel(
     undrawn = draw_groups(ax, curves, signal, statistic, groups, yscale, Size.DENSE if dense else Size.ROOMY)
     axes.scale_values(ax, yscale, rows_of_marks(curves, undrawn))
     if undrawn.rounding:
-        lines.draw_floor(ax, float(rounding_floor(rows, statistic).max()), len(curves.labels))
+        lines.draw_floor(ax, float(floor_of(rows, statistic).max()), len(curves.labels))
     if rows.empty:
         axes.say_empty(ax, f"no {SIGNAL_NAMES[signal]} in this frame")
     if any(group.title for group in groups):

@@ -17,17 +17,10 @@ from sppbench.spp.names import OF_BATCH, OF_WEIGHTS, Signal
 from sppbench.spp.plots import lines
 from sppbench.spp.plots.axes import YScale
 from sppbench.spp.plots.curves import Curves, Statistic
+from sppbench.spp.plots.floor import rounding_floor
 from sppbench.spp.plots.lines import MARKERS, Style, Undrawn
 
 GAMMA: Final = "\N{GREEK SMALL LETTER GAMMA}"
-
-# Values of root mean square r whose mean is zero in exact arithmetic leave the mean of their rounding errors. What k
-# operations in float32, whose numbers are ε = 2⁻²³ apart, give is off by up to k ε/2 of its size; so the mean is off by
-# up to k ε/2 · r, and the ACSM, the mean square of such means, is up to (k ε/2)² mean(x²). The same holds of the ACV of
-# values that should be equal. With k = 8, for some operations between where a mean cancels (in the backward pass of a
-# normalization) and here: (4 ε)² mean(x²) = 2.3e-13 mean(x²). Nets have shown up to a quarter of it, and no true ACSM
-# within six decades. Numbers in bfloat16 are 65536 times as far apart: there it is a lower limit.
-ROUNDING: Final = (4 * 2.0**-23) ** 2
 
 
 class Size(Enum):
@@ -136,7 +129,7 @@ def draw_groups(
                 style,
                 yscale,
                 f"{label}, {group.title}" if group.title else label,
-                floor=rounding_floor(curve, statistic),
+                floor=floor_of(curve, statistic),
                 breaks=group.breaks,
                 **group.look(style, size),
             )
@@ -154,11 +147,11 @@ def _of_group(rows: pd.DataFrame, group: Group) -> tuple[pd.DataFrame, NDArray[n
     return rows.loc[order.index], order.to_numpy(np.int64)
 
 
-def rounding_floor(rows: pd.DataFrame, statistic: Statistic) -> NDArray[np.float64]:
-    """Up to which value ACSM and ACV by definition are zero up to rounding, row by row; 0 for other statistics."""
+def floor_of(rows: pd.DataFrame, statistic: Statistic) -> NDArray[np.float64]:
+    """Below which value ACSM and ACV by definition are rounding, row by row; 0 for other statistics."""
     if statistic == "second_moment":
         return np.zeros(len(rows))
-    floor = ROUNDING * rows["second_moment"].to_numpy(np.float64)
+    floor = rounding_floor(rows).to_numpy(np.float64)
     return np.where(rows["departs"].to_numpy(bool) | ~np.isfinite(floor), 0.0, floor)
 
 

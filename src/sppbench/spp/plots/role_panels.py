@@ -17,7 +17,7 @@ from sppbench.spp.plots import axes, lines
 from sppbench.spp.plots.axes import YScale
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Curves, Statistic, formula
 from sppbench.spp.plots.depth_panels import rows_of_marks
-from sppbench.spp.plots.groups import Group, Size, draw_groups, rounding_floor
+from sppbench.spp.plots.groups import Group, Size, draw_groups, floor_of
 from sppbench.spp.plots.lines import Undrawn
 
 FEWEST_BLOCKS = 4
@@ -164,7 +164,7 @@ def _draw_section(
         return undrawn
     axes.scale_values(drawn, yscale, rows_of_marks(curves, undrawn))
     for ax in drawn if undrawn.rounding else ():
-        lines.draw_floor(ax, float(rounding_floor(rows, statistic).max()), len(curves.labels), words=ax is drawn[0])
+        lines.draw_floor(ax, float(floor_of(rows, statistic).max()), len(curves.labels), words=ax is drawn[0])
     heading = f"{SIGNAL_NAMES[signal]}: {formula(rows, statistic)}".replace("\n", "; ")
     by_block = ", by block" if section.panels else ""
     title = f"{heading}{by_block}\n{drawn[0].get_title(loc='left')}"
