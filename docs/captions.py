@@ -23,7 +23,7 @@ WHAT_ONE_SEES = {
         "spp": "Activations stay within a few decades; between the blocks the sums grow, and normalizations are at 1.",
         "gradient": "Gradients grow towards the input; within a block the gates of squeeze-and-excitation stand out.",
         "heatmap": "Rows differ more than steps do: the gates are the stripes that recur in each block.",
-        "heatmap_per_sample": "Times its size, the last batch is still a little brighter: normalizations see few samples.",
+        "heatmap_per_sample": "Times its size, the last batch is still a little brighter: normalizations see less.",
         "expected": "What theory expects of the first step, beside it.",
     },
     "resnet50": {
