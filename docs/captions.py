@@ -23,11 +23,11 @@ WHAT_ONE_SEES = {
         "spp": "Activations stay within a few decades; between the blocks the sums grow, and normalizations are at 1.",
         "gradient": "Gradients grow towards the input; within a block the gates of squeeze-and-excitation stand out.",
         "heatmap": "Rows differ more than steps do: the gates are the stripes that recur in each block.",
-        "heatmap_per_sample": "Times the size of the batch the last batches are brighter yet: normalizations see few samples.",
+        "heatmap_per_sample": "Times its size, the last batch is still a little brighter: normalizations see less.",
         "expected": "What theory expects of the first step, beside it.",
     },
     "resnet50": {
-        "spp": "A panel a role. The residual stream, relu#3, grows within a stage; the first block of the next resets it.",
+        "spp": "A panel a role. The residual stream, relu#3, grows within a stage; the next stage resets it.",
         "gradient": "In all roles gradients grow towards the input, by three decades over 16 blocks.",
         "heatmap": "Stages are brackets; the last batches of 16 instead of 32 samples have marks.",
         "heatmap_per_sample": "Times the size of the batch: what is left of the last batches is the work of batch "

@@ -254,10 +254,14 @@ def page(names: Sequence[str], directory: Path) -> str:
     """What there is in the directory, in the order of the nets and figures, each picture with a sentence."""
     lines = ["# Gallery", "", "Drawn by `python docs/gallery.py`, which also says how each net is made.", ""]
     for name in names:
-        lines += [f"## {NETS_IN_WORDS[name]}", ""]
-        for figure, caption in WHAT_ONE_SEES[name].items():
-            if (directory / f"{name}_{figure}.png").exists():
-                lines += [f"![{name}, {figure}]({name}_{figure}.png)", "", f"*{caption}*", ""]
+        there = {
+            figure: caption
+            for figure, caption in WHAT_ONE_SEES[name].items()
+            if (directory / f"{name}_{figure}.png").exists()
+        }
+        lines += [f"## {NETS_IN_WORDS[name]}", ""] if there else []
+        for figure, caption in there.items():
+            lines += [f"![{name}, {figure}]({name}_{figure}.png)", "", f"*{caption}*", ""]
     return "\n".join(lines)
 
 
