@@ -138,7 +138,8 @@ def layer_labels(
 ) -> list[str]:
     """A short name for each layer, without that of its block where this is written beside it.
 
-    Where the last component is only the number in a ``Sequential``, the class says what it is: "3 BatchNorm2d".
+    Where the last component is only the number in a ``Sequential``, the class says what it is, if there is room for
+    both: "3 BatchNorm2d".
     """
     labels = list(names)
     for block in blocks:
@@ -148,8 +149,8 @@ def layer_labels(
     texts = []
     for label, kind in zip(labels, kinds, strict=True):
         is_number = label.partition("#")[0].rpartition(".")[2].isdigit()
-        suffix = f" {short_name(kind, longest - 4)}" if is_number else ""
-        texts.append(short_name(label, max(longest - len(suffix), 3)) + suffix)
+        both = f"{label} {kind}"
+        texts.append(both if is_number and len(both) <= longest else short_name(label, longest))
     return texts
 
 
