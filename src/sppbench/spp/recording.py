@@ -130,8 +130,9 @@ class Recording:
             self.in_checkpoint = {"run_id": run_id, "history": str(self.history.path.absolute())}
             self._figures = RunFigures(self.history.path, self.settings.epochs, self.settings.convention, self._loggers)
             if resume_at:
-                past = sorted({*self.settings.epochs, self.epoch - 1})
-                self._means = self.history.means([epoch for epoch in past if 0 <= epoch < self.epoch])
+                last = self.epoch - 1
+                past = [epoch for epoch in range(self.epoch) if self.settings.draws_after(epoch) or epoch == last]
+                self._means = self.history.means(past)
         except Exception as error:  # a directory that cannot be written, a full disk
             self.history = None
             log.warning(f"signals are not recorded: {directory} cannot be written ({one_line(error)})")
@@ -249,13 +250,14 @@ class Recording:
         means = history.means([epoch], steps).get(epoch) if history is not None else None
         if means is None or history is None:  # another process, or no step of this epoch was recorded
             return {}
-        self._means = {past: one for past, one in self._means.items() if past in self.settings.epochs} | {epoch: means}
+        drawn = {past: one for past, one in self._means.items() if self.settings.draws_after(past)}
+        self._means = drawn | {epoch: means}
         scalars = {f"spp/{name}": value for name, value in summarize(means).items()}
         if (gains := history.gains(epoch, steps)) is not None:
             scalars |= {f"batchnorm/{name}": value for name, value in summarize_batchnorm(gains).items()}
         self._warn_of_findings(gains)
         self._loggers.log_scalars({"epoch": epoch, **scalars}, self.steps_done - 1)
-        if epoch in self.settings.epochs:
+        if self.settings.draws_after(epoch):
             self._draw(epoch)
         if is_last:
             self._draw_last()  # now: a run that is killed after its last checkpoint does not come back here
