@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from sppbench.spp import epoch_mean
 from sppbench.spp.plots import step_bins
 from sppbench.spp.plots.heatmap import plot_heatmap
-from sppbench.spp.plots.row_labels import shorten
 from sppbench.spp.plots.step_bins import StepBins
 from tests.spp.plots.invented import cells, legend_texts, marks
 
@@ -190,13 +189,3 @@ def test_numbers_of_rows_are_the_depths_of_the_table(ffnn: pd.DataFrame) -> None
     ax = plot_heatmap(ffnn, "activation", layers=["block4.*", "block7.*"]).axes[0]
     (right,) = [child for child in ax.child_axes if child.get_ylabel() == "depth"]
     assert [label.get_text() for label in right.get_yticklabels()] == ["13", "14", "15", "22", "23", "24"]
-
-
-def test_names_are_shortened_in_the_middle() -> None:
-    name = "encoder.layers.encoder_layer_11.mlp.0"
-    assert shorten(name, 37) == name
-    assert shorten(name, 36) == "encoder…encoder_layer_11.mlp.0"
-    assert shorten(name, 29) == "encoder…mlp.0"
-    assert shorten(name, 10) == "encoder…0"
-    assert shorten(name, 8) == "en…mlp.0"
-    assert len(shorten("a" * 50, 20)) == 20

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sppbench.spp import SignalProbe, epoch_mean, plot_heatmap
+from sppbench.spp import SignalProbe, epoch_mean, plot_gradient, plot_heatmap, plot_spp
 from sppbench.spp.plots.per_sample import gradients_per_sample
 
 SIZES = (8, 2)
@@ -64,3 +64,14 @@ def test_a_heatmap_draws_them(known: tuple[pd.DataFrame, torch.Tensor]) -> None:
 def test_of_a_mean_over_steps_it_is_too_late(known: tuple[pd.DataFrame, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="per_sample needs a history with the column samples"):
         plot_heatmap(epoch_mean(known[0]), "gradient", per_sample=True)
+
+
+def test_curves_are_of_them_too(known: tuple[pd.DataFrame, torch.Tensor]) -> None:
+    """The mean over the steps of the epoch, each with its own batch."""
+    frame, gradients = known
+    expected = np.mean([float(gradients[:size].double().square().mean()) for size in SIZES])
+    for plot, row in ((plot_gradient, 0), (plot_spp, 2)):
+        figure = plot(frame, per_sample=True)
+        (line,) = [line for line in figure.axes[row].get_lines() if line.get_label() == "Epoch 0"]
+        np.testing.assert_allclose(line.get_ydata(), [expected], rtol=1e-5)
+        assert figure.legends[0].get_title().get_text().endswith("gradients times the size of the batch")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sppbench.spp.history.epoch_means import epoch_mean
 from sppbench.spp.names import COLUMNS, LATER_COLUMNS, OF_WEIGHTS, Signal
 from sppbench.spp.plots.overlay import overlay
+from sppbench.spp.plots.per_sample import gradients_per_sample
 from sppbench.spp.theory.chain import Init
 
 Convention = Literal["definition", "study"]
@@ -86,6 +87,7 @@ def select_curves(
     full_batches_only: bool,
     expected: pd.DataFrame | Init | None = None,
     statistics: Sequence[Statistic] = ("acsm", "acv"),
+    per_sample: bool = False,
 ) -> Curves:
     """The curves of some epochs; arguments and errors are those of `plot_spp`.
 
@@ -96,6 +98,8 @@ def select_curves(
     check_frame(frame, [name for name in COLUMNS if name not in unneeded])
     if averaged and full_batches_only:
         raise ValueError("full_batches_only needs a history; this frame is averaged over steps already")
+    if per_sample:
+        frame = gradients_per_sample(frame)
     whole = frame
     frame, _ = select_layers(frame, layers, merges)
     chosen = _choose_epochs(frame, epochs)
@@ -109,6 +113,8 @@ def select_curves(
     # Without sums and gates layers are numbered anew, as in the study.
     numbers = depths if merges else list(range(len(depths)))
     averaging = _describe_average(frame, full_batches_only)
+    if per_sample:
+        averaging += "; gradients times the size of the batch"
     return Curves(table, labels, places, numbers, averaging, overlay(expected, whole, table, statistics))
 
 

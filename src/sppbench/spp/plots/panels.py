@@ -49,6 +49,7 @@ def plot_spp(
     expected: pd.DataFrame | Init | None = None,
     statistics: Statistic | Sequence[Statistic] | None = None,
     axis: DepthAxis = "auto",
+    per_sample: bool = False,
 ) -> Figure:
     """Second moments of activations, weights and gradients through the net, a curve an epoch.
 
@@ -74,6 +75,9 @@ def plot_spp(
             Linear, BatchNorm1d and activations with such weights, see `expected_of_chain`.
         statistics: of "second_moment", "acsm" and "acv"; by default the first, or with a convention the others.
         axis: "blocks" or "depth"; "auto" takes the blocks where there are four.
+        per_sample: multiply gradients by the number of samples of their batch, so that smaller batches do not weigh
+            more, see `sppbench.spp.plots.per_sample`. It needs a history. A table that is `expected` must then be of
+            `gradients_per_sample(frame)`, too.
 
     Returns:
         a figure. Over depth it has a row for each signal and a column for each statistic; over blocks these are one
@@ -93,7 +97,7 @@ def plot_spp(
     _check(convention, yscale, axis)
     chosen = _chosen(statistics, ("second_moment",) if convention is None else ("acsm", "acv"))
     curves = select_curves(
-        frame, epochs, convention or "definition", layers, merges, full_batches_only, expected, chosen
+        frame, epochs, convention or "definition", layers, merges, full_batches_only, expected, chosen, per_sample
     )
     return _draw("Signal propagation", curves, PANEL_SIGNALS, chosen, convention, yscale, axis)
 
@@ -109,6 +113,7 @@ def plot_gradient(
     full_batches_only: bool = False,
     expected: pd.DataFrame | Init | None = None,
     axis: DepthAxis = "auto",
+    per_sample: bool = False,
 ) -> Figure:
     """The second moments of the gradients alone, large; with a convention their ACSM.
 
@@ -128,7 +133,7 @@ def plot_gradient(
     _check(convention, yscale, axis)
     chosen = _chosen("second_moment" if convention is None else "acsm", ())
     curves = select_curves(
-        frame, epochs, convention or "definition", layers, merges, full_batches_only, expected, chosen
+        frame, epochs, convention or "definition", layers, merges, full_batches_only, expected, chosen, per_sample
     )
     return _draw("Gradient propagation", curves, ["gradient"], chosen, convention, yscale, axis)
 

@@ -41,8 +41,7 @@ def label_rows(ax: Axes, names: Sequence[str], kinds: Sequence[str], depths: Seq
         height: length of the axis in inches, see `height_of_rows`.
     """
     if len(names) <= MOST_NAMED_ROWS:
-        labels = [row_label(name, kind) for name, kind in zip(names, kinds, strict=True)]
-        ax.set_yticks(range(len(names)), labels=labels)
+        ax.set_yticks(range(len(names)), labels=axes.layer_labels(names, kinds, longest=LONGEST_NAME))
         ax.tick_params("y", labelsize=axes.SMALL_FONT, length=2, pad=2)
     else:
         _draw_brackets(ax, name_blocks(names), height / len(names))
@@ -65,42 +64,13 @@ def round_places(depths: Sequence[int], most: int = 9) -> list[int]:
     return next(found for found in places if len(found) <= most)
 
 
-def row_label(name: str, kind: str) -> str:
-    """The name of a layer, shortened in the middle; with its class where the name alone says nothing, as in "0.1"."""
-    last = name.rpartition(".")[2].partition("#")[0]
-    return f"{shorten(name, LONGEST_NAME - len(kind))} {kind}" if last.isdigit() else shorten(name, LONGEST_NAME)
-
-
-def shorten(name: str, most: int) -> str:
-    """A name with fewer components, the first and the last of them, or else with fewer characters in the middle.
-
-    Args:
-        name: dotted name of a layer or block.
-        most: so many characters, at least 8.
-
-    Example:
-        >>> shorten("encoder.layers.encoder_layer_11.mlp.0", 30)
-        'encoder…encoder_layer_11.mlp.0'
-        >>> shorten("encoder.layers.encoder_layer_11.mlp.0", 16)
-        'encoder…mlp.0'
-    """
-    most = max(most, 8)
-    if len(name) <= most:
-        return name
-    first, *others = name.split(".")
-    shorter = (f"{first}…{'.'.join(others[start:])}" for start in range(1, len(others)))
-    head = (most - 1) // 3
-    return next((text for text in shorter if len(text) <= most), f"{name[:head]}…{name[head + 1 - most :]}")
-
-
 def _draw_brackets(ax: Axes, blocks: Sequence[Block], inches_per_row: float) -> None:
     """Brackets beside the rows of each block, with its name where there is room: larger ones have the first choice."""
     points_per_row = inches_per_row * axes.POINTS_PER_INCH
     place = ax.get_yaxis_transform() + ScaledTranslation(-6 / axes.POINTS_PER_INCH, 0, ax.figure.dpi_scale_trans)
     style: dict[str, Any] = {"color": axes.MARK_COLOR, "linewidth": 0.6, "markeredgewidth": 0.6, "markersize": 3}
     gap = 0.75 / points_per_row  # three quarters of a point at both ends
-    named: list[Block] = []
-    for block in sorted(blocks, key=lambda block: block.start - block.stop):
+    for block in blocks:
         if (block.stop - block.start) * points_per_row >= LEAST_BRACKET:
             ends = [block.start - 0.5 + gap, block.stop - 0.5 - gap]
             ax.plot([0, 0], ends, marker=TICKRIGHT, transform=place, clip_on=False, gid="bracket", **style)
@@ -108,7 +78,6 @@ def _draw_brackets(ax: Axes, blocks: Sequence[Block], inches_per_row: float) -> 
                 # On rows of two pixels a line would be taken for a value.
                 if 0 < end < blocks[-1].stop and points_per_row >= 3 * LINE_WIDTH:
                     ax.axhline(end - 0.5, color=axes.BLOCK_COLOR, linewidth=LINE_WIDTH, gid="block boundary")
-        if all(abs(block.center - other.center) * points_per_row >= axes.LABEL_DISTANCE for other in named):
-            named.append(block)
-    ax.set_yticks([block.center for block in named], labels=[shorten(block.label, LONGEST_NAME) for block in named])
+    named = axes.blocks_to_label(blocks, points_per_row)
+    ax.set_yticks([one.center for one in named], labels=[axes.short_name(one.label, LONGEST_NAME) for one in named])
     ax.tick_params("y", labelsize=axes.SMALL_FONT, length=0, pad=8)
