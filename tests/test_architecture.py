@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "spp.probe": {"checks", "spp.names", "spp.places", "spp.schedule", "spp.sums"},
     "spp.theory": {"spp.names", "spp.probe"},
     "spp.history": {"files", "spp.names", "spp.places", "spp.schedule"},
+    "spp.diagnosis": {"spp.names", "spp.probe", "spp.history"},
     "spp.plots": {"checks", "spp.names", "spp.theory", "spp.history"},
     "spp.loggers": set(),
     "spp.run_figures": {"files", "spp.names", "spp.history", "spp.plots", "spp.loggers"},

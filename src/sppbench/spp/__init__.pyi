@@ -1,4 +1,6 @@
 from .callback import SPPCallback as SPPCallback
+from .diagnosis.diagnose import diagnose as diagnose
+from .diagnosis.finding import Finding as Finding
 from .history.epoch_means import batchnorm_epoch_mean as batchnorm_epoch_mean
 from .history.epoch_means import epoch_mean as epoch_mean
 from .history.reader import read_batchnorm as read_batchnorm
