@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Looks at a net, prints what it shows, and writes the figure and the whole table."""
-    from sppbench.look.files import write_view
     from sppbench.look.inputs import images, noise
     from sppbench.look.look import look, on_device, seeded
     from sppbench.look.nets import find_net
+    from sppbench.look.saving import write_view
     from sppbench.look.text import text_of
 
     folder = arguments.output or Path("outputs", "look", re.sub(r"[^\w.=-]+", "-", arguments.net).strip("-."))

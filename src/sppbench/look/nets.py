@@ -101,11 +101,11 @@ def _torchvision(name: str) -> Net:
 
 
 def _transformers(path: str) -> Net:
-    import transformers
-
     file = Path(os.path.expanduser(path))  # noqa: PTH111 - unlike Path's it leaves ~nobody as it is
     if not file.exists():
         raise LookError(f"{file} does not exist; the configuration of a net of transformers is its config.json")
+    import transformers
+
     config = transformers.AutoConfig.from_pretrained(str(file))
     named = [getattr(transformers, one, None) for one in config.architectures or ()]
     kind = next((one for one in named if one is not None), None)
@@ -143,10 +143,17 @@ def _own(path: str) -> Net:
     found: Any = getattr(importlib.import_module(module), name, None)
     if found is None:
         raise LookError(f"{module} has no {name!r}")
+    if not callable(found):
+        raise LookError(f"{path} is {_a(found)}: give a class, a function or a net")
     net = found if isinstance(found, nn.Module) else found()
     if not isinstance(net, nn.Module):
-        raise LookError(f"{path} gives a {type(net).__name__}, which is no torch.nn.Module")
+        raise LookError(f"{path} gives {_a(net)}, which is no torch.nn.Module")
     return Net(path, net)
+
+
+def _a(thing: object) -> str:
+    kind = type(thing).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
 def _unknown(library: str, name: str, known: Sequence[str]) -> str:
