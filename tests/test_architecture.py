@@ -54,10 +54,13 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "files", "evidence", "spp.names", "spp.diagnosis", "spp.plots"),
         *("study.common", "study.table", "study.figures", "study.claims"),
     },
+    "look": {
+        *("errors", "files", "run", "spp.names", "spp.probe", "spp.theory", "spp.diagnosis", "spp.plots"),
+    },
     "dashboard": {"errors", "spp.names"},
     "train": {"errors", "files", "interruption", "streams", "run"},
     "__main__": {
-        *("errors", "interruption", "streams", "train", "evidence", "dashboard"),
+        *("errors", "interruption", "streams", "train", "evidence", "look", "dashboard"),
         *("study.common", "study.table", "study.figures", "study.claims", "study.report"),
     },
     "__init__": {"aliases"},
