@@ -16,7 +16,7 @@ from sppbench.__main__ import main
 from sppbench.look.inputs import images, noise
 from sppbench.look.look import View, look, seeded
 from sppbench.look.nets import LookError, Net, find_net
-from sppbench.look.text import shortened_middle, table_of, text_of
+from sppbench.look.text import table_of, text_of
 
 OWN_NETS = """
 from torch import nn
@@ -233,8 +233,3 @@ def test_a_long_table_is_cut_in_the_middle() -> None:
         lines = text_of(look(net, torch.randn(2, 2)), "noise").splitlines()
     assert "       … 17 more …" in lines
     assert [line.split()[0] for line in lines if "Linear" in line] == [str(i) for i in (*range(22), *range(39, 61))]
-
-
-def test_names_are_shortened_in_the_middle() -> None:
-    assert shortened_middle("short", 10) == "short"
-    assert shortened_middle("encoder.layers.11.mlp.fc2", 12) == "enc….mlp.fc2"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sppbench.look.look import NEAR, View
-from sppbench.spp.names import shortened
+from sppbench.spp.names import short_name, shortened
 
 WIDTH = 110  # columns of a terminal
 MOST = 44  # rows of a table that is shown whole
@@ -57,17 +57,9 @@ def _layers(table: pd.DataFrame) -> Iterator[str]:
             continue
         numbers = (row.activation, row.expected, row.gradient, row.parameter)
         yield (
-            f"{row.depth:>5}  {shortened_middle(str(row.layer), NAME):<{NAME}}  "
-            f"{shortened_middle(str(row.kind), 18):<18}  " + "  ".join(f"{_number(one):>8}" for one in numbers)
+            f"{row.depth:>5}  {short_name(str(row.layer), NAME):<{NAME}}  "
+            f"{short_name(str(row.kind), 18):<18}  " + "  ".join(f"{_number(one):>8}" for one in numbers)
         ).rstrip()
-
-
-def shortened_middle(text: str, most: int) -> str:
-    """A text with an ellipsis in its middle, if it has more characters."""
-    if len(text) <= most:
-        return text
-    front = (most - 1) // 3
-    return f"{text[:front]}…{text[len(text) - (most - 1 - front) :]}"
 
 
 def _number(value: object) -> str:

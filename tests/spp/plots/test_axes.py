@@ -14,7 +14,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sppbench.spp.plots.axes import layer_labels, name_blocks, short_name, short_number
+from sppbench.spp.names import short_name
+from sppbench.spp.plots.axes import layer_labels, name_blocks, short_number
 from sppbench.spp.plots.heatmap import plot_heatmap
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
 

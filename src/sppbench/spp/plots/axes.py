@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from sppbench.spp.names import short_name
+
 YScale = Literal["linear", "log"]
 
 # 7 inches is the text width of an A4 page, and at this resolution twice the 910 pixels of a panel in W&B.
@@ -115,24 +117,6 @@ def _split(names: Sequence[str], start: int, stop: int, level: int) -> list[Bloc
     return blocks
 
 
-def short_name(name: str, longest: int = LONGEST_LABEL) -> str:
-    """A dotted name with its middle left out, if it is too long: "encoder…mlp.fc2".
-
-    It keeps the first component and as many of the last as there is room for; else only the last one, and of this its
-    begin and end.
-    """
-    if len(name) <= longest:
-        return name
-    first, *others = name.split(".")
-    tails = [".".join(others[i:]) for i in range(1, len(others))]
-    fitting = [f"{first}…{tail}" for tail in tails if len(first) + 1 + len(tail) <= longest]
-    if fitting:
-        return fitting[0]
-    last = others[-1] if others else first
-    begin = longest // 3
-    return f"…{last}" if len(last) < longest else f"{last[:begin]}…{last[begin + 1 - longest :]}"
-
-
 def layer_labels(
     names: Sequence[str], kinds: Sequence[str], blocks: Sequence[Block] = (), longest: int = LONGEST_LABEL
 ) -> list[str]:
@@ -149,8 +133,9 @@ def layer_labels(
     texts = []
     for label, kind in zip(labels, kinds, strict=True):
         is_number = label.partition("#")[0].rpartition(".")[2].isdigit()
-        both = f"{label} {kind}"
-        texts.append(both if is_number and len(both) <= longest else short_name(label, longest))
+        rest = longest - len(kind) - 1
+        both = is_number and rest >= min(len(label), SHORTEST_NAME)
+        texts.append(f"{short_name(label, rest)} {kind}" if both else short_name(label, longest))
     return texts
 
 
@@ -218,12 +203,13 @@ def depth_ticks(
 
 def _draw_brackets(ax: Axes, blocks: Sequence[Block], points_per_layer: float) -> None:
     """A line above each block, and the names that do not touch: along the axis if there is room for all, or upright."""
-    widths = [text_width(short_name(block.label)) for block in blocks]
+    widths = [text_width(short_name(block.label, LONGEST_LABEL)) for block in blocks]
     rooms = [(block.stop - block.start) * points_per_layer for block in blocks]
     along = all(width <= room for width, room in zip(widths, rooms, strict=True))
     labelled = list(blocks) if along else blocks_to_label(blocks, points_per_layer)
     above = ax.secondary_xaxis("top")
-    above.set_xticks([block.center for block in labelled], labels=[short_name(b.label) for b in labelled])
+    labels = [short_name(block.label, LONGEST_LABEL) for block in labelled]
+    above.set_xticks([block.center for block in labelled], labels=labels)
     above.tick_params("x", rotation=0 if along else 90, labelsize=SMALL_FONT, length=0, pad=4)
     above.spines[:].set_visible(False)
     for block in blocks:

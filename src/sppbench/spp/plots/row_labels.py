@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.markers import TICKRIGHT
 from matplotlib.transforms import ScaledTranslation
 
+from sppbench.spp.names import short_name
 from sppbench.spp.plots import axes
 from sppbench.spp.plots.axes import Block, name_blocks
 
@@ -79,5 +80,5 @@ def _draw_brackets(ax: Axes, blocks: Sequence[Block], inches_per_row: float) -> 
                 if 0 < end < blocks[-1].stop and points_per_row >= 3 * LINE_WIDTH:
                     ax.axhline(end - 0.5, color=axes.BLOCK_COLOR, linewidth=LINE_WIDTH, gid="block boundary")
     named = axes.blocks_to_label(blocks, points_per_row)
-    ax.set_yticks([one.center for one in named], labels=[axes.short_name(one.label, LONGEST_NAME) for one in named])
+    ax.set_yticks([one.center for one in named], labels=[short_name(one.label, LONGEST_NAME) for one in named])
     ax.tick_params("y", labelsize=axes.SMALL_FONT, length=0, pad=8)
