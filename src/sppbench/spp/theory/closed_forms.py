@@ -153,6 +153,18 @@ def taps_inside(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
     return np.asarray(((pixels >= 0) & (pixels < size)).sum(axis=1), dtype=np.int64)
 
 
+def taps_overlap(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> tuple[int, int]:
+    """Along one axis, at how many pixels two places of the output meet, summed over pairs; over both axes the product.
+
+    Returns:
+        the sum over all pairs of places, and that over each with itself.
+    """
+    places = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    pixels = np.arange(places)[:, None] * stride - padding + dilation * np.arange(kernel)
+    seen = (pixels[:, :, None] == np.arange(size)).any(axis=1).astype(np.int64)
+    return int(np.square(seen.sum(axis=0)).sum()), int(seen.sum())
+
+
 def tap_share(size: Sequence[int], kernel: int, stride: int = 1, padding: int = 0) -> float:
     """τ: share of a kernel's taps that fall inside an image of `size` pixels, a mean over the places of the output."""
     shares = []
