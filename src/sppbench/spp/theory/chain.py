@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -65,6 +65,10 @@ def propagate(nodes: Sequence[Node], layers: Sequence[tuple[str, int]], last: St
 
 def _gradients(nodes: Sequence[Node], states: Sequence[State], end: int, last: State) -> dict[int, State]:
     """The gradient at the output of each node that has one: the sum over all nodes that take it."""
+    if (places := states[end].places) > 1:  # recorded over samples and places alike: two places are as two samples
+        own, elements = last.second_moment, last.samples * places
+        other = (last.acsm - own / elements) / (1 - 1 / elements)
+        last = replace(last, products=np.array([own, other, other]), places=places)
     products = {end: last.products}
     gradients: dict[int, State] = {}
     tilts: dict[int, float] = {}
@@ -124,7 +128,7 @@ def expected_of_chain(frame: pd.DataFrame, init: Init) -> pd.DataFrame:
     first = _recorded(frame, layers[linear[0]], "activation")
     if first is None:
         raise ValueError(f"the frame has no activation of {layers[linear[0]]}, where expected={init!r} starts")
-    nodes = [Node(Known(first), ())]
+    nodes = [Node(Known(first, "He et al. 2015"), ())]  # the first Linear
     nodes += [Node(_rule_by_kind(layers[i], kinds[i], gain), (n,)) for n, i in enumerate(chain[1:])]
     numbers = [(layers[i], n) for n, i in enumerate(chain)]
     table = propagate(nodes, numbers, _recorded(frame, numbers[-1][0], "gradient"))

@@ -43,6 +43,11 @@ class Known(Rule):
     """Where a signal begins: what is known of a batch, or of a parameter that is added to one."""
 
     state: State
+    paper: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.paper
 
     def forward(self, *inputs: State) -> State:
         return self.state

@@ -32,9 +32,9 @@ def roles(one: Axis) -> set[str]:
     return {role for role, _ in one}
 
 
-def of_batch(x: Tensor) -> Axes:
-    """Those of a net's input: the first axis is samples."""
-    return tuple(axis("n" if i == 0 else "x", size) for i, size in enumerate(x.shape))
+def of_shape(shape: Sequence[int]) -> Axes:
+    """Those of a batch of this shape: the first axis is samples, the others are open."""
+    return tuple(axis("n" if i == 0 else "x", size) for i, size in enumerate(shape))
 
 
 def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:

@@ -16,26 +16,73 @@ from sppbench.spp.probe.outputs import recorded_tensor
 from sppbench.spp.theory import trace_layers, trace_pointwise, trace_views  # noqa: F401 - they register their rules
 from sppbench.spp.theory.chain import propagate, recorded_gradient
 from sppbench.spp.theory.layer_rules import Unknown
-from sppbench.spp.theory.layout import of_batch
+from sppbench.spp.theory.layout import of_shape
 from sppbench.spp.theory.trace import Trace, Value
 
 Batch: TypeAlias = "Tensor | tuple[Any, ...] | Mapping[str, Any]"
 
 
 def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Expected values for every layer of a net with the weights that it has, which should be its initial ones."""
+    """Expected values for every layer of a net with the weights that it has, which should be its initial ones.
+
+    A copy of the net is called once in training mode, without gradients, and each operation is followed, also those
+    between modules and inside of them. No activation is looked at: what enters are the batch's own second moment and
+    covariances, and of each weight its mean square (of biases, γ, position embeddings and class tokens as well), with
+    what its shape says of the number of inputs and outputs.
+
+    It follows
+    - linear layers, convolutions (grouped, dilated, transposed), embeddings (He et al. 2015);
+    - activation functions and what else is computed element by element (Poole et al. 2016), sums (De & Smith 2020),
+      products and gates, means, dropout and stochastic depth;
+    - batch normalization in training (Yang et al. 2019), LayerNorm, GroupNorm, InstanceNorm and RMSNorm (Xiong et al.
+      2020);
+    - attention at initialization, whose weights are uniform but for the variance of the logits (Noci et al. 2022), as
+      ``nn.MultiheadAttention``, ``scaled_dot_product_attention`` or products of matrices, also causal;
+    - max-pooling and average pooling, concatenation, slices, reshape, permute and other views.
+
+    What comes after another operation is NaN, and so are the gradients of what comes before; one warning says how many
+    layers it follows and where it stopped.
+
+    It is exact for wide layers, homogeneous images and gradients at the output that have nothing to do with how alike
+    two samples are, as at logits near 0. What it leaves out:
+    - two signals with a layer of random weights between them are independent; a weight that is used twice counts as
+      two;
+    - neighbouring pixels are as alike as any two of an image, which matters to max-pooling of photographs;
+    - layers of few channels differ from the mean over all weights: in the gates of squeeze-and-excitation, with four
+      channels, by a factor of 2, and now and then by more;
+    - gradients through many layers of batch normalization add up what the mean over the weights leaves out: at
+      ResNet-18's stem they are too low by a factor of 2.4. Through attention only the way through the values counts.
+
+    Args:
+        net: any module.
+        inputs: a batch: a tensor whose first axis is samples, as (N, C, *places), (N, features) or (N, tokens) of
+            integers; or a tuple or mapping of arguments.
+        frame: a history of the net; the gradient that its earliest step has at the net's last layer is where gradients
+            start. None is activations only.
+
+    Returns:
+        the table of `sppbench.spp.theory.chain`.
+
+    Example:
+        >>> x, y = batches[0]
+        >>> table = expected_of_net(model, x)  # before the first step of training
+        >>> figure = plot_spp(read_history("run/spp.parquet"), expected=table)
+    """
     trace, layers = _traced(net, inputs)
     last = recorded_gradient(frame, layers[-1][0]) if frame is not None and layers else None
-    if trace.stopped:
-        warnings.warn(_where_it_stopped(trace, layers), stacklevel=2)
+    if message := _where_it_stopped(trace, layers):
+        warnings.warn(message, stacklevel=2)
     return propagate(trace.nodes, layers, last)
 
 
 def _where_it_stopped(trace: Trace, layers: list[tuple[str, int]]) -> str:
+    """One line, empty if all layers are followed."""
     unknown: list[bool] = []
     for node in trace.nodes:
         unknown.append(isinstance(node.rule, Unknown) or any(unknown[i] for i in node.inputs))
     followed = sum(not unknown[number] for _, number in layers)
+    if followed == len(layers):
+        return ""
     layer, operation, reason = trace.stopped[0]
     more = f", and at {len(trace.stopped) - 1} more places" if len(trace.stopped) > 1 else ""
     return (
@@ -52,7 +99,7 @@ def _traced(net: nn.Module, inputs: Batch) -> tuple[Trace, list[tuple[str, int]]
     for x in (*model.parameters(), *model.buffers()):
         trace.begin(x, Value(()))
     for x in _tensors_in(batch):
-        trace.begin(x, Value(of_batch(x), is_data=True))
+        trace.begin(x, Value(of_shape(x.shape), is_data=True))
     calls = _Calls(trace, choose_layers(model))
     for name, module in named_modules(model).items():
         module.register_forward_pre_hook(calls.enter(name))

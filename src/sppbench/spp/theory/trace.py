@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -22,13 +23,17 @@ from sppbench.spp.theory.layout import (
     broadcast,
     count,
     is_open,
+    of_shape,
 )
 from sppbench.spp.theory.place_rules import Spread
 from sppbench.spp.theory.state import State
+from sppbench.spp.theory.view_axes import axes_of_view
 
 #: Operations that take from a tensor only its shape.
 NEW = {f"{name}_like" for name in ("empty", "zeros", "ones", "full", "rand", "randn", "randint")}
 NEW |= {f"new_{name}" for name in ("empty", "zeros", "ones", "full", "empty_strided")}
+
+NEVER = -1  # the version of a constant of which a part was overwritten with a signal
 
 #: A function of one tensor.
 Function: TypeAlias = Callable[[Tensor], Tensor]
@@ -154,8 +159,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # The tensor is what it was only until the call.
             values = self._follow(name[:-1], arguments, [args[0]])
             base = args[0]._base
-            if base is not None and any(value.node is not None for value in values):
-                self._keep(base, self._unknown([self.value(base)], base, "part of a tensor is overwritten"), 1)
+            if base is not None and base not in self._values and any(value.node is not None for value in values):
+                self._values[base] = Value(of_shape(base.shape), version=NEVER)
         out = func(*args, **kwargs)
         outputs = list(_tensors([out]))
         if not changes:
@@ -183,9 +188,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if value is None or (value.node is None and not value.is_data):
             axes = tuple(axis("n" if i == 0 else "c" if i == x.ndim - 1 else "p", n) for i, n in enumerate(x.shape))
             value = Value(axes, is_data=True)
-        node = self.as_signal(x, value, 1 if x.ndim == 4 else -1).node
-        assert node is not None
-        return node
+        signal = self.as_signal(x, value, 1 if x.ndim == 4 else -1)
+        assert signal.node is not None
+        self._keep(x, signal, 0)
+        return signal.node
 
     def add(self, rule: Rule, inputs: Sequence[int | None], axes: Axes, **more: Any) -> Value:
         """A new node, as the value of a tensor."""
@@ -233,16 +239,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _of_data(self, call: Call, given: list[Tensor]) -> Sequence[Value]:
         """What is computed of a batch alone is there to be measured; only its axes have to be known."""
-        from sppbench.spp.theory.trace_views import axes_of_view
-
+        values = [value.axes for value in map(self.value, given) if value is not None]
         result = []
         for shape in call.shapes:
-            axes = axes_of_view(call, shape)
-            if axes is None:
-                axes = broadcast([self.value(x).axes for x in given if self.value(x) is not None])  # type: ignore[union-attr]
-            sizes = tuple(int(np.prod([size for _, size in one])) for one in axes)
-            if sizes != tuple(shape):
-                axes = tuple(axis("n" if i == 0 else "x", size) for i, size in enumerate(shape))
+            axes = axes_of_view(call.name, call.arguments, values[0], shape) or broadcast(values)
+            if [math.prod(size for _, size in one) for one in axes] != list(shape):
+                axes = of_shape(shape)
             result.append(Value(axes, is_data=True))
         return result
 

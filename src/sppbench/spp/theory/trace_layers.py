@@ -23,15 +23,17 @@ NEVER_SEEN = -1e4  # what is added to a logit, or less, so that its key has no w
 
 
 def mean_square(weight: Tensor | None, absent: float = 0.0) -> float:
-    return absent if weight is None else float(weight.detach().double().square().mean())
+    if weight is None:
+        return absent
+    return float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float64)) ** 2 / weight.numel()
 
 
 def _of_mean(weight: Tensor, outputs: int = 0) -> float:
     """`Weights.of_mean` of a weight whose outputs are on this axis."""
-    w = weight.detach().double()
-    fan = w.numel() // w.shape[outputs]
-    square = float(w.square().mean()) * fan
-    return float(w.movedim(outputs, 0).flatten(1).sum(1).square().mean()) / square if square else 1.0
+    square = mean_square(weight) * (weight.numel() // weight.shape[outputs])
+    others = [i for i in range(weight.ndim) if i != outputs % weight.ndim]
+    sums = weight.detach().sum(others, dtype=torch.float64)
+    return float(sums.square().mean()) / square if square else 1.0
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------

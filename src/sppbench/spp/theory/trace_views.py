@@ -3,50 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from sppbench.spp.theory.layer_rules import Keep
-from sppbench.spp.theory.layout import Axes, axis, count, flattened, reshaped, resized, roles
+from sppbench.spp.theory.layout import axis, count, flattened, resized, roles
 from sppbench.spp.theory.place_rules import JoinChannels, JoinPlaces, Select, SomeChannels, Spread
 from sppbench.spp.theory.trace import Call, Stopped, Value, follows
-
-SAME = ("clone", "alias", "detach", "contiguous", "_to_copy", "lift_fresh", "copy", "roll", "_conj", "native_dropout")
-SHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "_reshape_copy", "flatten")
-ORDERS = ("permute", "transpose", "t", "movedim")
-PARTS = ("slice", "split", "split_with_sizes", "narrow", "chunk", "index_select", "flip")
-
-
-def axes_of_view(call: Call, shape: Sequence[int]) -> Axes | None:
-    """The axes of a view, copy or part of a tensor, None of other operations."""
-    x = call.tensors[0]
-    value = call.value(x)
-    if value is None:
-        return None
-    axes, name = value.axes, call.name
-    if name in SAME:
-        return axes
-    if name in SHAPES:
-        return reshaped(axes, shape)
-    if name in ORDERS:
-        return tuple(axes[i] for i in _order(call, x.ndim))
-    if name in PARTS:
-        return resized(axes, shape)
-    if name in ("select", "unbind"):
-        dim = int(call["dim"]) % x.ndim
-        return axes[:dim] + axes[dim + 1 :]
-    return None
-
-
-def _order(call: Call, ndim: int) -> list[int]:
-    if call.name == "permute":
-        return [int(i) % ndim for i in call["dims"]]
-    first, second = (0, ndim - 1) if call.name == "t" else (int(call["dim0"]) % ndim, int(call["dim1"]) % ndim)
-    order = list(range(ndim))
-    order[first], order[second] = order[second], order[first]
-    return order
+from sppbench.spp.theory.view_axes import ORDERS, PARTS, SAME, SHAPES, axes_of_view
 
 
 @follows(*SAME)
@@ -61,7 +26,7 @@ def _view(call: Call) -> Value:
     value = _given(call)
     if value.mask is not None:
         return value
-    axes = axes_of_view(call, call.shapes[0])
+    axes = axes_of_view(call.name, call.arguments, value.axes, call.shapes[0])
     if axes is None:
         raise Stopped("a view that divides an axis otherwise than it was joined")
     flat = flattened(axes)
@@ -84,7 +49,7 @@ def _part(call: Call) -> list[Value]:
     dim = int(call.get("dim", 0)) % x.ndim
     result = []
     for number, shape in enumerate(call.shapes):
-        axes = axes_of_view(call, shape)
+        axes = axes_of_view(call.name, call.arguments, value.axes, shape)
         if axes is None or value.node is None:
             raise Stopped("a part of an axis that is several in one")
         size = 1 if call.name in ("select", "unbind") else shape[dim]
