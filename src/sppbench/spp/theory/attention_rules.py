@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sppbench.spp.theory import closed_forms as theory
 from sppbench.spp.theory.closed_forms import Array
 from sppbench.spp.theory.layer_rules import Rule
-from sppbench.spp.theory.state import State, unknown
+from sppbench.spp.theory.state import State
 
 MOST_VARIANCE = 30.0  # of logits, beyond which attention looks at one key
 
@@ -28,8 +29,6 @@ class Logits(Rule):
 
     def forward(self, *inputs: State) -> State:
         q, k = inputs
-        if q.sources & k.sources:
-            return unknown(q.samples, self.places)
         queries = np.array([q.products[0], q.products[0], q.products[1]])
         keys = np.array([k.products[0], k.products[1], k.products[0]])
         products = self.width * (queries * keys + (self.width - 1) * (q.mean * k.mean) ** 2)
@@ -44,23 +43,22 @@ class Logits(Rule):
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """Which keys a query sees: uniform weights (queries, keys), rows of sum 1."""
+    """Which keys a query sees: uniform weights (patterns, queries, keys), rows of sum 1; a mean over the patterns."""
 
     uniform: Array
 
     def sharpness(self, logits: State) -> tuple[Array, Array]:
         """E[Σ_j w_ij²] for each query i, and E[Σ_a w_ia·w_ja] for each two queries.
 
-        For n Gaussian logits of variance v around their mean over the keys, Σ_j w_j² → e^v/n for large n; here
-        e^v/(n − 1 + e^v), which is 1 for a single key.
+        The logits of a query are Gaussian around what they have in common, see `softmax_squares`.
         """
         own, of_keys, of_queries = (float(value) for value in logits.products)
         variance = min(max(own - of_keys, 0.0), MOST_VARIANCE)
         alike = of_queries / own if own > 0 else 0.0
-        keys = 1 / np.square(self.uniform).sum(1)
-        sharp = math.exp(variance)
-        squares = sharp / (keys - 1 + sharp)
-        across = np.minimum(self.uniform @ self.uniform.T * math.exp(variance * alike), 1.0)
+        keys = 1 / np.square(self.uniform).sum(2)
+        counts, which = np.unique(keys.round(6), return_inverse=True)
+        squares = theory.softmax_squares(counts, variance)[which].reshape(keys.shape)
+        across = np.minimum(self.uniform @ self.uniform.swapaxes(1, 2) * math.exp(variance * alike), 1.0)
         return squares, across
 
 
@@ -76,7 +74,7 @@ class AttentionWeights(Rule):
 
     def forward(self, *inputs: State) -> State:
         x = inputs[0]
-        keys = self.pattern.uniform.shape[1]
+        keys = self.pattern.uniform.shape[2]
         own = float(self.pattern.sharpness(x)[0].mean()) / keys
         return State(np.array([own, 1 / keys**2, 1 / keys**2]), x.samples, x.places, 1 / keys)
 
@@ -107,8 +105,8 @@ class Attend(Rule):
         own, place, sample = (float(value) for value in values.products)
         squares, across = self.pattern.sharpness(logits)
         square = float(squares.mean())
-        queries = len(squares)
-        pair = float(across.sum() - np.trace(across)) / (queries * (queries - 1)) if queries > 1 else square
+        queries = squares.shape[1]
+        pair = _pairs(across) / (queries * (queries - 1)) if queries > 1 else square
         pair *= (queries - 1) / max(self.places - 1, 1)  # of windows, only the queries of one see the same keys
         now = square * self.dropout * own + (1 - square) * place
         products = np.array([now, pair * own + (1 - pair) * place if self.places > 1 else now, sample])
@@ -118,13 +116,18 @@ class Attend(Rule):
         own, place, sample = (float(value) for value in gradient.products)
         uniform = self.pattern.uniform
         squares, _ = self.pattern.sharpness(inputs[0])
-        sums, keys = uniform.sum(0), uniform.shape[1]
-        square = float(squares.sum()) / keys * self.dropout
+        sums, keys = uniform.sum(1), uniform.shape[2]
+        square = float(squares.sum(1).mean()) / keys * self.dropout
         now = square * (own - place) + float(np.square(sums).mean()) * place
         if keys > 1:
-            both = uniform.T @ uniform
-            pairs = float(both.sum() - np.trace(both)) * (own - place) + float(sums.sum() ** 2 - sums @ sums) * place
-            pair = pairs / (keys * (keys - 1))
+            both = _pairs(uniform.swapaxes(1, 2) @ uniform)
+            all_keys = float((np.square(sums.sum(1)) - np.square(sums).sum(1)).mean())
+            pair = (both * (own - place) + all_keys * place) / (keys * (keys - 1))
         else:
             pair = now
         return np.zeros(3), np.array([now, pair, sample * float(sums.mean()) ** 2])
+
+
+def _pairs(products: Array) -> float:
+    """The sum over two different rows and columns, a mean over the first axis."""
+    return float((products.sum((1, 2)) - np.trace(products, axis1=1, axis2=2)).mean())

@@ -44,20 +44,22 @@ class Node:
     inputs: tuple[int, ...]
 
 
-def propagate(nodes: Sequence[Node], layers: Sequence[tuple[str, int]], last: State | None = None) -> pd.DataFrame:
+def propagate(
+    nodes: Sequence[Node], layers: Sequence[tuple[str, int]], last: State | None = None, end: int = -1
+) -> pd.DataFrame:
     """The table of a net.
 
     Args:
         nodes: in the order of their calls.
         layers: those that the table is of: the name of each, and the number of the node that gives its output.
-        last: the gradient at the last layer's output; None is no gradients.
+        last: the gradient at the output of the layer with the index `end`; None is no gradients.
     """
     states: list[State] = []
     for node in nodes:
         states.append(node.rule.forward(*(states[i] for i in node.inputs)))
     rows = [_row(layer, "activation", states[number]) for layer, number in layers]
     if last is not None and layers:
-        gradients = _gradients(nodes, states, layers[-1][1], last)
+        gradients = _gradients(nodes, states, layers[end][1], last)
         rows += [_row(layer, "gradient", gradients[number]) for layer, number in layers if number in gradients]
     sources = dict.fromkeys(node.rule.source for node in nodes if node.rule.source)
     return pd.DataFrame(rows, columns=list(EXPECTED_COLUMNS[:-1])).assign(source="; ".join(sources))

@@ -69,10 +69,14 @@ def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = 
         >>> figure = plot_spp(read_history("run/spp.parquet"), expected=table)
     """
     trace, layers = _traced(net, inputs)
-    last = recorded_gradient(frame, layers[-1][0]) if frame is not None and layers else None
+    last, end = None, 0
+    if frame is not None:  # what is called after the last layer with a gradient has no part in the loss
+        recorded = set(frame.loc[frame["signal"] == "gradient", "layer"])
+        end = max((i for i, (layer, _) in enumerate(layers) if layer in recorded), default=0)
+        last = recorded_gradient(frame, layers[end][0])
     if message := _where_it_stopped(trace, layers):
         warnings.warn(message, stacklevel=2)
-    return propagate(trace.nodes, layers, last)
+    return propagate(trace.nodes, layers, last, end)
 
 
 def _where_it_stopped(trace: Trace, layers: list[tuple[str, int]]) -> str:

@@ -55,7 +55,7 @@ class Value:
     version: int = 0
     paths: dict[int, Function] = field(default_factory=dict)
     mask: tuple[float, float] | None = None  # E[m²], E[m]
-    allowed: Tensor | None = None  # of logits, which keys a query sees: (queries, keys)
+    allowed: Tensor | None = None  # of logits, which keys a query sees: (patterns, queries, keys)
     attention: Any = None
 
 

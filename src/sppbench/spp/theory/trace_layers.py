@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +15,13 @@ from sppbench.spp.theory.closed_forms import taps_inside, taps_overlap
 from sppbench.spp.theory.layer_rules import Keep, Known, MixPlaces, Rule, weights_of_convolution
 from sppbench.spp.theory.layout import Axes, Axis, axis, count, roles
 from sppbench.spp.theory.norm_rules import BatchNorm, GroupNorm
-from sppbench.spp.theory.place_rules import MaxOfPlaces, MeanOfPlaces
+from sppbench.spp.theory.place_rules import MaxOfPlaces, MeanOfPlaces, Spread
 from sppbench.spp.theory.pointwise_rules import Affine
 from sppbench.spp.theory.state import State
 from sppbench.spp.theory.trace import Call, Stopped, Value, follows
 
-NEVER_SEEN = -1e4  # what is added to a logit, or less, so that its key has no weight
+MOST_PATTERNS = 16
+NEVER_SEEN = -50.0  # what is added to a logit, or less, so that its key has no weight
 
 
 def mean_square(weight: Tensor | None, absent: float = 0.0) -> float:
@@ -190,13 +192,21 @@ def _pooled(call: Call, x: Value) -> tuple[Axes, int]:
 def _max_pool(call: Call) -> list[Value]:
     x = call.signal(call["self"], 1)
     axes, places = _pooled(call, x)
-    kernel = call["kernel_size"]
-    spatial = call.name[len("max_pool")]
-    window = math.prod(kernel) if len(kernel) > 1 else int(kernel[0]) ** int(spatial)
+    inside = 1.0  # the mean number of pixels in a window, which has fewer at the borders
+    for i, size in enumerate(call["self"].shape[2:]):
+        kernel, padding, dilation = (_along(call[name], i) for name in ("kernel_size", "padding", "dilation"))
+        stride = _along(call.get("stride") or call["kernel_size"], i)
+        taps = taps_inside(size, kernel, stride, padding, dilation)
+        inside *= float(taps.sum()) / ((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)
+    window = max(round(inside), 1)
     if window == 1:
         return [call.add(Keep(places), (x.node,), axes)]
-    # Along an axis of few pixels a part of each window is padding.
-    return [call.add(MaxOfPlaces(min(window, count(x.axes, "p")), places), (x.node,), axes)]
+    return [call.add(MaxOfPlaces(window, places), (x.node,), axes)]
+
+
+def _along(several: Sequence[int], axis: int) -> int:
+    """Of a pooling's argument, which is one number or one for each axis."""
+    return int(several[axis % len(several)])
 
 
 @follows(
@@ -206,6 +216,8 @@ def _average_pool(call: Call) -> Value:
     x = call.signal(call["self"], 1)
     axes, places = _pooled(call, x)
     kernel = call.get("kernel_size")
+    if places > count(x.axes, "p"):
+        return call.add(Spread(float(count(axes, "n")), places), (x.node,), axes)
     if kernel is None:
         window = max(count(x.axes, "p") // places, 1)
     else:
@@ -224,24 +236,30 @@ def _attention(call: Call, a: Value, b: Value, width: int) -> Value:
     if isinstance(a.attention, tuple) and roles(b.axes[-2]) <= {"p"}:
         logits, pattern, dropout = a.attention
         return call.add(Attend(pattern, places, dropout), (logits, b.node), axes)
+    if a.node == b.node:
+        raise Stopped("a product of a signal with itself")
     if roles(a.axes[-1]) <= {"c"} and roles(b.axes[-2]) <= {"c"} and a.attention is None and b.attention is None:
         return call.add(Logits(width, places), (a.node, b.node), axes, attention="logits")
     raise Stopped("a product of two signals that is no attention")
 
 
 def pattern_of(queries: int, keys: int, allowed: Tensor | None) -> Pattern:
-    """Uniform weights over the allowed keys, (queries or 1, keys); all where none is."""
-    seen = np.ones((queries, keys))
+    """Uniform weights over the allowed keys, (patterns, queries or 1, keys); all where none is."""
+    seen = np.ones((1, queries, keys))
     if allowed is not None:
         seen = seen * allowed.cpu().numpy()
-    seen[seen.sum(1) == 0] = 1.0
-    return Pattern(seen / seen.sum(1, keepdims=True))
+    seen[seen.sum(2) == 0] = 1.0
+    return Pattern(seen / seen.sum(2, keepdims=True))
 
 
 def seen_keys(mask: Tensor) -> Tensor:
-    """Of a mask, boolean or added to logits, which keys each query sees: that of the first sample and head."""
-    last = mask.reshape(-1, *mask.shape[-2:])[0] if mask.ndim > 2 else mask.reshape(-1, mask.shape[-1])
-    return last if last.dtype == torch.bool else last > NEVER_SEEN
+    """Of a mask, boolean or added to logits, which keys each query sees, (patterns, queries or 1, keys).
+
+    Masks differ from sample to sample, or from window to window: of many, some are taken, evenly.
+    """
+    patterns = mask.reshape(-1, *mask.shape[-2:]) if mask.ndim > 1 else mask[None, None]
+    patterns = patterns[:: max(len(patterns) // MOST_PATTERNS, 1)]
+    return patterns if patterns.dtype == torch.bool else patterns > NEVER_SEEN
 
 
 @follows("_softmax", "_safe_softmax", "softmax")
@@ -269,7 +287,7 @@ def _scaled_dot_product(call: Call) -> list[Value]:
     mask = call.get("attn_mask", call.get("attn_bias"))
     allowed = seen_keys(mask) if mask is not None else None
     if call.get("is_causal"):
-        allowed = torch.ones(queries, keys, dtype=torch.bool).tril()
+        allowed = torch.ones(1, queries, keys, dtype=torch.bool).tril()
     scale = call.get("scale")
     factor = 1 / math.sqrt(width) if scale is None else float(scale)
     logits = call.add(Logits(width, count(q.axes, "p") * keys, factor), (q.node, k.node), q.axes)

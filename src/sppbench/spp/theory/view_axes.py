@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from sppbench.spp.theory.layout import Axes, reshaped, resized
 SAME = ("clone", "alias", "detach", "contiguous", "_to_copy", "lift_fresh", "copy", "roll")
 SHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "_reshape_copy", "flatten")
 ORDERS = ("permute", "transpose", "t", "movedim")
-PARTS = ("slice", "split", "split_with_sizes", "narrow", "chunk", "index_select", "flip")
+PARTS = ("slice", "split", "split_with_sizes", "narrow", "unsafe_split", "chunk", "index_select", "flip")
 
 
 def axes_of_view(name: str, arguments: Mapping[str, Any], axes: Axes, shape: Sequence[int]) -> Axes | None:
@@ -24,6 +25,8 @@ def axes_of_view(name: str, arguments: Mapping[str, Any], axes: Axes, shape: Seq
     """
     if name in SAME:
         return axes
+    if name == "as_strided":  # another layout in memory
+        return axes if [math.prod(size for _, size in one) for one in axes] == list(shape) else None
     if name in SHAPES:
         return reshaped(axes, shape)
     if name in ORDERS:
