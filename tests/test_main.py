@@ -128,3 +128,15 @@ def test_a_notebooks_way_to_show_figures_is_not_needed(
     assert main(["table", str(tmp_path)]) == 2
     assert "no runs in" in capsys.readouterr().err
     assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_unreadable_settings_of_matplotlib_are_left_out(tmp_path: Path) -> None:
+    """The file is read when matplotlib is imported, from the current directory before any other."""
+    (tmp_path / "matplotlibrc").write_bytes(b"axes.titlesize: 30 # gr\xf6\xdfer\n")
+    code = (
+        "import os; from sppbench.streams import need_only_matplotlib; need_only_matplotlib(); import matplotlib;"
+        "print(os.getcwd(), matplotlib.rcParams['axes.titlesize'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.stdout.split() == [str(tmp_path), "large"]
+    assert "sppbench: matplotlib's settings are left out, they cannot be read: 'utf-8' codec" in ended.stderr

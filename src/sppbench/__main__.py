@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from sppbench.errors import UserError
 from sppbench.interruption import exit_interrupted
-from sppbench.streams import need_no_window, survive_any_text
+from sppbench.streams import need_only_matplotlib, survive_any_text
 
 STATUS = "Exit status: 0; {}2 for what the user must fix, described in one line."
 TEXT_FORMATS = ("terminal", "markdown", "json")
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     survive_any_text()
-    need_no_window()
+    need_only_matplotlib()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["train"]:
@@ -178,15 +178,12 @@ def _figures_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> int:
-    from sppbench.evidence.runs import EvidenceError
-    from sppbench.evidence.selection import read_evidence
+    from sppbench.evidence.selection import read_evidence, require_runs
     from sppbench.study.common.plain_text import visible
     from sppbench.study.figures.draw_all import draw_figures, used_runs
     from sppbench.study.figures.figure_output import log_figures, terminal, write_figures
 
-    evidence = read_evidence(arguments.directory)
-    if not evidence.runs and not evidence.problems:
-        raise EvidenceError(f"no runs in {arguments.directory}: looked for <model>/lr=<lr>/seed=<seed>/result.json")
+    evidence = require_runs(read_evidence(arguments.directory))
     drawings, notes = draw_figures(evidence)
     print("\n\n".join(terminal(drawing) for drawing in drawings) or "There is nothing to draw.")
     if arguments.output:
@@ -274,9 +271,9 @@ def _keep_arguments(parser: argparse.ArgumentParser) -> None:
 def _keep(arguments: argparse.Namespace) -> int:
     from sppbench.evidence.keep import write_compact
     from sppbench.evidence.runs import EvidenceError
-    from sppbench.evidence.selection import read_evidence
+    from sppbench.evidence.selection import read_evidence, require_runs
 
-    evidence = read_evidence(arguments.directory)
+    evidence = require_runs(read_evidence(arguments.directory))
     problems = [*evidence.problems, *evidence.lost]
     for run in evidence.runs:
         if not run.counts:

@@ -34,7 +34,7 @@ from sppbench.run.error_text import is_full_disk, one_line
 from sppbench.run.results import FINAL, Result, Status, git_state, package_versions
 from sppbench.run.run_directory import RunDirectory, RunDirectoryBusy, RunDirectoryError, config_hash
 from sppbench.run.validation import UsageError
-from sppbench.streams import need_no_window, survive_any_text
+from sppbench.streams import need_only_matplotlib, survive_any_text
 
 log = logging.getLogger("sppbench.train")  # also where __name__ is "__main__"
 
@@ -50,7 +50,7 @@ def main() -> None:
         $ python -m sppbench.train model=ffnn data=digits trainer=cpu
     """
     survive_any_text()
-    need_no_window()
+    need_only_matplotlib()
     try:
         _hydra_main()
     except KeyboardInterrupt:  # while Hydra composes the configuration

@@ -260,6 +260,8 @@ def test_the_command_keeps_what_came_to_its_end(tmp_path: Path, capsys: pytest.C
     assert [run.seed for run in read_evidence(tmp_path / "kept").runs] == [868]
     assert main(["keep", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert main(["keep", str(damaged), "--output", str(tmp_path)]) == 2  # a run itself
+    assert f"no runs in {damaged}: looked for" in capsys.readouterr().err
     file = tmp_path / "file"
     file.touch()
     assert main(["keep", str(tmp_path / "kept"), "--output", str(file)]) == 1

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.multiprocessing
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -25,14 +27,14 @@ from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.recorder import Recorder
 from sppbench.spp.recording import _KEPT
+from tests.processes import in_processes
 
 STEPS = 3  # of an epoch
 
 
 @pytest.fixture(autouse=True)
 def _empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("plot_spp", "plot_gradient", "plot_heatmap"):
-        monkeypatch.setattr(run_figures, name, lambda *arguments, **options: Figure((1, 1)))
+    monkeypatch.setattr(run_figures, "find_plot", lambda name: lambda *arguments, **options: Figure((1, 1)))
 
 
 class Loop:
@@ -321,13 +323,11 @@ def test_what_is_refused_at_once(tmp_path: Path, arguments: dict[str, Any], mess
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
-def _process(rank: int, path: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
+def _process(rank: int, number: int, path: Path) -> bool:
     run_figures.RunFigures.draw_epoch = run_figures.RunFigures.draw_heatmaps = lambda *_: None  # type: ignore[assignment]
     loop = Loop()
     model = nn.parallel.DistributedDataParallel(loop.model)
-    with Recorder(model, f"{path}/run", batchnorm=False) as recorder:
+    with Recorder(model, path, batchnorm=False) as recorder:
         for _ in range(STEPS):
             x, y = loop.batch(rank)
             loop.optimizer.zero_grad()
@@ -335,14 +335,12 @@ def _process(rank: int, path: str) -> None:
             loop.optimizer.step()
             loop.steps += 1
             recorder.step()
-        assert bool(recorder.end_epoch()) == (rank == 0)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+        return bool(recorder.end_epoch())
 
 
 def test_two_processes_write_one_history(tmp_path: Path) -> None:
     """With batches of 8 they are one that accumulates two such batches."""
-    torch.multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="spawn")
+    assert in_processes(partial(_process, path=tmp_path / "run"), 2, tmp_path) == [True, False]
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"spp.parquet"}
     found, expected = read_history(tmp_path / "run" / "spp.parquet"), recorded(STEPS, parts=2)
     np.testing.assert_allclose(found["second_moment"], expected["second_moment"], rtol=1e-4)
@@ -433,3 +431,24 @@ def test_a_wandb_run_keeps_its_own_count(tmp_path: Path, own: bool) -> None:
     if own:
         assert [row["loss"] for row in run.rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
         assert run.step == 2 * STEPS
+
+
+def test_matplotlib_that_cannot_be_imported_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A settings file in an old encoding raises in the import."""
+
+    def fails(name: str) -> None:
+        raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid continuation byte")
+
+    monkeypatch.setattr(run_figures, "find_plot", fails)
+    loop = Loop()
+    with Recorder(loop.model, tmp_path) as recorder:
+        loop.train(recorder)
+    assert read_history(tmp_path / "spp.parquet")["step"].nunique() == STEPS
+    assert "was not drawn (UnicodeDecodeError: " in caplog.text
+
+
+def test_it_is_imported_without_matplotlib() -> None:
+    code = "import sys, sppbench.spp.recorder; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

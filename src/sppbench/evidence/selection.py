@@ -124,3 +124,14 @@ def read_evidence(directory: str | Path) -> Evidence:
             runs.append(run)
     runs.sort(key=lambda found: (found.model, found.lr, found.seed, found.sweep))
     return Evidence(directory, tuple(runs), tuple(problems))
+
+
+def require_runs(evidence: Evidence) -> Evidence:
+    """The evidence itself, if a run is there, be it a damaged one.
+
+    Raises:
+        EvidenceError: There is none.
+    """
+    if not evidence.runs and not evidence.problems:
+        raise EvidenceError(f"no runs in {evidence.directory}: looked for <model>/lr=<lr>/seed=<seed>/result.json")
+    return evidence

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from sppbench.checks import check_type
@@ -22,6 +21,9 @@ from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.recording import Recording, loss_scale_of
 from sppbench.spp.schedule import EveryNSteps
 from sppbench.spp.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _IN_CHECKPOINT = "sppbench.spp"
 

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from sppbench.files import replacing
 from sppbench.spp.history.reader import read_history
 from sppbench.spp.loggers import RunLoggers, one_line
 from sppbench.spp.plots.curves import Convention
-from sppbench.spp.plots.heatmap import plot_heatmap
-from sppbench.spp.plots.panels import plot_gradient, plot_spp
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +42,22 @@ class RunFigures:
             step: The last one.
         """
         options = {"epochs": [*(one for one in self._epochs if one < epoch), epoch], "convention": self._convention}
-        self._draw("panels", f"epoch={epoch}", step, plot_spp, options, means)
+        self._draw("panels", f"epoch={epoch}", step, "plot_spp", options, means)
         if "gradient" in set(means["signal"]):
-            self._draw("gradients", f"gradient_epoch={epoch}", step, plot_gradient, options, means)
+            self._draw("gradients", f"gradient_epoch={epoch}", step, "plot_gradient", options, means)
 
     def draw_heatmaps(self, signals: Collection[str], step: int) -> None:
         """The heat maps of the whole history, at the end of training."""
         for signal in ("activation", "gradient"):
             if signal in signals:
-                self._draw(f"heatmap_{signal}", f"heatmap_{signal}", step, plot_heatmap, {"signal": signal})
+                self._draw(f"heatmap_{signal}", f"heatmap_{signal}", step, "plot_heatmap", {"signal": signal})
 
     def _draw(
         self,
         key: str,
         name: str,
         step: int,
-        plot: Callable[..., Figure],
+        plot: str,
         options: dict[str, Any],
         means: pd.DataFrame | None = None,
     ) -> None:
@@ -68,11 +65,11 @@ class RunFigures:
         path = self._history.with_name(f"{self._history.stem}_{name}.png")
         try:
             frame = means if means is not None else read_history(self._history, signals=options["signal"])
-            figure = plot(frame, **options)
+            figure = find_plot(plot)(frame, **options)
             with replacing(path) as file:
                 figure.savefig(file, format="png")
         except Exception as error:  # of any kind: fonts, LaTeX, a full disk, a history with a gap
-            later = self._command(plot.__name__, options, path)
+            later = self._command(plot, options, path)
             log.warning(f"{path} was not drawn ({one_line(error)}). To draw it later: {later}")
             return
         self._loggers.log_figure(f"spp/{key}", figure, path, step)
@@ -82,3 +79,13 @@ class RunFigures:
         named = "".join(f", {name}={value!r}" for name, value in options.items())
         code = f"{plot}(read_history({str(self._history)!r}{chosen}){named}).savefig({str(path)!r})"
         return f'python -c "from sppbench.spp import {plot}, read_history; {code}"'
+
+
+def find_plot(name: str) -> Callable[..., Any]:
+    """`plot_spp`, `plot_gradient` or `plot_heatmap`, imported when it draws: a broken matplotlib must not end a run."""
+    from sppbench.spp.plots import heatmap, panels
+
+    plots: dict[str, Callable[..., Any]] = {
+        plot.__name__: plot for plot in (panels.plot_spp, panels.plot_gradient, heatmap.plot_heatmap)
+    }
+    return plots[name]

@@ -27,8 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("plot_spp", "plot_gradient", "plot_heatmap"):
-        monkeypatch.setattr(run_figures, name, lambda *arguments, **options: Figure((1, 1)))
+    monkeypatch.setattr(run_figures, "find_plot", lambda name: lambda *arguments, **options: Figure((1, 1)))
     monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.ERROR)
 
 

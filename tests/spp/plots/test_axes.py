@@ -94,14 +94,15 @@ def test_figures_are_the_same_whatever_the_users_settings(plot: Callable[..., Fi
         figure.savefig(file, format="png")
         return file.getvalue()
 
-    made_before = plot(ffnn)
-    right = png(plot(ffnn))
+    few = ffnn[ffnn["depth"] < 5]
+    made_before = plot(few)
+    right = png(plot(few))
     with matplotlib.rc_context():
         matplotlib.rcParams.update(USERS_SETTINGS)
-        assert png(plot(ffnn)) == right
+        assert png(plot(few)) == right
         assert png(made_before) == right
         assert matplotlib.rcParams["font.size"] == 40
-        made_within = plot(ffnn)
+        made_within = plot(few)
     assert png(made_within) == right
 
 
@@ -112,7 +113,7 @@ def test_a_figure_that_others_draw_is_the_same_whatever_the_users_settings(
     """As TensorBoard's logger does, by the canvas and without saving."""
 
     def pixels() -> bytes:
-        canvas = FigureCanvasAgg(plot(ffnn))
+        canvas = FigureCanvasAgg(plot(ffnn[ffnn["depth"] < 5]))
         canvas.draw()
         return bytes(canvas.buffer_rgba())
 

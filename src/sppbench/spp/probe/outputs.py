@@ -47,7 +47,7 @@ def why_not(x: Tensor | None) -> str | None:
         return "its output is nested"
     if not x.is_floating_point() and not x.is_complex():
         return f"its output is {str(x.dtype).removeprefix('torch.')}"
-    if str(x.layout) != "torch.strided":
+    if x.layout is not torch.strided:
         return f"its output is {str(x.layout).removeprefix('torch.')}"
     if x.ndim == 0 or x.numel() == 0:
         return f"its output has the shape {tuple(x.shape)}"
