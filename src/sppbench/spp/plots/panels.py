@@ -139,7 +139,15 @@ def plot_gradient(
 def _explain(figure: Figure, name: str, curves: Curves, convention: Convention, width: float, undrawn: Undrawn) -> None:
     """What is drawn, above the axes; what could not be, below."""
     title = name if convention == "definition" else f"{name}, statistics by the study's convention"
-    labels, expected = list(curves.labels.values()), [_expected_label(source) for source in curves.sources]
+    labels = list(curves.labels.values())
+    drawn = {
+        str(line.get_label())
+        for ax in figure.axes
+        for line in ax.get_lines()
+        if np.isfinite(np.asarray(line.get_ydata(), np.float64)).any()
+    }
+    expected = {index: _expected_label(source) for index, source in enumerate(curves.sources)}
+    expected = {index: label for index, label in expected.items() if label in drawn}
     lines.add_legend(figure, labels, _dense(curves, width), f"{title}\n{curves.averaging}", expected)
     axes.add_note(figure, undrawn.note())
 
