@@ -50,8 +50,8 @@ def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = 
     - neighbouring pixels are as alike as any two of an image, which matters to max-pooling of photographs;
     - layers of few channels differ from the mean over all weights: in the gates of squeeze-and-excitation, with four
       channels, by a factor of 2, and now and then by more;
-    - gradients through many layers of batch normalization add up what the mean over the weights leaves out: at the stem of
-      ResNet-18 they are too low by a factor of 2.4, in DenseNet-121 by more. Through attention only the way through
+    - gradients through many layers of batch normalization add up what the mean over the weights leaves out: at the stem
+      of ResNet-18 they are too low by a factor of 2.4, in DenseNet-121 by more. Through attention only the way through
       the values counts.
 
     Args:
