@@ -31,6 +31,7 @@ MARK_COLOR, BLOCK_COLOR, GRID_COLOR = "#333333", "#c4c4c4", "#e6e6e6"
 MARK_HEIGHT = 0.035  # of the axes, for the marks of one curve that cannot be drawn
 LABEL_DISTANCE = 8.0  # points between the middles of two labels, at least
 BLOCK_SHARE = 0.4  # a block that holds more than this share of all layers is divided
+SHORTEST_NAME = 8  # characters of a layer's name that say something
 LONGEST_LABEL = 24  # characters of the name of a layer or a block
 
 
