@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from sppbench.comparison import compare_command
 from sppbench.errors import UserError
 from sppbench.interruption import exit_interrupted
 from sppbench.streams import need_only_matplotlib, survive_any_text
@@ -351,6 +352,12 @@ def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 
 COMMANDS = {
+    "compare": Command(
+        "compare two runs layer by layer and step by step: where they depart, by more than rounding or other seeds do",
+        "1 if they depart",
+        lambda parser: compare_command.add_arguments(parser, _path),
+        compare_command.run,
+    ),
     "table": Command(
         "compare the table of a sweep with the published one, from the runs finished so far",
         "1 if a result.json is damaged (the table is made without it)",
