@@ -11,16 +11,16 @@ the first layer on, then gradients from the last layer on, then gradients and up
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from sppbench.checks import check_choice, check_number
-from sppbench.spp.comparison.pairing import Cell, Pairing, pair
+from sppbench.spp.comparison.outcome import Comparison, Departure, Verdict
+from sppbench.spp.comparison.pairing import Pairing, pair
+from sppbench.spp.comparison.wording import text_of
 from sppbench.spp.comparison.yardsticks import (
     UNIT_ROUNDOFFS,
     Differences,
@@ -29,73 +29,6 @@ from sppbench.spp.comparison.yardsticks import (
     by_statistic,
     second_moments,
 )
-
-Verdict = Literal["identical", "the same", "depart"]
-
-
-@dataclass(frozen=True)
-class Departure:
-    """A value that departs.
-
-    Attributes:
-        step, epoch: When.
-        cell: Which signal of which layer.
-        statistic: ``second_moment``, or ``acsm``, ``acv`` or ``mean`` if that differs more.
-        a, b: Its values.
-        distance, allowed: How far they differ, and how far they may; see `Differences`.
-    """
-
-    step: int
-    epoch: int
-    cell: Cell
-    statistic: str
-    a: float
-    b: float
-    distance: float
-    allowed: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs side by side; ``str()`` of it is the answer in words.
-
-    Attributes:
-        verdict: ``"identical"``, where every number is the same, bit for bit; ``"the same"``, up to rounding or the
-            spread between seeds; or ``"depart"``.
-        departures: The first of each (layer, signal) that departs, in the order in which they are computed.
-        pairing: The values, and what is not compared.
-        differences: How far each is, and may be.
-        departs: Shape (S, C): which values do.
-        alone: How many values are further away than allowed, and yet do not depart, as they are so for one step only.
-
-    Example:
-        >>> found = compare(read_history("run/spp.parquet"), read_history("run/spp.parquet"))
-        >>> found.verdict
-        'identical'
-        >>> assert found
-    """
-
-    verdict: Verdict
-    departures: tuple[Departure, ...]
-    pairing: Pairing
-    differences: Differences
-    departs: NDArray[np.bool_]
-    alone: int
-
-    def __bool__(self) -> bool:
-        """Whether they do not depart: ``assert compare(a, b)``."""
-        return self.verdict != "depart"
-
-    def __str__(self) -> str:
-        from sppbench.spp.comparison.wording import text_of
-
-        return text_of(self)
-
-    @cached_property
-    def place(self) -> int:
-        """The place of the step of the first departure among the common steps; of the last step if there is none."""
-        steps = self.pairing.steps
-        return int(np.searchsorted(steps, self.departures[0].step)) if self.departures else len(steps) - 1
 
 
 def compare(
@@ -108,7 +41,7 @@ def compare(
     tolerance: float | None = None,
     k: float | None = None,
 ) -> Comparison:
-    """Finds where two runs depart: the first step and layer at which they differ by more than rounding or other seeds do.
+    """Finds where two runs depart: the first step and layer that differ by more than rounding or other seeds do.
 
     Steps are matched by their number, layers by their name, else by the order of execution and their kinds, as far as
     that is without doubt. What only one of the two has is not compared, and said.
@@ -143,14 +76,12 @@ def compare(
             raise ValueError(f"{name} is for a comparison {'without' if seeds else 'with'} seeds")
     pairing = pair(a, b, seeds, rename)
     differences = by_seeds(pairing, k, precision) if seeds else by_rounding(pairing, precision, tolerance)
-    if _is_identical(pairing):
-        return Comparison("identical", (), pairing, differences, np.zeros(differences.distance.shape, bool), 0)
     beyond = differences.distance > differences.allowed  # false where there is nothing
     departs = _that_stay(beyond, lone_counts=not seeds)
-    found = tuple(_departures(pairing, differences, departs))
-    return Comparison(
-        "depart" if found else "the same", found, pairing, differences, departs, int((beyond & ~departs).sum())
-    )
+    departures = tuple(_departures(pairing, differences, departs))
+    verdict: Verdict = "depart" if departures else "identical" if _is_identical(pairing) else "the same"
+    found = Comparison(verdict, departures, pairing, differences, departs, int((beyond & ~departs).sum()))
+    return replace(found, text=text_of(found))
 
 
 def _is_identical(pairing: Pairing) -> bool:

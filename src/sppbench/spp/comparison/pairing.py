@@ -120,9 +120,7 @@ def _common_steps(frames: Mapping[str, pd.DataFrame]) -> NDArray[np.int64]:
     for name, frame in frames.items():
         there = frame["step"].unique()
         if not np.isin(common, there).any():
-            raise HistoryError(
-                f"no step is common: of {name} {_range(there)} are recorded, and before it {_range(common)}"
-            )
+            raise HistoryError(f"no step is common: {_range(there)} of {name}, {_range(common)} of what is before it")
         common = common[np.isin(common, there)]
     return np.sort(common).astype(np.int64)
 

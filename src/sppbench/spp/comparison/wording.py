@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
+from sppbench.spp.comparison.outcome import Comparison, Departure
+from sppbench.spp.comparison.yardsticks import second_moments
 from sppbench.spp.names import shortened
-
-if TYPE_CHECKING:
-    from sppbench.spp.comparison.departures import Comparison, Departure
 
 STATISTIC_NAMES = {"second_moment": "second moment", "acsm": "ACSM", "acv": "ACV", "mean": "mean"}
 _GRADUAL = 0.1  # of what is allowed: a difference as large as that, the step before, has come near and not jumped
@@ -36,7 +34,7 @@ def headline(found: Comparison) -> str:
     if found.verdict == "the same":
         return f"a and b are the same: no difference stays beyond {_yardstick(found)}."
     first = found.departures[0]
-    return f"a and b depart first in step {first.step} at {_layer(first)}: {_values(first)}."
+    return f"a and b depart first in step {first.step} (epoch {first.epoch}) at {_layer(first)}: {_values(first)}."
 
 
 def _details(found: Comparison) -> list[str]:
@@ -85,21 +83,29 @@ def _weights(found: Comparison) -> str | None:
 
 
 def _approach(found: Comparison) -> list[str]:
-    """Whether the first departure came as a jump, or came near step by step as amplified rounding does."""
+    """Whether the first departure came as a jump, and after which layer, or step by step as amplified rounding does."""
     step = found.place
     if step == 0:
-        return []
+        return _before(found)
     with np.errstate(invalid="ignore"):
         before = found.differences.distance[step - 1] / found.differences.allowed[step - 1]
-    number = found.pairing.cells.index(found.departures[0].cell)
     nearest = float(np.nanmax(np.where(np.isfinite(before), before, np.nan)))
     if nearest > _GRADUAL:
-        share = f"{float(before[number]):.1%}" if np.isfinite(before[number]) else "an unknown share"
         return [
-            f"it came near gradually (the step before: {share} of what is allowed there, {nearest:.0%} at most "
-            "elsewhere), as rounding does that training amplifies"
+            "it came gradually, as rounding does that training amplifies: in the step before, the largest difference "
+            f"was {nearest:.0%} of what is allowed"
         ]
-    return [f"it came at once: in the step before, no difference was above {nearest:.1%} of what is allowed"]
+    sudden = f"it came at once: in the step before, no difference was above {nearest:.1%} of what is allowed"
+    return [sudden, *_before(found)]
+
+
+def _before(found: Comparison) -> list[str]:
+    """What the same step computed last that does not depart: what is wrong lies between."""
+    number = found.pairing.cells.index(found.departures[0].cell)
+    if number == 0 or found.pairing.cells[number - 1].signal != found.pairing.cells[number].signal:
+        return []
+    cell = found.pairing.cells[number - 1]
+    return [f"what comes just before agrees: {cell.layer} ({cell.kind}, {cell.signal})"]
 
 
 def _sizes(found: Comparison) -> list[str]:
@@ -115,10 +121,8 @@ def _sizes(found: Comparison) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def log_ratios(found: Comparison) -> np.ndarray:
+def log_ratios(found: Comparison) -> NDArray[np.float64]:
     """The natural logarithm of b/a of the second moments, shape (S, C); NaN where it has none."""
-    from sppbench.spp.comparison.yardsticks import second_moments
-
     a, b = second_moments(found.pairing.a), second_moments(found.pairing.b)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.log(b) - np.log(a)
@@ -126,7 +130,7 @@ def log_ratios(found: Comparison) -> np.ndarray:
     return np.where(np.isfinite(ratios), ratios, np.nan)
 
 
-def _middle_and_most(values: np.ndarray) -> str:
+def _middle_and_most(values: NDArray[np.float64]) -> str:
     values = values[np.isfinite(values)]
     return f"{np.median(values):.1e} ({values.max():.1e})" if len(values) else "none"
 
@@ -140,7 +144,8 @@ def _layer(departure: Departure) -> str:
 def _values(departure: Departure) -> str:
     text = f"{STATISTIC_NAMES[departure.statistic]} {departure.a:.4g} in a, {departure.b:.4g} in b"
     if departure.statistic == "second_moment" and departure.a > 0 and np.isfinite([departure.a, departure.b]).all():
-        text += f", b/a = {departure.b / departure.a:.4g}"
+        ratio = departure.b / departure.a
+        text += f", b/a = {ratio:.4g}" if abs(ratio - 1) > 0.01 else f", b/a - 1 = {ratio - 1:.1e}"
     return text
 
 
@@ -148,11 +153,13 @@ def _yardstick(found: Comparison) -> str:
     allowed = found.differences.allowed[np.isfinite(found.differences.allowed)]
     if not len(allowed):
         return found.differences.yardstick
-    low, high = (f"{value:.1e}" for value in (allowed.min(), allowed.max()))
-    return f"{found.differences.yardstick} ({low if low == high else f'{low} to {high}'})"
+    ends = allowed.min(), allowed.max()
+    low, high = (f"{np.exp(end):.3g}" if len(found.pairing.seeds) else f"{end:.1e}" for end in ends)
+    unit = "a factor of " if len(found.pairing.seeds) else ""
+    return f"{found.differences.yardstick} ({unit}{low if low == high else f'{low} to {high}'})"
 
 
-def _steps(steps: np.ndarray) -> str:
+def _steps(steps: NDArray[np.int64]) -> str:
     return f"step {steps[0]}" if len(steps) == 1 else f"{len(steps):,} steps ({steps[0]} to {steps[-1]})"
 
 

@@ -12,15 +12,21 @@ that holds for all N values that are compared together, with probability 1 - α.
   1,024 in float32, a sum over so many inputs; 1 in the coarser types, as what they round are the inputs of such sums,
   which are themselves float32, and one rounding in each of a thousand terms moves their sum no more than one does.
 
-This is an assumption and no bound: it takes errors to add up, while training may also amplify them, the more the longer
-it is. So rounding alone may depart after hundreds of steps, and what departs gradually may be nothing else. A second
-run of a that only rounds differently (another number of threads, another device), given as a seed, measures it. A
-difference by a factor of 2 in the second moment is never taken for rounding.
+Errors also come back through the weights. Adam's steps have about the size of its learning rate, however small the
+gradient (Kingma & Ba 2015, section 2.1): where rounding moves gradients by ε of their size, a share ε of all weights,
+whose gradients are smaller than that, step anywhere, so that the update as a whole moves by √ε of its size. After t
+steps, each of which changes the weights by η = 1 %, that is η·t·√ε, for which ε = λ·u·√(n·2·L) is taken.
+
+All this is an assumption and no bound: training may amplify errors further, the more the longer it is. So rounding
+alone may depart after hundreds of steps, and what departs gradually may be nothing else. A second run of a that only
+rounds differently (another number of threads, another device), given as a seed, measures it. A difference by a factor
+of 2 in the second moment is never taken for rounding.
 
 **Spread between seeds.** Of n runs, a and others that differ by their seed alone, the logarithm of the second moment
-has in each (step, layer, signal) the mean ȳ and the standard deviation s. That of b, were it one more such run, would lie
-within ȳ ± k·s·√(1 + 1/n). Since s is of few runs, it is taken to be at least its root mean square over all steps, and at
-least what nine of ten layers stay below in the same signal and step. k is the larger of two quantiles of level α = 1 %:
+has in each (step, layer, signal) the mean ȳ and the standard deviation s. That of b, were it one more such run, would
+lie within ȳ ± k·s·√(1 + 1/n). Since s is of few runs, it is taken to be at least its root mean square over all steps,
+and at least what nine of ten layers stay below in the same signal and step. k is the larger of two quantiles of level
+α = 1 %:
 
 - Student's with n - 1 degrees of freedom, as of one test: right where all values move together, as they do when a seed
   happens to train faster; then s is known no better than from n runs, but there is only one chance to be wrong;
@@ -48,6 +54,7 @@ LEVEL: Final = 0.01  # the probability that one of the values departs without a 
 UNIT_ROUNDOFFS: Final = {"float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 MOST_ROUNDING: Final = 0.5  # a factor of 2
 _ROUNDINGS_IN_A_LAYER: Final = {"float32": 1024}  # and 1 of the others
+_UPDATE: Final = 0.01  # of a step of the optimizer, relative to the weights
 _ACCURACY: Final = 2e-6  # of the statistics of two tensors; see sppbench.spp.sums.statistics
 _SHARE_BELOW_FLOOR: Final = 0.9
 
@@ -70,7 +77,8 @@ class Differences:
 def second_moments(values: Mapping[str, Grid]) -> Grid:
     """The sums of ACSM and ACV."""
     with np.errstate(invalid="ignore"):  # infinite minus infinite
-        return values["acsm"] + values["acv"]
+        total: Grid = values["acsm"] + values["acv"]
+    return total
 
 
 def by_statistic(pairing: Pairing) -> dict[str, Grid]:
@@ -124,9 +132,13 @@ def rounding(pairing: Pairing, precision: str) -> Grid:
     )
     passed = 2.0 * layers * pairing.steps[:, None] + within
     likely = math.sqrt(2 * math.log(2 * passed.size / LEVEL))
-    roundings = np.sqrt(_ROUNDINGS_IN_A_LAYER.get(precision, 1) * passed) * UNIT_ROUNDOFFS[precision]
+    in_a_layer, unit = _ROUNDINGS_IN_A_LAYER.get(precision, 1), UNIT_ROUNDOFFS[precision]
+    direct = likely * unit * np.sqrt(in_a_layer * passed)
+    in_gradients = likely * unit * math.sqrt(in_a_layer * 2 * layers)
+    by_updates = _UPDATE * pairing.steps[:, None] * math.sqrt(in_gradients)
     stored = np.array([UNIT_ROUNDOFFS[_type_of(pairing, number)] for number in range(len(places))])
-    return np.minimum(likely * (roundings + stored) + _ACCURACY, MOST_ROUNDING)
+    allowed: Grid = np.minimum(direct + by_updates + likely * stored + _ACCURACY, MOST_ROUNDING)
+    return allowed
 
 
 def _type_of(pairing: Pairing, column: int) -> str:
@@ -203,7 +215,8 @@ def _at_least_pooled(variance: Grid, pairing: Pairing) -> Grid:
 def _mean(values: Grid) -> Grid:
     """Over the steps, of those that there are; shape (1, C)."""
     there = np.isfinite(values)
-    return np.where(there, values, 0).sum(axis=0, keepdims=True) / np.maximum(there.sum(axis=0, keepdims=True), 1)
+    total: Grid = np.where(there, values, 0).sum(axis=0, keepdims=True)
+    return total / np.maximum(there.sum(axis=0, keepdims=True), 1)
 
 
 def _high(values: Grid) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Two runs beside each other: their ratio at every layer and step, as color, and both over the depth where they depart."""
+"""Two runs side by side: their ratio at every layer and step as color, and both over the depth where they depart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from sppbench.spp.comparison.departures import Comparison, compare
+from sppbench.spp.comparison.departures import compare
+from sppbench.spp.comparison.outcome import Comparison
 from sppbench.spp.comparison.pairing import Pairing
 from sppbench.spp.comparison.wording import headline, log_ratios
 from sppbench.spp.comparison.yardsticks import second_moments
@@ -33,9 +34,10 @@ def plot_compare(a: pd.DataFrame, b: pd.DataFrame, *, labels: tuple[str, str] = 
     """Two runs side by side: above, b/a of the second moments by layer and step; below, both over the depth.
 
     White is where both agree, red where b is larger, blue where a is. The scale of each signal ends at the 98th
-    percentile of its ratios: it shows small differences, too, and its numbers say how small. Gray has no ratio: a value is zero, not
-    finite or not there. A ring marks the first value that departs (see :func:`compare`), whose step the curves are of;
-    without one they are of the last step. Activations and gradients are drawn, and the signal that departs.
+    percentile of its ratios: it shows small differences, too, and its numbers say how small. Gray has no ratio: a value
+    is zero, not finite or not there. A ring marks the first value that departs (see :func:`compare`), whose step the
+    curves are of; without one they are of the last step. Activations and gradients are drawn, and the signal that
+    departs.
 
     Args:
         a, b: Histories, or single steps, as of :func:`compare`.
@@ -153,14 +155,6 @@ def _mark(panels: NDArray[Any], signals: list[Signal], found: Comparison) -> Non
         above, below = panels[:, signals.index(departure.cell.signal)]
         place = departure.cell.place
         for size, color in ((10, "white"), (7.5, "black")):
-            above.plot(
-                [found.place],
-                [place],
-                "o",
-                markersize=size,
-                fillstyle="none",
-                color=color,
-                gid="departure",
-                clip_on=False,
-            )
+            ring = {"marker": "o", "markersize": size, "fillstyle": "none", "color": color, "clip_on": False}
+            above.plot([found.place], [place], gid="departure", **ring)
         below.axvline(place, color=axes.MARK_COLOR, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1, gid="departure")
