@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -37,7 +37,7 @@ class Departure:
     allowed: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Two runs side by side; ``str()`` of it is the answer in words.
 
@@ -64,13 +64,13 @@ class Comparison:
     differences: Differences
     departs: NDArray[np.bool_]
     alone: int
-    text: str = field(default="", repr=False)
+    text: str = ""
 
     def __bool__(self) -> bool:
         """Whether they do not depart: ``assert compare(a, b)``."""
         return self.verdict != "depart"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.text
 
     @cached_property

@@ -215,8 +215,9 @@ def _at_least_pooled(variance: Grid, pairing: Pairing) -> Grid:
 def _mean(values: Grid) -> Grid:
     """Over the steps, of those that there are; shape (1, C)."""
     there = np.isfinite(values)
-    total: Grid = np.where(there, values, 0).sum(axis=0, keepdims=True)
-    return total / np.maximum(there.sum(axis=0, keepdims=True), 1)
+    total = np.where(there, values, 0).sum(axis=0, keepdims=True)
+    mean: Grid = total / np.maximum(there.sum(axis=0, keepdims=True), 1)
+    return mean
 
 
 def _high(values: Grid) -> NDArray[np.float64]:

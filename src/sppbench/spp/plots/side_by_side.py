@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from sppbench.spp.comparison.departures import compare
@@ -71,9 +71,7 @@ def plot_comparison(found: Comparison, labels: tuple[str, str]) -> Figure:
     for column, signal in enumerate(signals):
         above, below = panels[:, column]
         image = _draw_ratios(above, _by_layer(logs, pairing, signal), pairing, first=column == 0)
-        bar = figure.colorbar(image, ax=above, location="top", pad=0.02, aspect=30)
-        bar.set_label(f"{SIGNAL_NAMES[signal]}: log₁₀(b/a)", fontsize=axes.FONT)
-        bar.ax.tick_params(labelsize=axes.FONT - 1)
+        _draw_scale(figure, above, image, f"{SIGNAL_NAMES[signal]}: log₁₀(b/a)")
         undrawn += _draw_curves(below, found, signal, labels, WIDTHS[len(signals)])
         below.set_title(f"step {pairing.steps[found.place]}", fontsize=axes.FONT)
         if column == 0:
@@ -131,6 +129,16 @@ def _draw_ratios(ax: Axes, logs: NDArray[np.float64], pairing: Pairing, first: b
     ax.set_xlabel("step", fontsize=axes.FONT)
     ax.tick_params("x", labelsize=axes.FONT - 1, length=3)
     return image
+
+
+def _draw_scale(figure: Figure, ax: Axes, image: AxesImage, label: str) -> None:
+    sizes = np.abs(np.ma.compressed(image.get_array()))
+    extend = "both" if (sizes > image.get_clim()[1]).any() else "neither"
+    bar = figure.colorbar(image, ax=ax, location="top", pad=0.02, aspect=30, extend=extend)
+    bar.set_label(label, fontsize=axes.FONT)
+    bar.ax.tick_params(labelsize=axes.FONT - 1)
+    bar.ax.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(axes.short_number))
 
 
 def _draw_curves(ax: Axes, found: Comparison, signal: Signal, labels: tuple[str, str], width: float) -> Undrawn:
