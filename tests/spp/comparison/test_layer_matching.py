@@ -38,6 +38,15 @@ def test_between_the_same_namesakes_layers_are_matched_by_kind_and_order() -> No
     assert [*matching.pairs.items()] == [("stem", "stem"), *matching.by_order.items(), ("head", "head")]
 
 
+def test_between_namesakes_kinds_that_only_one_has_are_passed_over() -> None:
+    a, b = (
+        net("conv1:Conv2d", "relu:ReLU", "conv2:Conv2d"),
+        net("conv1:Conv2d", "drop:Dropout", "act:ReLU", "conv2:Conv2d"),
+    )
+    matching = match_layers(a, b)
+    assert (matching.by_order, matching.only_a, matching.only_b) == ({"relu": "act"}, [], ["drop"])
+
+
 def test_a_layer_that_was_taken_out_is_not_the_one_that_was_put_in_elsewhere() -> None:
     matching = match_layers(net("x:A", "old:N", "y:B", "z:C"), net("x:A", "y:B", "new:N", "z:C"))
     assert (matching.by_order, matching.only_a, matching.only_b) == ({}, ["old"], ["new"])

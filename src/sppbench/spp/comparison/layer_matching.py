@@ -1,8 +1,8 @@
 """Which layer of one net is which layer of another.
 
-By name; layers without a namesake by the order of execution: those between the same two namesakes, if they are as many
-and of the same kinds and dimensions in the same order. Nets without any common name, such as two libraries' ports, are
-matched as a whole; there kinds that only one of them has (a Dropout, a GELU of its own) are passed over.
+By name; layers without a namesake by the order of execution: those between the same two namesakes, if they are of the
+same kinds and dimensions in the same order, where kinds that only one of the two has there (a Dropout, a GELU of its
+own) are passed over. Nets without any common name, such as two libraries' ports, are matched as a whole, likewise.
 """
 
 from __future__ import annotations
@@ -83,8 +83,7 @@ def match_layers(a: Net, b: Net, prefixes: Mapping[str, str] | None = None) -> M
         pairs = _matched_whole(a, b)
     elif ordered:
         for (x0, y0), (x1, y1) in pairwise([(-1, -1), *anchors, (len(a), len(b))]):
-            if [layer[1:] for layer in a[x0 + 1 : x1]] == [layer[1:] for layer in b[y0 + 1 : y1]]:
-                pairs |= dict(zip(range(x0 + 1, x1), range(y0 + 1, y1), strict=True))
+            pairs |= _matched_between(a, b, range(x0 + 1, x1), range(y0 + 1, y1))
     found = [(a[x], b[pairs[x]]) for x in sorted(pairs)]
     matched_b = {*pairs.values()}
     return Matching(
@@ -96,10 +95,22 @@ def match_layers(a: Net, b: Net, prefixes: Mapping[str, str] | None = None) -> M
     )
 
 
+def _of_common_kinds(a: Net, b: Net, of_a: range, of_b: range) -> tuple[list[int], list[int]]:
+    """Of these places in a and b those of kinds that both have there."""
+    common = {a[x][1] for x in of_a} & {b[y][1] for y in of_b}
+    return [x for x in of_a if a[x][1] in common], [y for y in of_b if b[y][1] in common]
+
+
+def _matched_between(a: Net, b: Net, of_a: range, of_b: range) -> dict[int, int]:
+    """Which place in a is which in b, of those given; none if that is in doubt."""
+    in_a, in_b = _of_common_kinds(a, b, of_a, of_b)
+    alike = [a[x][1:] for x in in_a] == [b[y][1:] for y in in_b]
+    return dict(zip(in_a, in_b, strict=True)) if alike else {}
+
+
 def _matched_whole(a: Net, b: Net) -> dict[int, int]:
-    """The places in a and b of the layers of common kinds, if these are the same in the same order."""
-    common = {layer[1] for layer in a} & {layer[1] for layer in b}
-    in_a, in_b = ([place for place, layer in enumerate(net) if layer[1] in common] for net in (a, b))
+    """The same of all places, with an error if that is in doubt."""
+    in_a, in_b = _of_common_kinds(a, b, range(len(a)), range(len(b)))
     for x, y in zip(in_a, in_b, strict=False):
         if a[x][1:] != b[y][1:]:
             raise _no_match(f"{_described(a[x])} of a and {_described(b[y])} of b are the first that differ")

@@ -127,13 +127,13 @@ def _common_steps(frames: Mapping[str, pd.DataFrame]) -> NDArray[np.int64]:
 
 def _cells(a: pd.DataFrame, b: pd.DataFrame, matching: Matching, seeds: Mapping[str, pd.DataFrame]) -> list[Cell]:
     kinds = {name: kind for name, kind, _ in net_of(a)}
-    in_a, in_b = ({*zip(frame["layer"], frame["signal"], strict=True)} for frame in (a, b))
+    in_a, in_b = _recorded(a), _recorded(b)
     common = {(one, signal) for one, two in matching.pairs.items() for signal in SIGNALS} & in_a
     common = {(one, signal) for one, signal in common if (matching.pairs[one], signal) in in_b}
     if not common:
         raise HistoryError("the two have no signal of a layer in common")
     for name, frame in seeds.items():
-        if missing := common - {*zip(frame["layer"], frame["signal"], strict=True)}:
+        if missing := common - _recorded(frame):
             layer, signal = min(missing)
             raise HistoryError(f"{name} is no run of a with another seed: it lacks the {signal} of {layer}")
     layers = [one for one in matching.pairs if any((one, signal) in common for signal in SIGNALS)]
@@ -144,6 +144,12 @@ def _cells(a: pd.DataFrame, b: pd.DataFrame, matching: Matching, seeds: Mapping[
         if (one, signal) in common
     ]
     return sorted(cells, key=in_order_of_a_step)
+
+
+def _recorded(frame: pd.DataFrame) -> set[tuple[str, str]]:
+    """The (layer, signal) that a history has."""
+    rows = frame[["layer", "signal"]].drop_duplicates()
+    return {*zip(rows["layer"], rows["signal"], strict=True)}
 
 
 def in_order_of_a_step(cell: Cell) -> tuple[int, int]:
