@@ -122,7 +122,7 @@ def _draw_logarithms(
     logarithms = np.ma.masked_array(np.log10(values, where=drawable, out=np.zeros_like(values)), ~drawable)
     finite = logarithms.compressed()
     low, high = limits or _percentiles(finite)
-    image = _draw_image(ax, logarithms, colormaps["viridis"], low, high)
+    image = draw_image(ax, logarithms, colormaps["viridis"], low, high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     beyond = extend[bool((finite < low).any()), bool((finite > high).any())]
     bar = figure.colorbar(image, ax=ax, extend=beyond, pad=0.01, aspect=30)
@@ -130,7 +130,7 @@ def _draw_logarithms(
     return bar
 
 
-def _draw_image(ax: Axes, cells: NDArray[np.generic], colors: Colormap, low: float, high: float) -> AxesImage:
+def draw_image(ax: Axes, cells: NDArray[np.generic], colors: Colormap, low: float, high: float) -> AxesImage:
     """An image, not a mesh: as vectors, 400,000 cells would make a file of many megabytes."""
     rows, columns = cells.shape
     # Cells larger than pixels have sharp edges; of smaller ones, none shall be left out, which "nearest" would do.
@@ -152,7 +152,7 @@ def _draw_others(figure: Figure, ax: Axes, values: NDArray[np.float64], steps: N
     }
     kinds = np.ma.masked_equal(np.select(list(masks.values()), range(len(masks)), -1), -1)
     colors = ListedColormap([color for _, color in masks])
-    _draw_image(ax, kinds, colors, 0, len(masks) - 1)
+    draw_image(ax, kinds, colors, 0, len(masks) - 1)
     key = {}
     for (text, color), mask in masks.items():
         if mask.any():

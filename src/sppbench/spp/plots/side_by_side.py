@@ -22,6 +22,7 @@ from sppbench.spp.comparison.yardsticks import second_moments
 from sppbench.spp.names import OF_BATCH, Signal
 from sppbench.spp.plots import axes, lines
 from sppbench.spp.plots.curves import FORMULAS, SIGNAL_NAMES
+from sppbench.spp.plots.heatmap import draw_image
 from sppbench.spp.plots.lines import Style, Undrawn
 
 ROW_HEIGHT = 2.7  # inches of a heatmap's depth axis, as the layout leaves them
@@ -116,9 +117,7 @@ def _layers(pairing: Pairing) -> tuple[list[str], list[str]]:
 def _draw_ratios(ax: Axes, logs: NDArray[np.float64], pairing: Pairing, first: bool) -> AxesImage:
     limit = _limit(logs)
     colors = colormaps["RdBu_r"].with_extremes(bad=NO_RATIO_COLOR)
-    image = ax.imshow(
-        np.ma.masked_invalid(logs), cmap=colors, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
-    )
+    image = draw_image(ax, np.ma.masked_invalid(logs), colors, -limit, limit)
     axes.depth_ticks(ax, *_layers(pairing), ROW_HEIGHT, orientation="y", block_labels=False)
     if first:
         ax.set_ylabel(axes.DEPTH_LABEL, fontsize=axes.FONT)
@@ -132,7 +131,7 @@ def _draw_ratios(ax: Axes, logs: NDArray[np.float64], pairing: Pairing, first: b
 
 
 def _draw_scale(figure: Figure, ax: Axes, image: AxesImage, label: str) -> None:
-    sizes = np.abs(np.ma.compressed(image.get_array()))
+    sizes = np.abs(np.ma.masked_invalid(np.ma.asarray(image.get_array())).compressed())
     extend = "both" if (sizes > image.get_clim()[1]).any() else "neither"
     bar = figure.colorbar(image, ax=ax, location="top", pad=0.02, aspect=30, extend=extend)
     bar.set_label(label, fontsize=axes.FONT)
