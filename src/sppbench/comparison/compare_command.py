@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     text = "\n".join([f"a: {arguments.a}", f"b: {arguments.b}", "", str(found), *(f"- {note}" for note in notes)])
     text = "\n".join(map(visible, text.splitlines()))
-    print(text)
+    written = ""
     if arguments.output is not None:
         from sppbench.files import write_bytes, write_text
         from sppbench.spp.plots.side_by_side import plot_comparison
@@ -93,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
             write_bytes(arguments.output / "compare.png", rendered(figure, "png"))
         except OSError as error:
             raise UserError(f"cannot write to {arguments.output}: {error.strerror or error}") from error
-        print(f"\nWritten: {arguments.output / 'compare.png'}, compare.txt")
+        written = f"\n\nWritten: {arguments.output / 'compare.png'}, compare.txt"
+    print(text + written)
     return 0 if found else 1
 
 

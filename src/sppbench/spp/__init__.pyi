@@ -1,6 +1,8 @@
 from .callback import SPPCallback as SPPCallback
 from .comparison.departures import compare as compare
 from .comparison.outcome import Comparison as Comparison
+from .diagnosis.diagnose import diagnose as diagnose
+from .diagnosis.finding import Finding as Finding
 from .history.epoch_means import batchnorm_epoch_mean as batchnorm_epoch_mean
 from .history.epoch_means import epoch_mean as epoch_mean
 from .history.reader import read_batchnorm as read_batchnorm

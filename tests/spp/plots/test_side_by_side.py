@@ -9,7 +9,7 @@ import pytest
 
 from sppbench.spp.comparison.departures import compare
 from sppbench.spp.plots.side_by_side import plot_compare
-from tests.spp.comparison.built import built
+from tests.spp.comparison.built import built, one
 from tests.spp.plots.invented import cells, curve, legend_texts
 
 
@@ -79,3 +79,16 @@ def test_a_single_step_and_a_single_signal() -> None:
     figure = plot_compare(a, b)
     assert cells(figure.axes[0], 0).shape == (4, 1)
     figure.savefig(io.BytesIO(), dpi=40)
+
+
+def test_of_steps_that_share_a_column_the_largest_difference_is_drawn() -> None:
+    a, b = (built(value, steps=range(900), layers=[("x", "ReLU")], signals=["activation"]) for value in (one, odd))
+    figure = plot_compare(a, b, tolerance=20)
+    drawn = cells(figure.axes[0], 0)
+    assert drawn.shape == (1, 450)
+    np.testing.assert_allclose(drawn[0, :3], np.log10([1, 0.1, 10]), atol=1e-6)
+    assert figure.get_supxlabel() == "each column is the largest of 2 steps"
+
+
+def odd(step: int, depth: int, signal: str) -> float:
+    return {3: 0.1, 2: 2.0, 5: 10.0}.get(step, 1.0)

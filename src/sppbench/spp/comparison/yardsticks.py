@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit  # scipy.stats takes a second longer to import
 
 from sppbench.spp.comparison.pairing import STATISTICS, Grid, Pairing
-from sppbench.spp.history.health import DEAD
+from sppbench.spp.history.small_start import DEAD
 
 LEVEL: Final = 0.01  # the probability that one of the values departs without a reason
 UNIT_ROUNDOFFS: Final = {"float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}

@@ -24,8 +24,10 @@ from sppbench.spp.plots import axes, lines
 from sppbench.spp.plots.curves import FORMULAS, SIGNAL_NAMES
 from sppbench.spp.plots.heatmap import draw_image
 from sppbench.spp.plots.lines import Style, Undrawn
+from sppbench.spp.plots.row_labels import height_of_rows, label_rows
+from sppbench.spp.plots.step_bins import StepBins
 
-ROW_HEIGHT = 2.7  # inches of a heatmap's depth axis, as the layout leaves them
+CURVES, MARGINS = 2.0, 2.1  # inches of the curves, and of all that is around and between them and the heatmaps
 WIDTHS = {1: 5.6, 2: 2.7, 3: 1.7}  # of the depth axis of the curves, by the number of columns
 LEAST_LIMIT = 1e-6  # of log10: what is smaller are the digits of float32
 NO_RATIO_COLOR = "#BBBBBB"
@@ -65,13 +67,14 @@ def plot_comparison(found: Comparison, labels: tuple[str, str]) -> Figure:
     """What `plot_compare` draws, of a comparison that is there already."""
     pairing = found.pairing
     signals = _signals(found)
-    figure = axes.new_figure(6.6)
-    panels = figure.subplots(2, len(signals), squeeze=False, height_ratios=[1.55, 1])
+    height = height_of_rows(_layers(pairing)[0])
+    figure = axes.new_figure(height + CURVES + MARGINS)
+    panels = figure.subplots(2, len(signals), squeeze=False, height_ratios=[height, CURVES])
     logs = log_ratios(found) / np.log(10)
     undrawn = Undrawn()
     for column, signal in enumerate(signals):
         above, below = panels[:, column]
-        image = _draw_ratios(above, _by_layer(logs, pairing, signal), pairing, first=column == 0)
+        image = _draw_ratios(above, _by_layer(logs, pairing, signal), pairing, height, first=column == 0)
         _draw_scale(figure, above, image, f"{SIGNAL_NAMES[signal]}: log₁₀(b/a)")
         undrawn += _draw_curves(below, found, signal, labels, WIDTHS[len(signals)])
         below.set_title(f"step {pairing.steps[found.place]}", fontsize=axes.FONT)
@@ -80,7 +83,9 @@ def plot_comparison(found: Comparison, labels: tuple[str, str]) -> Figure:
     _mark(panels, signals, found)
     dense = not axes.fits_names(pairing.layers, WIDTHS[len(signals)])
     lines.add_legend(figure, _legend(labels), dense, textwrap.fill(headline(found), 110))
-    axes.add_note(figure, undrawn.note())
+    step_bins = StepBins.of(len(pairing.steps)).size
+    binned = f"each column is the largest of {step_bins} steps" if step_bins > 1 else ""
+    axes.add_note(figure, "    ".join(filter(None, (binned, undrawn.note()))))
     return figure
 
 
@@ -114,20 +119,28 @@ def _layers(pairing: Pairing) -> tuple[list[str], list[str]]:
     return [cells[place].layer for place in sorted(cells)], [cells[place].kind for place in sorted(cells)]
 
 
-def _draw_ratios(ax: Axes, logs: NDArray[np.float64], pairing: Pairing, first: bool) -> AxesImage:
-    limit = _limit(logs)
+def _draw_ratios(ax: Axes, logs: NDArray[np.float64], pairing: Pairing, height: float, first: bool) -> AxesImage:
+    columns = StepBins.of(len(pairing.steps))
     colors = colormaps["RdBu_r"].with_extremes(bad=NO_RATIO_COLOR)
-    image = draw_image(ax, np.ma.masked_invalid(logs), colors, -limit, limit)
-    axes.depth_ticks(ax, *_layers(pairing), ROW_HEIGHT, orientation="y", block_labels=False)
+    limit = _limit(logs)
+    image = draw_image(ax, np.ma.masked_invalid(_strongest(logs, columns)), columns, colors, -limit, limit)
     if first:
-        ax.set_ylabel(axes.DEPTH_LABEL, fontsize=axes.FONT)
+        label_rows(ax, *_layers(pairing), range(pairing.layers), height)
     else:
-        ax.tick_params("y", labelleft=False)
+        ax.set_yticks([])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(axes.entry_formatter(pairing.steps.tolist()))
     ax.set_xlabel("step", fontsize=axes.FONT)
     ax.tick_params("x", labelsize=axes.FONT - 1, length=3)
     return image
+
+
+def _strongest(logs: NDArray[np.float64], columns: StepBins) -> NDArray[np.float64]:
+    """Of the steps of each column that with the largest difference; from (layers, steps) to (layers, columns)."""
+    padding = columns.count * columns.size - logs.shape[1]
+    cells = np.pad(logs, [(0, 0), (0, padding)], constant_values=np.nan).reshape(len(logs), columns.count, columns.size)
+    places = np.nan_to_num(np.abs(cells), nan=-1.0).argmax(axis=-1)
+    return np.take_along_axis(cells, places[..., None], axis=-1)[..., 0]
 
 
 def _draw_scale(figure: Figure, ax: Axes, image: AxesImage, label: str) -> None:
