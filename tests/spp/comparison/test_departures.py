@@ -179,6 +179,11 @@ def test_whether_it_came_at_once_or_gradually() -> None:
     assert "it came gradually, as rounding does" in str(compare(built(steps=range(12)), grown))
 
 
+def test_weights_that_depart_first_point_to_the_optimizer() -> None:
+    found = compare(built(), built(lambda step, depth, signal: 2.0 if step >= 3 else 1.0))
+    assert "so an update since step 2 was another: the optimizer, or what is not recorded" in str(found)
+
+
 def test_the_sizes_of_the_differences() -> None:
     b = built(lambda step, depth, signal: 1 + (signal == "gradient") * (step + 1) * (1 + depth) / 50)
     lines = str(compare(built(), b)).splitlines()

@@ -144,6 +144,15 @@ def test_the_spread_by_hand() -> None:
     assert not compare(a, b, seeds=[seed], k=5.1)
 
 
+def test_a_spread_that_comes_later_hides_nothing_before() -> None:
+    a, seed = built(), built(lambda step, depth, signal: math.exp(0.1 * (1 if step < 3 else 9)))
+    allowed = by_seeds(paired(a, a, [seed]), k=1).allowed[:, 0] / (0.1 / math.sqrt(2) * math.sqrt(1.5))
+    np.testing.assert_allclose(allowed, [1, 1, 1, 9, 9, 9], rtol=1e-6)
+    shrinking = built(lambda step, depth, signal: math.exp(0.1 * (1 if step > 2 else 9)))
+    allowed = by_seeds(paired(a, a, [shrinking]), k=1).allowed[:, 0] / (0.1 / math.sqrt(2) * math.sqrt(1.5))
+    np.testing.assert_allclose(allowed, [9, 9, 9, *(math.sqrt((243 + n) / (3 + n)) for n in (1, 2, 3))], rtol=1e-6)
+
+
 def test_equal_seeds_leave_rounding() -> None:
     a = built()
     found = by_seeds(paired(a, a, [a]))

@@ -96,13 +96,17 @@ def _approach(found: Comparison) -> list[str]:
             f"was {nearest:.0%} of what is allowed"
         ]
     sudden = f"it came at once: in the step before, no difference was above {nearest:.1%} of what is allowed"
+    if found.departures[0].cell.signal == "parameter":
+        before = found.pairing.steps[step - 1]
+        return [f"{sudden}; so an update since step {before} was another: the optimizer, or what is not recorded"]
     return [sudden, *_before(found)]
 
 
 def _before(found: Comparison) -> list[str]:
     """What the same step computed last that does not depart: what is wrong lies between."""
     number = found.pairing.cells.index(found.departures[0].cell)
-    if number == 0 or found.pairing.cells[number - 1].signal != found.pairing.cells[number].signal:
+    signal = found.pairing.cells[number].signal
+    if number == 0 or found.pairing.cells[number - 1].signal != signal or signal in ("parameter", "update"):
         return []
     cell = found.pairing.cells[number - 1]
     return [f"what comes just before agrees: {cell.layer} ({cell.kind}, {cell.signal})"]

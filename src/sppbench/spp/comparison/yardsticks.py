@@ -24,9 +24,9 @@ of 2 in the second moment is never taken for rounding.
 
 **Spread between seeds.** Of n runs, a and others that differ by their seed alone, the logarithm of the second moment
 has in each (step, layer, signal) the mean ȳ and the standard deviation s. That of b, were it one more such run, would
-lie within ȳ ± k·s·√(1 + 1/n). Since s is of few runs, it is taken to be at least its root mean square over all steps,
-and at least what nine of ten layers stay below in the same signal and step. k is the larger of two quantiles of level
-α = 1 %:
+lie within ȳ ± k·s·√(1 + 1/n). Since s is of few runs, it is taken to be at least its root mean square over the steps
+until then, and at least what nine of ten layers stay below in the same signal and step. k is the larger of two
+quantiles of level α = 1 %:
 
 - Student's with n - 1 degrees of freedom, as of one test: right where all values move together, as they do when a seed
   happens to train faster; then s is known no better than from n runs, but there is only one chance to be wrong;
@@ -204,7 +204,7 @@ def quantile(runs: int, series: int) -> float:
 
 
 def _at_least_pooled(variance: Grid, pairing: Pairing) -> Grid:
-    """The variances, raised to their means over the steps and to what most layers of their signal stay below."""
+    """The variances, raised to their means over the steps so far and to what most layers of their signal stay below."""
     pooled = np.fmax(variance, _mean(variance))
     for signal in pairing.signals:
         columns = pairing.columns(signal)
@@ -213,10 +213,9 @@ def _at_least_pooled(variance: Grid, pairing: Pairing) -> Grid:
 
 
 def _mean(values: Grid) -> Grid:
-    """Over the steps, of those that there are; shape (1, C)."""
+    """Over the steps until each of them, of those that there are: the spread of what is yet to come is often larger."""
     there = np.isfinite(values)
-    total = np.where(there, values, 0).sum(axis=0, keepdims=True)
-    mean: Grid = total / np.maximum(there.sum(axis=0, keepdims=True), 1)
+    mean: Grid = np.where(there, values, 0).cumsum(axis=0) / np.maximum(there.cumsum(axis=0), 1)
     return mean
 
 
