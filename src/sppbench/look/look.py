@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sppbench.look.nets import LookError, Net
@@ -25,8 +24,6 @@ from sppbench.spp.probe.batchnorm import BatchNormProbe
 from sppbench.spp.probe.outputs import recorded_tensor
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.theory.net import expected_of_net
-
-log = logging.getLogger(__name__)
 
 NEAR = 0.3  # relative difference up to which an expected value counts as met
 
@@ -40,7 +37,8 @@ class View:
         shape: Of what it was called with.
         loss: What was differentiated, in words.
         frame: One row per (layer, signal), as from ``SignalProbe.collect``.
-        expected: As from ``expected_of_net``; without rows where theory says nothing.
+        expected: The activations that ``expected_of_net`` gives; without rows where theory says nothing. What it gives
+            for gradients is for other questions: behind batch normalization it is too low.
         findings: What is wrong.
         notes: What is to be known of the numbers, such as where the channel axis is not known for sure.
         skipped: Layer → why it was not recorded.
@@ -62,9 +60,8 @@ class View:
     def agreement(self) -> tuple[int, int, int]:
         """The number of recorded activations, of those that theory gives, and of those within 30 % of it."""
         recorded = self.frame[self.frame["signal"] == "activation"].set_index("layer")["second_moment"]
-        rows = self.expected[self.expected["signal"] == "activation"].set_index("layer")["second_moment"]
-        expected = rows.reindex(recorded.index)
-        near = (expected / recorded - 1).abs() <= NEAR
+        expected = self.expected.set_index("layer")["second_moment"].reindex(recorded.index)
+        near = (expected - recorded).abs() <= NEAR * recorded
         return len(recorded), int(np.isfinite(expected).sum()), int(near.sum())
 
 
@@ -124,14 +121,15 @@ def look(net: Net, inputs: Tensor) -> View:
         skipped = dict(probe.skipped)
     if frame.empty:
         raise LookError(f"{net.name} called no layer that can be recorded")
+    expected, stops = _expected(net, inputs)
     return View(
         name=net.name,
         shape=tuple(inputs.shape),
         loss=words,
         frame=frame,
-        expected=_expected(module, inputs, frame),
+        expected=expected,
         findings=diagnose(frame, module, batchnorm=batchnorm),
-        notes=tuple(str(one.message) for one in caught),
+        notes=(*(str(one.message) for one in caught), *stops),
         skipped=skipped,
         parameters=sum(one.numel() for one in module.parameters()),
         seconds=time.perf_counter() - start,
@@ -161,12 +159,14 @@ def loss_of(net: Net, inputs: Tensor, output: Any) -> tuple[Tensor, str]:
     return (x * torch.randn_like(x)).mean(), "mean of the output times noise"
 
 
-def _expected(module: nn.Module, inputs: Tensor, frame: pd.DataFrame) -> pd.DataFrame:
-    """What theory says; without rows where it cannot follow the net at all."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _expected(net: Net, inputs: Tensor) -> tuple[pd.DataFrame, list[str]]:
+    """What theory says, without rows where it cannot follow the net at all; and where it stopped."""
+    batch = dict.fromkeys(net.arguments, inputs) if net.arguments else inputs
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         try:
-            return expected_of_net(module, inputs, frame)
+            table = expected_of_net(net.module, batch)
         except Exception as error:
-            log.debug("theory cannot follow the net: %s", error)
-            return pd.DataFrame({"layer": [], "signal": [], "second_moment": []})
+            return pd.DataFrame({"layer": [], "second_moment": []}), [f"theory cannot follow it: {one_line(error)}"]
+    notes = [str(one.message) for one in caught if str(one.message).startswith(expected_of_net.__name__)]
+    return table[table["signal"] == "activation"], notes

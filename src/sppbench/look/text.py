@@ -26,8 +26,7 @@ def table_of(view: View) -> pd.DataFrame:
     index = ["depth", "layer", "kind"]
     table = frame.pivot_table("second_moment", index, "signal", sort=False, dropna=False, observed=True)
     table = table.reindex(columns=["activation", "gradient", "parameter"]).dropna(how="all").reset_index()
-    rows = view.expected[view.expected["signal"] == "activation"].set_index("layer")["second_moment"]
-    table["expected"] = table["layer"].map(rows)
+    table["expected"] = table["layer"].map(view.expected.set_index("layer")["second_moment"])
     return table.sort_values("depth", kind="stable", ignore_index=True)
 
 

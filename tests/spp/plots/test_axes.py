@@ -69,7 +69,7 @@ def test_names_are_shortened_in_the_middle() -> None:
     assert short_name("post_attention_layernorm", 16) == "post_…_layernorm"
     assert all(len(short_name(name, longest)) <= longest for longest in range(4, 40))
     names, kinds = ["encoder.layers.3.ffn.0", "ffn.1#2", "head", name], ["Linear", "GELU", "Linear", "Linear"]
-    assert layer_labels(names, kinds) == ["encoder.layers.3.ffn.0", "ffn.1#2 GELU", "head", "encoder…mlp.fc2"]
+    assert layer_labels(names, kinds) == ["encoder…3.ffn.0 Linear", "ffn.1#2 GELU", "head", "encoder…mlp.fc2"]
 
 
 def test_chosen_layers_keep_their_depth(efficientnet: pd.DataFrame) -> None:

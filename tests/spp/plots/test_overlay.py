@@ -109,6 +109,16 @@ def test_what_theory_does_not_say_is_a_gap_without_a_mark(ffnn: pd.DataFrame, ys
     figure.savefig(io.BytesIO(), dpi=40)
 
 
+def test_a_source_without_a_curve_has_no_entry_in_the_legend(ffnn: pd.DataFrame) -> None:
+    """One that says nothing of gradients, beside one that does: each keeps its line style."""
+    silent = theory(ffnn, "Someone Else 2021")
+    silent.loc[silent["signal"] == "gradient", ["acsm", "acv", "second_moment"]] = np.nan
+    table = pd.concat([silent, theory(ffnn)])
+    assert [text for text in legend_texts(plot_gradient(ffnn, expected=table)) if "expected" in text] == [LABEL]
+    both = [text for text in legend_texts(plot_spp(ffnn, expected=table)) if "expected" in text]
+    assert both == ["expected at initialization (Someone Else 2021)", LABEL]
+
+
 def test_a_theory_by_name_starts_from_the_recorded_chain(ffnn: pd.DataFrame) -> None:
     """BN + ReLU from the last ReLU back: ×½ through ReLU, times 2/(1 − 1/π) through normalization and weights."""
     first = ffnn[ffnn["step"] == 0]

@@ -206,7 +206,9 @@ def draw_expected(
     ax.plot(x, np.where(drawable, y, np.nan), label=label, zorder=3 + index, **expected_style(index, dense))
 
 
-def add_legend(figure: Figure, labels: Sequence[str], dense: bool, title: str, expected: Sequence[str] = ()) -> None:
+def add_legend(
+    figure: Figure, labels: Sequence[str], dense: bool, title: str, expected: Mapping[int, str] | None = None
+) -> None:
     """The figure's title and the curves' legend, outside of the axes: on the spikes of 240 layers no corner is free.
 
     Args:
@@ -214,14 +216,14 @@ def add_legend(figure: Figure, labels: Sequence[str], dense: bool, title: str, e
         labels: of the curves, in the order of drawing.
         dense: as of the curves' `Style`.
         title: of the figure, one or more lines.
-        expected: labels of the expected curves, as long as they may be.
+        expected: labels of the expected curves that are drawn, as long as they may be, by their number.
     """
     styles = [Style(index, len(labels), dense) for index in range(len(labels))]
     handles = [Line2D([], [], label=label, **style.arguments()) for style, label in zip(styles, labels, strict=True)]
-    for index, label in enumerate(expected):
+    for index, label in (expected or {}).items():
         wrapped = textwrap.fill(label, max(92 - 15 * len(labels), 47))
         handles.append(Line2D([], [], label=wrapped, **expected_style(index, dense)))
-    columns = 2 if len(expected) > 1 else 4 if expected else 6
+    columns = 2 if expected and len(expected) > 1 else 4 if expected else 6
     # One artist, because the layout would put a title and a legend outside of the axes at the same place.
     legend = figure.legend(
         handles=handles,

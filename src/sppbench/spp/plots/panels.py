@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -182,6 +183,13 @@ def _explain(
 ) -> None:
     """What is drawn, above the axes; what could not be, below."""
     title = f"{name}, statistics by the study's convention" if convention == "study" else name
-    expected = [expected_label(source) for source in curves.sources]
+    drawn = {
+        str(line.get_label())
+        for ax in figure.axes
+        for line in ax.get_lines()
+        if np.isfinite(np.asarray(line.get_ydata(), np.float64)).any()
+    }
+    expected = {index: expected_label(source) for index, source in enumerate(curves.sources)}
+    expected = {index: label for index, label in expected.items() if label in drawn}
     lines.add_legend(figure, list(curves.labels.values()), dense, f"{title}\n{curves.averaging}", expected)
     axes.add_note(figure, undrawn.note())
