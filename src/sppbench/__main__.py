@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from sppbench.comparison import compare_command
 from sppbench.errors import UserError
 from sppbench.interruption import exit_interrupted
 from sppbench.look import command as look
@@ -352,6 +353,12 @@ def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 
 COMMANDS = {
+    "compare": Command(
+        "compare two runs layer by layer and step by step: where they depart, by more than rounding or other seeds do",
+        "1 if they depart",
+        lambda parser: compare_command.add_arguments(parser, _path),
+        compare_command.run,
+    ),
     "look": Command(
         "look at a net as it is built: one forward and backward pass, and what it shows",
         "1 if something is wrong with its signals",

@@ -178,7 +178,7 @@ def _draw_logarithms(
     unmarked = logarithms[:, ~columns.any(table.small)].compressed()
     finite = logarithms.compressed()
     low, high = limits or _percentiles(unmarked if 2 * unmarked.size > finite.size else finite)
-    image = _draw_image(ax, logarithms, columns, colormaps["viridis"], low, high)
+    image = draw_image(ax, logarithms, columns, colormaps["viridis"], low, high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     beyond = extend[bool((finite < low).any()), bool((finite > high).any())]
     bar = figure.colorbar(image, ax=ax, extend=beyond, pad=0.01, aspect=bar_aspect)
@@ -186,7 +186,7 @@ def _draw_logarithms(
     return bar
 
 
-def _draw_image(
+def draw_image(
     ax: Axes, cells: NDArray[np.generic], columns: StepBins, colors: Colormap, low: float, high: float
 ) -> AxesImage:
     """An image, not a mesh: as vectors, 400,000 cells would make a file of many megabytes.
@@ -215,7 +215,7 @@ def _draw_others(ax: Axes, table: _Table, columns: StepBins, bins: Bins) -> list
     cells = columns.values(table.values, bins)
     shown = np.select([~np.isfinite(cells), cells == 0, cells < 0], [0, 1, 2], -1)
     colors = ListedColormap([NOT_FINITE_COLOR, ZERO_COLOR, ABSENT_COLOR])
-    _draw_image(ax, np.ma.masked_equal(shown, -1), columns, colors, 0, 2)
+    draw_image(ax, np.ma.masked_equal(shown, -1), columns, colors, 0, 2)
     zero = "zero, or only rounding" if table.rounding.any() else "zero"
     masks = {
         ("not finite", NOT_FINITE_COLOR): ~np.isfinite(table.values),
