@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "study.figures": {"errors", "files", "stored_files", "evidence", "study.common", "spp.names", "spp.plots"},
     "study.claims": {"errors", "files", "stored_files", "evidence", "study.common", "spp.names"},
     "study.report": {
-        *("errors", "files", "evidence", "spp.names", "spp.plots"),
+        *("errors", "files", "evidence", "spp.history", "spp.plots"),
         *("study.common", "study.table", "study.figures", "study.claims"),
     },
     "dashboard": {"errors", "spp.names"},

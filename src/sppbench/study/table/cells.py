@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from sppbench.evidence.runs import COUNTED, EvidenceError, Run, State, is_run, read_run
+from sppbench.evidence.run_places import is_run
+from sppbench.evidence.runs import COUNTED, EvidenceError, Run, State, read_run
 from sppbench.study.common.intervals import Summary, summarize
 from sppbench.study.common.published import Published, read_published
 from sppbench.study.table.verdict import MARGIN, Comparison, Verdict, compare, decide, is_chance
