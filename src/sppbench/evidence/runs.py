@@ -14,6 +14,7 @@ from sppbench.errors import UserError
 from sppbench.evidence import epochs
 from sppbench.evidence.lost import has_gains, has_signals, lost_histories
 from sppbench.evidence.run_places import place_of
+from sppbench.run.cell_places import shown
 from sppbench.run.results import Result, ResultError, Status, read_result
 from sppbench.run.run_directory import RunDirectory, config_hash, identity
 from sppbench.spp.history.schema import HistoryError
@@ -69,6 +70,17 @@ class Run:
     def place(self) -> Path:
         """Where it is below its sweep: ``<name>/<key>=<value>/...``; see `run_places.place_of`."""
         return place_of(self.path, self.model)[1]
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """What its place says of it besides net, learning rate and seed, as ``("model.depth=4",)``."""
+        folders = self.place.parts[1 + self.model.count("/") :]
+        return tuple(shown(one) for one in folders if not one.startswith(("lr=", "seed=")))
+
+    @property
+    def label(self) -> str:
+        """The net and its variant: ``mynet model.depth=4``."""
+        return " ".join((self.model, *self.variant))
 
     @property
     def is_under_way(self) -> bool:
