@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from torch import nn
 
+from sppbench import models
 from sppbench.files import config_directory
 from sppbench.train import main
 
 # The nets are small, and the tests run in several processes.
 torch.set_num_threads(1)
 
+# pytest listens to every logger that does not propagate. Heard, this one is given the text of all that is compiled.
+logging.getLogger("torch.__trace").propagate = True
+
 # A run of a second: 3 epochs of 3 steps (the last batch is a partial one) on random images.
 FFNN = ("name=ffnn", "model=ffnn", "model.hidden_features=16", "model.depth=2")
-# With dropout and batch normalization: it resumes bitwise only if random states and buffers are restored, too.
 EFFICIENTNET = (
     *("name=efficientnet_bn", "model=efficientnet_bn", "model.width_mult=0.1", "model.depth_mult=0.1"),
     *("model.dropout=0.5", "data.image_size=16"),
 )
+# With dropout and batch normalization: it resumes bitwise only if random states and buffers are restored, too.
+DROPOUT = ("name=dropout", "model=ffnn_bn", "model._target_=tests.conftest.FFNNWithDropout", *FFNN[2:])
 SMALL = [
     "data=synthetic",
     "data.train_size=40",
@@ -38,6 +46,19 @@ SMALL = [
     "trainer.log_every_n_steps=2",
     "logger=csv",
 ]
+
+
+class FFNNWithDropout(models.FFNN):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.classifier = nn.Sequential(nn.Dropout(0.5), self.classifier)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For runs whose figures are not looked at: they would take most of the time."""
+    for name in ("draw_epoch", "draw_heatmaps"):
+        monkeypatch.setattr(f"sppbench.spp.run_figures.RunFigures.{name}", lambda *arguments: None)
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ from sppbench.run.results import read_result
 from sppbench.run.run_directory import RunDirectory, RunDirectoryError
 from sppbench.spp import read_batchnorm, read_history
 from sppbench.train import UsageError, _logging_to, train
-from tests.conftest import EFFICIENTNET, FFNN
+from tests.conftest import DROPOUT, EFFICIENTNET, FFNN
 from tests.spp.test_callback import read_wandb, records
 
 Make = Callable[..., DictConfig]
@@ -134,6 +134,7 @@ def test_losses_are_means_over_images_where_a_batch_is_a_partial_one(config: Mak
         assert logged == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_compiled_run_is_the_same_and_takes_one_graph(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +206,7 @@ def test_a_scaled_loss_keeps_optimizers_from_being_fused(
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(config: Make, tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("first", "again", "other")]
     for run, seed in zip(runs, (1, 1, 2), strict=True):
-        train(config(f"seed={seed}", f"output_dir={run}", net=EFFICIENTNET))
+        train(config(f"seed={seed}", f"output_dir={run}", "trainer.max_epochs=2", net=EFFICIENTNET))
     assert metrics(runs[0]) == metrics(runs[1])
     assert same_weights(weights(runs[0]), weights(runs[1]))
     assert metrics(runs[0]) != metrics(runs[2])
@@ -253,6 +254,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("undisturbed") / "run"
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     stop: str,
@@ -263,16 +265,14 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     act, stage, step, kept, epochs = STOPS[stop]
-    for figure in ("draw_epoch", "draw_heatmaps"):  # their time would be most of this test's
-        monkeypatch.setattr(f"sppbench.spp.run_figures.RunFigures.{figure}", lambda *arguments: None)
     train(
-        config(f"output_dir={undisturbed}", net=EFFICIENTNET, spp="every_step")
+        config(f"output_dir={undisturbed}", net=DROPOUT, spp="every_step")
     )  # the first time only: then it is complete
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         at_step(patch, step, act, stage)
         with pytest.raises((RuntimeError, SystemExit)) as ended:
-            train(config(net=EFFICIENTNET, spp="every_step"))
+            train(config(net=DROPOUT, spp="every_step"))
     left = read_result(run / "result.json")
     assert left.epochs == epochs
     if act is crash:
@@ -288,7 +288,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
         assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == kept
 
     caplog.clear()
-    train(config(net=EFFICIENTNET, spp="every_step"))
+    train(config(net=DROPOUT, spp="every_step"))
     assert "is gone" not in caplog.text, "metrics.csv has no row before the end of the first epoch"
     result, expected = read_result(run / "result.json"), read_result(undisturbed / "result.json")
     assert same_weights(weights(run), weights(undisturbed))
@@ -300,7 +300,11 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
 
 
 @pytest.mark.parametrize("net", [FFNN, EFFICIENTNET], ids=["ffnn", "efficientnet"])
-def test_the_probe_does_not_change_training(net: tuple[str, ...], config: Make, tmp_path: Path) -> None:
+def test_the_probe_does_not_change_training(
+    net: tuple[str, ...], config: Make, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if net is not FFNN:  # whose figures do not change it either
+        request.getfixturevalue("no_figures")
     for spp in ("none", "every_step"):
         train(config(f"output_dir={tmp_path}/{spp}", net=net, spp=spp))
     without, probed = tmp_path / "none", tmp_path / "every_step"

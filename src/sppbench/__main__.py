@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from sppbench.comparison import compare_command
 from sppbench.errors import UserError
 from sppbench.interruption import exit_interrupted
+from sppbench.look import command as look
 from sppbench.streams import need_only_matplotlib, survive_any_text
 
 STATUS = "Exit status: 0; {}2 for what the user must fix, described in one line."
@@ -360,6 +362,19 @@ def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 
 COMMANDS = {
+    "compare": Command(
+        "compare two runs layer by layer and step by step: where they depart, by more than rounding or other seeds do",
+        "1 if they depart",
+        lambda parser: compare_command.add_arguments(parser, _path),
+        compare_command.run,
+    ),
+    "look": Command(
+        "look at a net as it is built: one forward and backward pass, and what it shows",
+        "1 if something is wrong with its signals",
+        lambda parser: look.add_arguments(parser, _path),
+        look.run,
+        "No data set is needed, and nothing is trained.",
+    ),
     "table": Command(
         "compare the table of a sweep with the published one, from the runs finished so far",
         "1 if a result.json is damaged (the table is made without it)",

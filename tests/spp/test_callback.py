@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.plugins import MixedPrecision
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from sppbench.spp import run_figures
 from sppbench.spp.callback import SPPCallback
@@ -36,6 +35,7 @@ from sppbench.spp.history.health import summarize, summarize_batchnorm
 from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
 from sppbench.spp.history.schema import HistoryError
 from sppbench.spp.history.writer import BatchNormWriter, HistoryWriter
+from tests.processes import start
 
 FIGURES = ("spp/panels", "spp/gradients", "spp/heatmap_activation", "spp/heatmap_gradient")
 SCALARS = {
@@ -635,52 +635,47 @@ def test_a_run_that_is_ended_by_its_number_of_steps_has_its_figures(tmp_path: Pa
     }
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from lightning.pytorch import Callback
-from sppbench.spp.callback import SPPCallback
-from tests.spp.test_callback import fit
 class Kill(Callback):
-    def on_train_batch_end(self, trainer, *arguments):
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
         if trainer.global_step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
-fit(Path(sys.argv[1]), SPPCallback(flush_every_n_steps=2), Kill(), validate=False, max_epochs=3)
-"""
+
+
+def killed(path: Path) -> None:
+    fit(path, SPPCallback(flush_every_n_steps=2, epochs=()), Kill(), validate=False, max_epochs=3)
 
 
 def test_a_killed_run_loses_the_steps_that_were_not_flushed(tmp_path: Path) -> None:
     """Flushed at steps 2, 3 (end of the epoch) and 5; the kill comes before or after that of step 5."""
-    root = Path(__file__).parents[2]
-    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, timeout=100, check=False)
-    assert process.returncode == -signal.SIGKILL
+    process = start(killed, tmp_path)
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
     for found in (read_history(tmp_path / "spp.parquet"), read_batchnorm(tmp_path / "batchnorm.parquet")):
         assert sorted(set(found["step"])) in ([0, 1, 2], [0, 1, 2, 3, 4])
 
 
-TWO_PROCESSES = """
-import sys
-from pathlib import Path
-import torch
-from torch.utils.data import DataLoader, Sampler
-from sppbench.spp.callback import SPPCallback
-from tests.spp.test_callback import fit, data
-class Share(Sampler):
-    def __iter__(self):
+class Share(Sampler[int]):
+    """Each process gets every second batch of 8."""
+
+    def __iter__(self) -> Iterator[int]:
         return iter(torch.arange(64).view(4, 2, 8)[:, torch.distributed.get_rank()].flatten().tolist())
-    def __len__(self):
+
+    def __len__(self) -> int:
         return 32
-options = dict(validate=False, max_epochs=1, strategy="ddp_fork", devices=2, use_distributed_sampler=False)
-loader = DataLoader(data(64).dataset, 8, sampler=Share())
-fit(Path(sys.argv[1]), SPPCallback(flush_every_n_steps=3), loader=loader, **options)
-"""
+
+
+def in_two(path: Path) -> None:
+    loader = DataLoader(data(64).dataset, 8, sampler=Share())
+    options: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
+    fit(path, SPPCallback(flush_every_n_steps=3, epochs=()), loader=loader, validate=False, max_epochs=1, **options)
 
 
 @empty_figures
 def test_two_processes_record_what_one_does_with_their_batches(tmp_path: Path) -> None:
     """Two processes with batches of 8 are one that accumulates two such batches; only the first one writes."""
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "two")], cwd=root, timeout=100, check=True)
+    process = start(in_two, tmp_path / "two")
+    process.join(100)
+    assert process.exitcode == 0
     fit(tmp_path / "one", SPPCallback(), validate=False, max_epochs=1, accumulate_grad_batches=2, loader=data(64))
     for read, name in ((read_history, "spp.parquet"), (read_batchnorm, "batchnorm.parquet")):
         one, two = read(tmp_path / "one" / name), read(tmp_path / "two" / name)

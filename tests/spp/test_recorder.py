@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.multiprocessing
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from sppbench.spp.history.reader import check_end, read_batchnorm, read_history
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.recorder import Recorder
 from sppbench.spp.recording import _KEPT
+from tests.processes import in_processes
 
 STEPS = 3  # of an epoch
 
@@ -241,6 +242,29 @@ def test_a_scaled_loss(tmp_path: Path) -> None:
 # -- what cannot be written --------------------------------------------------------------------------------------------
 
 
+def test_what_is_wrong_is_said_once_at_the_end_of_an_epoch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop()
+    loop.model.insert(2, nn.Tanh())
+    with torch.no_grad():
+        loop.model[1].weight[:] = 30.0  # the tanh behind it is at its bounds
+    with Recorder(loop.model, tmp_path) as recorder:
+        for _ in range(2):
+            loop.train(recorder, 2)
+            assert recorder.end_epoch()
+        [warning] = warnings_of(caplog)
+        assert warning.startswith("saturated: the mean slope of Tanh at 2 is ")
+        assert warning.endswith("(Glorot & Bengio 2010, section 3)")
+        # A diagnosis that fails ends nothing.
+        monkeypatch.setattr("sppbench.spp.recording.diagnose", lambda *arguments, **options: full_disk())
+        loop.train(recorder, 2)
+        assert recorder.end_epoch()
+        assert warnings_of(caplog)[1:] == [
+            "what is wrong in epoch 2 was not looked for (OSError: [Errno 28] No space left on device)"
+        ]
+
+
 def test_a_directory_that_cannot_be_made_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
     loop = Loop()
@@ -322,13 +346,11 @@ def test_what_is_refused_at_once(tmp_path: Path, arguments: dict[str, Any], mess
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
-def _process(rank: int, path: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
+def _process(rank: int, number: int, path: Path) -> bool:
     run_figures.RunFigures.draw_epoch = run_figures.RunFigures.draw_heatmaps = lambda *_: None  # type: ignore[assignment]
     loop = Loop()
     model = nn.parallel.DistributedDataParallel(loop.model)
-    with Recorder(model, f"{path}/run", batchnorm=False) as recorder:
+    with Recorder(model, path, batchnorm=False) as recorder:
         for _ in range(STEPS):
             x, y = loop.batch(rank)
             loop.optimizer.zero_grad()
@@ -336,14 +358,12 @@ def _process(rank: int, path: str) -> None:
             loop.optimizer.step()
             loop.steps += 1
             recorder.step()
-        assert bool(recorder.end_epoch()) == (rank == 0)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+        return bool(recorder.end_epoch())
 
 
 def test_two_processes_write_one_history(tmp_path: Path) -> None:
     """With batches of 8 they are one that accumulates two such batches."""
-    torch.multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="spawn")
+    assert in_processes(partial(_process, path=tmp_path / "run"), 2, tmp_path) == [True, False]
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"spp.parquet"}
     found, expected = read_history(tmp_path / "run" / "spp.parquet"), recorded(STEPS, parts=2)
     np.testing.assert_allclose(found["second_moment"], expected["second_moment"], rtol=1e-4)

@@ -115,6 +115,11 @@ def paired_ratio(
     """
     epochs = list(epochs)
     above, below = (log_profiles(evidence, model, epochs, layers, lr) for model in (numerator_model, denominator_model))
+    return ratio_of_profiles(numerator_model, above, denominator_model, below)
+
+
+def ratio_of_profiles(numerator_model: str, above: Profiles, denominator_model: str, below: Profiles) -> Profiles:
+    """`paired_ratio` of two nets whose `log_profiles` are known."""
     problems = [*above.problems, *below.problems]
     lone = set(above.table["seed"]) ^ set(below.table["seed"])
     for seed in sorted(lone if len(above.table) and len(below.table) else ()):

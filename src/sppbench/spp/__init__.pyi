@@ -1,4 +1,8 @@
 from .callback import SPPCallback as SPPCallback
+from .comparison.departures import compare as compare
+from .comparison.outcome import Comparison as Comparison
+from .diagnosis.diagnose import diagnose as diagnose
+from .diagnosis.finding import Finding as Finding
 from .history.epoch_means import batchnorm_epoch_mean as batchnorm_epoch_mean
 from .history.epoch_means import epoch_mean as epoch_mean
 from .history.reader import read_batchnorm as read_batchnorm
@@ -8,6 +12,7 @@ from .history.writer import HistoryWriter as HistoryWriter
 from .plots.heatmap import plot_heatmap as plot_heatmap
 from .plots.panels import plot_gradient as plot_gradient
 from .plots.panels import plot_spp as plot_spp
+from .plots.side_by_side import plot_compare as plot_compare
 from .probe.attention import AttentionProbe as AttentionProbe
 from .probe.batchnorm import BatchNormProbe as BatchNormProbe
 from .probe.probe import SignalProbe as SignalProbe

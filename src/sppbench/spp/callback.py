@@ -44,7 +44,8 @@ class SPPCallback(Callback):
     ``spp/nonfinite_layers``; of a net with batch normalization (``summarize_batchnorm``) also ``batchnorm/gain``, its
     factors ``batchnorm/gamma_squared``, ``batchnorm/inverse_variance`` and ``batchnorm/projection``, and
     ``batchnorm/gain_max``, ``batchnorm/gain_max_depth``, ``batchnorm/gain_min``, ``batchnorm/gain_min_depth``. It warns
-    once, naming layer and step, when a signal dies, explodes or is not finite.
+    once, naming layer and step, when a signal dies, explodes or is not finite, and at the end of an epoch of all else
+    that `diagnose` finds in its means.
 
     A step is what lies between two optimizer steps: the parts of an accumulated batch count as one. Its number is that
     of the optimizer steps before it, so where a batch makes several of them (manual optimization) not every number
@@ -63,8 +64,10 @@ class SPPCallback(Callback):
         every_n_steps: Record each n-th step. Or a function ``step -> bool``, the same in all processes.
         layers, signals: As of ``SignalProbe``.
         module: Attribute of the LightningModule that is looked into; the whole of it by default.
-        epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is.
-        convention: Of the figures: ``definition`` or the ``study``'s; see ``plot_spp``.
+        epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is. By default after
+            1, 2, 4, 8, ... epochs.
+        convention: None: figures show the second moment. ``definition`` or ``study``: they show its two parts, ACSM and
+            ACV, as they are defined or as the study has them; see ``plot_spp``.
         flush_every_n_steps: After how many recorded steps they are fetched and written.
         directory: Where files go, made if there is none; ``~`` is the home directory. By default ``trainer.log_dir``,
             that of the first logger, and without one ``trainer.default_root_dir``.
@@ -96,8 +99,8 @@ class SPPCallback(Callback):
         layers: LayerChoice = None,
         signals: Iterable[str] = DEFAULT_SIGNALS,
         module: str = "",
-        epochs: Collection[int] = (0, 9, 19),
-        convention: Convention = "definition",
+        epochs: Collection[int] | None = None,
+        convention: Convention | None = None,
         flush_every_n_steps: int = 50,
         directory: str | Path | None = None,
         batchnorm: bool = True,

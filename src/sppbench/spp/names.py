@@ -74,3 +74,21 @@ def shortened(names: Sequence[str], most: int = 8) -> str:
     """Some names, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def short_name(name: str, longest: int) -> str:
+    """A dotted name with its middle left out, if it is too long: "encoder…mlp.fc2".
+
+    It keeps the first component and as many of the last as there is room for; else only the last one, and of this its
+    begin and end.
+    """
+    if len(name) <= longest:
+        return name
+    first, *others = name.split(".")
+    tails = [".".join(others[i:]) for i in range(1, len(others))]
+    fitting = [f"{first}…{tail}" for tail in tails if len(first) + 1 + len(tail) <= longest]
+    if fitting:
+        return fitting[0]
+    last = others[-1] if others else first
+    begin = longest // 3
+    return f"…{last}" if len(last) < longest else f"{last[:begin]}…{last[begin + 1 - longest :]}"

@@ -30,6 +30,9 @@ class Recorder:
     histories ``spp.parquet`` and ``batchnorm.parquet`` (see ``read_history``, ``read_batchnorm``), and figures. A
     history that is there already, and is not this run's, stays; this run then records in ``spp-2.parquet``.
 
+    It warns once when a signal dies, explodes or is not finite, and at the end of an epoch of all else that `diagnose`
+    finds in its means.
+
     When the ``with`` block ends, what waits is written and the last figures are drawn; after an exception only the
     former. Steps that cannot be written (a full disk) and figures that cannot be drawn are warnings: recording never
     ends a run, and changes no bit of it. In a process group of ``torch.distributed`` every process makes a recorder and

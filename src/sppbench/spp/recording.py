@@ -17,6 +17,8 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from sppbench.spp.diagnosis.diagnose import diagnose
+from sppbench.spp.diagnosis.finding import WATCHED
 from sppbench.spp.history.health import Watch, summarize, summarize_batchnorm
 from sppbench.spp.history.parts import Origin
 from sppbench.spp.history.run_history import RunHistory
@@ -64,6 +66,7 @@ class Recording:
         self.batchnorm_probe = gains if gains is not None and gains.layers else None
         self.history: RunHistory | None = None
         self.in_checkpoint: dict[str, str] = {}
+        self._model = model
         self._modules = list(model.modules())
         self._pending: list[Readings] = []
         self._batchnorm_pending: list[BatchNormReadings] = []
@@ -73,6 +76,7 @@ class Recording:
         self._drawn: int | None = None  # the last epoch with figures
         self._finished: int | None = None  # the step of the last figures
         self._watch = Watch()
+        self._told: set[tuple[str, str, str]] = set()  # kind, signal and layer of the findings so far
         self._warned = self._warned_of_layers = False
         self.begin(0, 0, 0)
 
@@ -126,8 +130,9 @@ class Recording:
             self.in_checkpoint = {"run_id": run_id, "history": str(self.history.path.absolute())}
             self._figures = RunFigures(self.history.path, self.settings.epochs, self.settings.convention, self._loggers)
             if resume_at:
-                past = sorted({*self.settings.epochs, self.epoch - 1})
-                self._means = self.history.means([epoch for epoch in past if 0 <= epoch < self.epoch])
+                last = self.epoch - 1
+                past = [epoch for epoch in range(self.epoch) if self.settings.draws_after(epoch) or epoch == last]
+                self._means = self.history.means(past)
         except Exception as error:  # a directory that cannot be written, a full disk
             self.history = None
             log.warning(f"signals are not recorded: {directory} cannot be written ({one_line(error)})")
@@ -245,16 +250,30 @@ class Recording:
         means = history.means([epoch], steps).get(epoch) if history is not None else None
         if means is None or history is None:  # another process, or no step of this epoch was recorded
             return {}
-        self._means = {past: one for past, one in self._means.items() if past in self.settings.epochs} | {epoch: means}
+        drawn = {past: one for past, one in self._means.items() if self.settings.draws_after(past)}
+        self._means = drawn | {epoch: means}
         scalars = {f"spp/{name}": value for name, value in summarize(means).items()}
         if (gains := history.gains(epoch, steps)) is not None:
             scalars |= {f"batchnorm/{name}": value for name, value in summarize_batchnorm(gains).items()}
+        self._warn_of_findings(gains)
         self._loggers.log_scalars({"epoch": epoch, **scalars}, self.steps_done - 1)
-        if epoch in self.settings.epochs:
+        if self.settings.draws_after(epoch):
             self._draw(epoch)
         if is_last:
             self._draw_last()  # now: a run that is killed after its last checkpoint does not come back here
         return scalars
+
+    def _warn_of_findings(self, gains: pd.DataFrame | None) -> None:
+        """Says what is wrong in the means of the epochs, once; what `Watch` sees in each step it has said."""
+        try:
+            findings = diagnose(pd.concat(self._means.values()), self._model, batchnorm=gains)
+        except Exception as error:  # of any kind: a net that says of itself what is not so
+            log.warning(f"what is wrong in epoch {self.epoch} was not looked for ({one_line(error)})")
+            return
+        for one in findings:
+            if one.kind not in WATCHED and (one.kind, one.signal, one.layer) not in self._told:
+                self._told |= {(one.kind, one.signal, layer) for layer in (one.layer, *one.others)}
+                log.warning(f"{one.kind}: {one.text} ({one.source})")
 
     def finish(self) -> None:
         """Ends a training that has come to its end, as the number of its steps may say."""

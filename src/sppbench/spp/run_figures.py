@@ -22,13 +22,18 @@ class RunFigures:
 
     Args:
         history: The run's ``spp.parquet``; figures go beside it, named as it is: ``spp_epoch=0.png``.
-        epochs: Of which the panels show the curves, as far as they are over.
+        epochs: Of which the panels show the curves, as far as they are over. By default the first, the one nearest to
+            the middle of the run until then, and the last.
         convention: See `plot_spp`.
         loggers: They are given the figures, too.
     """
 
     def __init__(
-        self, history: Path, epochs: Collection[int], convention: Convention, loggers: RunLoggers | None = None
+        self,
+        history: Path,
+        epochs: Collection[int] | None,
+        convention: Convention | None,
+        loggers: RunLoggers | None = None,
     ) -> None:
         self._history, self._epochs, self._convention = history, epochs, convention
         self._loggers = loggers if loggers is not None else RunLoggers()
@@ -41,7 +46,14 @@ class RunFigures:
             epoch: That which is over.
             step: The last one.
         """
-        options = {"epochs": [*(one for one in self._epochs if one < epoch), epoch], "convention": self._convention}
+        if self._epochs is None:
+            there = [int(one) for one in means["epoch"].unique()]
+            past = [min(there), min(there, key=lambda one: abs(one - epoch / 2))]
+        else:
+            past = [one for one in self._epochs if one < epoch]
+        options: dict[str, Any] = {"epochs": list(dict.fromkeys([*past, epoch]))}
+        if self._convention is not None:
+            options["convention"] = self._convention
         self._draw("panels", f"epoch={epoch}", step, "plot_spp", options, means)
         if "gradient" in set(means["signal"]):
             self._draw("gradients", f"gradient_epoch={epoch}", step, "plot_gradient", options, means)

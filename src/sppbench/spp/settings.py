@@ -21,8 +21,8 @@ class Options(TypedDict, total=False):
     stop: int | None
     layers: LayerChoice
     signals: Iterable[str]
-    epochs: Collection[int]
-    convention: Convention
+    epochs: Collection[int] | None
+    convention: Convention | None
     flush_every_n_steps: int
     batchnorm: bool
     run_id: str | None
@@ -38,8 +38,10 @@ class Settings:
         every_n_steps: Record each n-th step. Or a function ``step -> bool``, the same in all processes.
         start, stop: Record only steps from ``start`` on, and before ``stop``.
         layers, signals: As of ``SignalProbe``.
-        epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is.
-        convention: Of the figures: ``definition`` or the ``study``'s; see ``plot_spp``.
+        epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is. By default after
+            1, 2, 4, 8, ... epochs.
+        convention: None: figures show the second moment. ``definition`` or ``study``: they show its two parts, ACSM and
+            ACV, as they are defined or as the study has them; see ``plot_spp``.
         flush_every_n_steps: After how many recorded steps they are fetched and written.
         batchnorm: Whether the gains of batch normalizations are recorded.
         run_id: Names the run in its history; by default a random one, which checkpoints keep. A run with the id of the
@@ -59,8 +61,8 @@ class Settings:
     stop: int | None = None
     layers: LayerChoice = None
     signals: Iterable[str] = DEFAULT_SIGNALS
-    epochs: Collection[int] = (0, 9, 19)
-    convention: Convention = "definition"
+    epochs: Collection[int] | None = None
+    convention: Convention | None = None
     flush_every_n_steps: int = 50
     batchnorm: bool = True
     run_id: str | None = None
@@ -73,16 +75,22 @@ class Settings:
         for name in ("run_id", "config_hash"):
             check_type(name, _or_empty(getattr(self, name)), str)
         check_type("batchnorm", self.batchnorm, bool)
-        check_choice("convention", self.convention, get_args(Convention))
+        if self.convention is not None:
+            check_choice("convention", self.convention, get_args(Convention))
         self.layers = checked_choice(self.layers)
-        self.signals, self.epochs = several("signals", self.signals), several("epochs", self.epochs)
+        self.signals = several("signals", self.signals)
+        self.epochs = None if self.epochs is None else several("epochs", self.epochs)
         self.log_layers = () if self.log_layers is None else several("log_layers", self.log_layers)
         for pattern in self.log_layers:
             check_type("log_layers", pattern, str)
         for signal in self.signals:
             check_choice("signals", signal, SIGNALS)
-        for epoch in self.epochs:
+        for epoch in self.epochs or ():
             check_integer("epochs", epoch, 0)
+
+    def draws_after(self, epoch: int) -> bool:
+        """Whether figures are drawn at the end of an epoch that may not be the last one."""
+        return epoch in self.epochs if self.epochs is not None else (epoch + 1).bit_count() == 1
 
 
 def _or_empty(value: Any) -> Any:

@@ -69,7 +69,10 @@ def test_a_branch_that_begins_at_zero_is_not_dead(caplog: pytest.LogCaptureFixtu
         ("gradient", "B"): [1, 1, 1, 1, 1],
     }
     level, first = (found := watched(caplog, moments, together))[0]
-    assert (level, first) == ("INFO", "zero from the first step on, by weights that are zero (B): B, A")
+    assert (level, first) == (
+        "INFO",
+        "no signal from the first step on, as weights begin near zero (B): B, A",
+    )
     assert [level for level, _ in found[1:]] == ["WARNING"]
     assert found[1][1].startswith("the activation at B (layer 3, Linear) is dead in step 4: second moment 0")
 

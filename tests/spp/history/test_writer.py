@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 
 from sppbench.spp.history.reader import read_history
 from sppbench.spp.history.writer import HistoryWriter
+from tests.processes import start
 from tests.spp.history.imagined import as_read, assert_same, names, part, rows, write
 
 
@@ -120,18 +123,12 @@ def test_small_appends_make_few_parts(tmp_path: Path) -> None:
     assert parts == [8400, 8400, 1200]
 
 
-WRITE_FOR_EVER = """
-import sys
-from itertools import count
-import pandas as pd
-from sppbench.spp.history.reader import read_history
-from sppbench.spp.history.writer import HistoryWriter
-path, frame, resume_at = sys.argv[1], pd.read_pickle(sys.argv[2]), int(sys.argv[3])
-writer = HistoryWriter(path, resume_at=resume_at or None)
-for number in count(resume_at // 5):
-    writer.append(frame.assign(step=frame["step"] + 5 * number, epoch=number))
-    print(5 * number + 5, flush=True)
-"""
+def write_for_ever(path: Path, resume_at: int, written: Connection) -> None:
+    frame = rows(0, 5, layers=50)
+    writer = HistoryWriter(path, resume_at=resume_at or None)
+    for number in count(resume_at // 5):
+        writer.append(frame.assign(step=frame["step"] + 5 * number, epoch=number))
+        written.send(5 * number + 5)
 
 
 def whole(steps: pd.Series) -> int:
@@ -144,22 +141,25 @@ def whole(steps: pd.Series) -> int:
 
 def test_readers_and_kills_while_parts_grow_see_each_step_once(tmp_path: Path) -> None:
     """A part takes in 11 times the rows of 5 steps. Each kill comes at another moment, and nothing is lost."""
-    path, frame = tmp_path / "spp.parquet", tmp_path / "frame.pickle"
-    rows(0, 5, layers=50).to_pickle(frame)
+    path = tmp_path / "spp.parquet"
     readers: list[Callable[[Path], pd.DataFrame]] = [read_history, pd.read_parquet]
     written = 0
     for kill in range(3):
-        arguments = [sys.executable, "-c", WRITE_FOR_EVER, str(path), str(frame), str(written)]
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            try:
-                seen = [int(process.stdout.readline())]
-                while len(seen) < 10 or seen[-1] < seen[0] + 60:  # beyond the end of a part
-                    seen += [whole(read(path)["step"]) for read in readers]
-                time.sleep(0.003 * kill)
-            finally:
-                process.kill()
-            said = [int(line) for line in process.stdout.read().splitlines() if line.strip()]
+        receiver, sender = Pipe(duplex=False)
+        process = start(write_for_ever, path, written, sender)
+        sender.close()
+        try:
+            seen = [receiver.recv()]
+            while len(seen) < 10 or seen[-1] < seen[0] + 60:  # beyond the end of a part
+                seen += [whole(read(path)["step"]) for read in readers]
+            time.sleep(0.003 * kill)
+        finally:
+            process.kill()
+        said = []
+        with suppress(EOFError):
+            while True:
+                said.append(receiver.recv())
+        process.join()
         assert seen == sorted(seen)
         before, written = written, whole(read_history(path)["step"])
         assert max(said) <= written <= max(said) + 5

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import nn
 
 from sppbench.models import FFNN, EfficientNet
@@ -95,8 +96,14 @@ STATISTICS = ["acsm", "acv", "second_moment", "mean"]
 
 
 def curve(ax: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
-    (line,) = [line for line in ax.get_lines() if line.get_label() == label]
-    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    """The points of an epoch, also where they are several lines, such as one for each kind of weights."""
+    lines = [line for line in ax.get_lines() if str(line.get_label()).split(", ")[0] == label]
+    x, y = (
+        np.concatenate([np.asarray(get(line), dtype=float) for line in lines])
+        for get in (Line2D.get_xdata, Line2D.get_ydata)
+    )
+    order = np.argsort(x, kind="stable")
+    return x[order].astype(np.int64), y[order]
 
 
 def marks(ax: Axes, gid: str) -> list[list[float]]:

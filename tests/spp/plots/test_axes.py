@@ -14,17 +14,22 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sppbench.spp.plots.axes import name_blocks, short_number
+from sppbench.spp.names import short_name
+from sppbench.spp.plots.axes import layer_labels, name_blocks, short_number
 from sppbench.spp.plots.heatmap import plot_heatmap
 from sppbench.spp.plots.panels import plot_gradient, plot_spp
 
 
-def test_few_layers_are_named_by_kind(ffnn: pd.DataFrame) -> None:
+def test_few_layers_are_named(ffnn: pd.DataFrame) -> None:
     for figure in (plot_spp(ffnn), plot_gradient(ffnn)):
         figure.draw_without_rendering()
-        ticks = figure.axes[4 if len(figure.axes) > 1 else 0].get_xticklabels()
+        ticks = figure.axes[2 if len(figure.axes) > 1 else 0].get_xticklabels()
         assert len(ticks) == 29
-        assert [tick.get_text() for tick in ticks[:4]] == ["Flatten", "Linear", "BatchNorm1d", "ReLU"]
+        assert [tick.get_text() for tick in ticks[:4]] == ["flatten", "linear", "norm", "activation"]
+        (above,) = figure.axes[0].child_axes
+        assert [tick.get_text() for tick in above.get_xticklabels()] == [f"block{i}" for i in range(9)]
+        brackets = [line for line in figure.axes[0].get_lines() if line.get_gid() == "bracket"]
+        assert [list(line.get_xdata()) for line in brackets][1] == [3.7, 6.3]
         boxes = [tick.get_window_extent() for tick in ticks]
         assert all(left.x1 <= right.x0 + 1 for left, right in itertools.pairwise(boxes))
 
@@ -51,10 +56,34 @@ def test_blocks_of_other_nets() -> None:
     assert [(b.label, b.start, b.stop) for b in name_blocks(names)] == [
         *(("conv1", 0, 1), ("layer1", 1, 4), ("layer2", 4, 7), ("layer3", 7, 10), ("fc", 10, 11)),
     ]
-    assert [b.label for b in name_blocks([f"net.layers.{i}" for i in range(3)])] == [
-        f"net.layers.{i}" for i in range(3)
-    ]
+    # A bracket around each layer of a long Sequential would say nothing.
+    assert [b.label for b in name_blocks([f"net.layers.{i}" for i in range(3)])] == ["net.layers"]
     assert [b.label for b in name_blocks(["alone"])] == ["alone"]
+
+
+def test_names_are_shortened_in_the_middle() -> None:
+    name = "encoder.layers.encoder_layer_0.mlp.fc2"
+    assert short_name(name, 15) == "encoder…mlp.fc2"
+    assert short_name(name, 38) == name
+    assert short_name(name, 8) == "…fc2"
+    assert short_name("post_attention_layernorm", 16) == "post_…_layernorm"
+    assert all(len(short_name(name, longest)) <= longest for longest in range(4, 40))
+    names, kinds = ["encoder.layers.3.ffn.0", "ffn.1#2", "head", name], ["Linear", "GELU", "Linear", "Linear"]
+    assert layer_labels(names, kinds) == ["encoder…3.ffn.0 Linear", "ffn.1#2 GELU", "head", "encoder…mlp.fc2"]
+
+
+def test_chosen_layers_keep_their_depth(efficientnet: pd.DataFrame) -> None:
+    ax = plot_gradient(efficientnet, layers=["features.[4-8].*", "classifier.*"]).axes[0]
+    chosen = efficientnet[efficientnet["layer"].str.match(r"features\.[4-8]\.|classifier")]
+    depths = sorted(set(chosen["depth"]))
+    formatter = ax.xaxis.get_major_formatter()
+    assert [formatter(place) for place in range(len(depths))] == [str(depth) for depth in depths]
+
+
+def test_pictures_are_sharp(ffnn: pd.DataFrame) -> None:
+    file = io.BytesIO()
+    plot_gradient(ffnn, layers="block0.*").savefig(file, format="png")
+    assert file.getvalue()[16:20] == (2 * 910).to_bytes(4, "big")  # the width in the header of a PNG
 
 
 def test_pyplot_knows_of_no_figure(ffnn: pd.DataFrame) -> None:
@@ -94,14 +123,15 @@ def test_figures_are_the_same_whatever_the_users_settings(plot: Callable[..., Fi
         figure.savefig(file, format="png")
         return file.getvalue()
 
-    made_before = plot(ffnn)
-    right = png(plot(ffnn))
+    few = ffnn[ffnn["depth"] < 5]
+    made_before = plot(few)
+    right = png(plot(few))
     with matplotlib.rc_context():
         matplotlib.rcParams.update(USERS_SETTINGS)
-        assert png(plot(ffnn)) == right
+        assert png(plot(few)) == right
         assert png(made_before) == right
         assert matplotlib.rcParams["font.size"] == 40
-        made_within = plot(ffnn)
+        made_within = plot(few)
     assert png(made_within) == right
 
 
@@ -112,7 +142,7 @@ def test_a_figure_that_others_draw_is_the_same_whatever_the_users_settings(
     """As TensorBoard's logger does, by the canvas and without saving."""
 
     def pixels() -> bytes:
-        canvas = FigureCanvasAgg(plot(ffnn))
+        canvas = FigureCanvasAgg(plot(ffnn[ffnn["depth"] < 5]))
         canvas.draw()
         return bytes(canvas.buffer_rgba())
 

@@ -59,13 +59,13 @@ def test_expected_values_follow_the_chosen_layers() -> None:
     gate = frame[frame["kind"] == "Sigmoid"]["layer"].iloc[0]
     for arguments, place in (({"merges": False}, 8), ({"layers": ["features.1.*"]}, 6)):
         x, y = curve(plot_gradient(frame, expected=table, **arguments).axes[0], LABEL)
-        assert y[list(x).index(place)] == value_of(table, gate, "gradient")
+        assert y[list(x).index(place)] == 11 * value_of(table, gate, "gradient")
 
 
 def test_of_acsm_acv_and_second_moment_two_are_enough(ffnn: pd.DataFrame) -> None:
     table = theory(ffnn)
     for left_out in ("acsm", "acv", "second_moment"):
-        axes = plot_spp(ffnn, expected=table.drop(columns=left_out)).axes
+        axes = plot_spp(ffnn, expected=table.drop(columns=left_out), convention="definition").axes
         for i, factor in ((0, 1), (1, 10)):
             expected_values = [factor * value_of(table, n, "activation") for n in ffnn["layer"].drop_duplicates()]
             np.testing.assert_allclose(curve(axes[i], LABEL)[1], expected_values)
@@ -75,7 +75,9 @@ def test_of_acsm_acv_and_second_moment_two_are_enough(ffnn: pd.DataFrame) -> Non
     assert np.isfinite(curve(first, LABEL)[1]).all()
     assert np.isnan(curve(second, LABEL)[1]).all()
     with pytest.raises(ValueError, match="says nothing of the layers, signals and statistics"):
-        plot_spp(ffnn, expected=alone)
+        plot_spp(ffnn, expected=alone, convention="definition")
+    expected_values = [11 * value_of(table, n, "activation") for n in ffnn["layer"].drop_duplicates()]
+    np.testing.assert_allclose(curve(plot_spp(ffnn, expected=alone).axes[0], LABEL)[1], expected_values)
 
 
 def test_each_source_is_a_curve_and_an_entry(ffnn: pd.DataFrame) -> None:
@@ -98,13 +100,23 @@ def test_what_theory_does_not_say_is_a_gap_without_a_mark(ffnn: pd.DataFrame, ys
     layers = list(ffnn["layer"].drop_duplicates())
     table.loc[table["layer"] == layers[3], ["acsm", "acv", "second_moment"]] = np.nan
     table.loc[table["layer"] == layers[5], "acsm"] = 0.0
-    figure = plot_spp(ffnn, expected=table[table["layer"] != layers[7]], yscale=yscale)
+    figure = plot_spp(ffnn, expected=table[table["layer"] != layers[7]], convention="definition", yscale=yscale)
     ax = figure.axes[0]
     x, y = curve(ax, LABEL)
     assert list(x) == [i for i in range(len(layers)) if i != 7]
     assert list(x[np.isnan(y)]) == ([3, 5] if yscale == "log" else [3])
     assert not marks(ax, "not finite")
     figure.savefig(io.BytesIO(), dpi=40)
+
+
+def test_a_source_without_a_curve_has_no_entry_in_the_legend(ffnn: pd.DataFrame) -> None:
+    """One that says nothing of gradients, beside one that does: each keeps its line style."""
+    silent = theory(ffnn, "Someone Else 2021")
+    silent.loc[silent["signal"] == "gradient", ["acsm", "acv", "second_moment"]] = np.nan
+    table = pd.concat([silent, theory(ffnn)])
+    assert [text for text in legend_texts(plot_gradient(ffnn, expected=table)) if "expected" in text] == [LABEL]
+    both = [text for text in legend_texts(plot_spp(ffnn, expected=table)) if "expected" in text]
+    assert both == ["expected at initialization (Someone Else 2021)", LABEL]
 
 
 def test_a_theory_by_name_starts_from_the_recorded_chain(ffnn: pd.DataFrame) -> None:

@@ -36,7 +36,7 @@ def test_each_panel_draws_the_mean_over_the_epochs_steps(
     net: str, convention: Any, request: pytest.FixtureRequest
 ) -> None:
     frame = request.getfixturevalue(net)
-    panels = plot_spp(frame, convention=convention).axes[:6]
+    panels = plot_spp(frame, convention=convention, yscale="linear").axes[:6]
     for ax, (signal, column) in zip(
         panels, itertools.product(("activation", "parameter", "gradient"), ("acsm", "acv")), strict=True
     ):
@@ -70,6 +70,35 @@ def test_full_batches_only(ffnn: pd.DataFrame) -> None:
         plot_gradient(epoch_mean(ffnn), full_batches_only=True)
 
 
+def test_second_moments_on_a_logarithmic_scale_by_default(ffnn: pd.DataFrame) -> None:
+    figure = plot_spp(ffnn)
+    names = ("activation", "activations"), ("parameter", "weights"), ("gradient", "gradients")
+    for ax, (signal, name) in zip(figure.axes[:3], names, strict=True):
+        assert ax.get_yscale() == "log"
+        assert ax.get_ylabel() == f"{name}\nsecond moment mean(x²)"
+        values = expected(ffnn, signal, 9, "second_moment", study=False)
+        np.testing.assert_allclose(curve(ax, "Epoch 9")[1], list(values.values()))
+    assert figure.axes[0].get_subplotspec().get_geometry()[:2] == (3, 1)  # type: ignore[union-attr]
+    (ax,) = plot_gradient(ffnn).axes[:1]
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("log", "gradients\nsecond moment mean(x²)")
+    assert "convention" not in figure.legends[0].get_title().get_text()
+    assert "study's convention" in plot_gradient(ffnn, convention="study").legends[0].get_title().get_text()
+
+
+def test_statistics_are_columns(ffnn: pd.DataFrame) -> None:
+    labels = [
+        ax.get_ylabel().split("\n")[1].split(" ")[0] for ax in plot_spp(ffnn, statistics=["acv", "acsm"]).axes[:6]
+    ]
+    assert labels == ["ACV", "ACSM"] * 3
+    assert plot_spp(ffnn, statistics="acv").axes[0].get_ylabel() == "activations\nACV mean_c(var(x))"
+
+
+def test_without_epochs_the_first_the_middle_and_the_last_are_drawn(ffnn: pd.DataFrame) -> None:
+    for number, found in ((1, [0]), (2, [0, 1]), (4, [0, 1, 3]), (5, [0, 2, 4])):
+        frame = pd.concat(ffnn[ffnn["epoch"] == 0].assign(epoch=epoch) for epoch in range(number))
+        assert legend_texts(plot_gradient(frame)) == [f"Epoch {epoch}" for epoch in found]
+
+
 def test_epochs_and_legend(ffnn: pd.DataFrame) -> None:
     assert legend_texts(plot_spp(ffnn)) == ["Epoch 0", "Epoch 9", "Epoch 19"]
     assert legend_texts(plot_gradient(ffnn, epochs=(19, 5, 0))) == ["Epoch 19", "Epoch 0"]
@@ -84,7 +113,7 @@ def test_one_step(ffnn: pd.DataFrame) -> None:
     assert legend_texts(figure) == [f"step {step}"]
     assert "a single step" in figure.legends[0].get_title().get_text()
     rows = frame[frame["signal"] == "activation"]
-    np.testing.assert_array_equal(curve(figure.axes[0], f"step {step}")[1], rows["acsm"])
+    np.testing.assert_array_equal(curve(figure.axes[0], f"step {step}")[1], rows["second_moment"])
 
 
 def test_labels_say_which_statistic(ffnn: pd.DataFrame, efficientnet: pd.DataFrame) -> None:
@@ -109,13 +138,15 @@ def test_without_merges_layers_have_the_studys_numbers() -> None:
     x, y = curve(ax, "step 0")
     assert list(x) == list(range(166))
     gate = frame[(frame["kind"] == "Sigmoid") & (frame["signal"] == "gradient")].iloc[0]
-    assert y[8] == gate["acsm"]
+    assert y[8] == gate["second_moment"]
     assert len(curve(plot_gradient(frame).axes[0], "step 0")[0]) == 166 + 25
 
 
 def test_layers_are_chosen_by_name_or_pattern(efficientnet: pd.DataFrame) -> None:
     ax = plot_gradient(efficientnet, layers=["features.0.*", "classifier.1"]).axes[0]
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["Conv2d", "BatchNorm2d", "SiLU", "Linear"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [
+        *("0 Conv2d", "1 BatchNorm2d", "2 SiLU", "classifier.1 Linear")
+    ]
     assert list(curve(ax, "Epoch 0")[0]) == [0, 1, 2, 3]
 
 
@@ -151,7 +182,7 @@ def test_a_dead_or_exploded_net_is_drawn(ffnn: pd.DataFrame, value: float, yscal
 
 def test_a_signal_that_is_missing_is_said(ffnn: pd.DataFrame) -> None:
     figure = plot_spp(ffnn[ffnn["signal"] == "activation"])
-    assert [text.get_text() for text in figure.axes[2].texts] == ["no weights in this frame"]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["no weights in this frame"]
     assert not figure.axes[0].texts
 
 
@@ -159,6 +190,10 @@ def test_arguments_are_checked(ffnn: pd.DataFrame) -> None:
     wrong: list[tuple[Any, dict[str, Any], str]] = [
         (plot_spp, {"convention": "poster"}, "convention must be one of 'definition', 'study'; got 'poster'"),
         (plot_gradient, {"yscale": "symlog"}, "yscale must be one of 'linear', 'log'; got 'symlog'"),
+        (plot_spp, {"statistics": ["mean"]}, "statistics must be one of 'acsm', 'acv', 'second_moment'; got 'mean'"),
+        (plot_spp, {"statistics": []}, "statistics must name one"),
+        (plot_spp, {"axis": "time"}, "axis must be one of 'auto', 'blocks', 'depth'; got 'time'"),
+        (plot_spp, {"axis": "blocks"}, "does not say the roles of layers in 4 blocks"),
         (plot_spp, {"layers": ["block9.*", "nowhere"]}, "no layer matches"),
         (plot_spp, {"layers": []}, "no layer is left"),
         (plot_heatmap, {"signal": "weight"}, "signal must be one of 'activation', .*; got 'weight'"),

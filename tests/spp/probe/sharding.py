@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import socket
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -169,22 +165,3 @@ def seen(way: Way, parts: int, attach_first: bool = False, **options: Any) -> tu
             )
             frame = train(model, probe, part, parts)
     return frame, dict(probe.skipped), losses == list(plain.loss)
-
-
-def in_processes(worker: Callable[..., None], number: int, directory: Path) -> list[Any]:
-    """What each of some processes returns from ``worker(rank, number)``, with torch.distributed running."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = (worker, number, port, str(directory))
-    torch.multiprocessing.start_processes(_start, arguments, nprocs=number, start_method="spawn")
-    return [pickle.loads((directory / f"{rank}.pickle").read_bytes()) for rank in range(number)]
-
-
-def _start(rank: int, worker: Callable[[int, int], Any], number: int, port: int, directory: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=number)
-    Path(directory, f"{rank}.pickle").write_bytes(pickle.dumps(worker(rank, number)))
-    dist.barrier()
-    dist.destroy_process_group()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import math
-import subprocess
-import sys
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from sppbench.spp.names import BATCHNORM_COLUMNS
 from sppbench.spp.probe.batchnorm import _IN_GRAPH, BatchNormProbe
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.sums.batchnorm_sums import CALLS
+from tests.processes import in_processes
 
 FACTORS = ["gain", "gamma_squared", "inverse_variance", "projection"]
 
@@ -493,36 +493,20 @@ def test_half_precision(affine: bool) -> None:
         assert closure(frame).max() < 0.02
 
 
-ONE_OF_TWO = """
-import sys
-import torch
-from torch import nn
-from sppbench.spp.probe.batchnorm import _IN_GRAPH, BatchNormProbe
-from sppbench.spp.sums.batchnorm_sums import CALLS
-file, rank, result = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-net, x = torch.load(result, weights_only=False)
-net = nn.parallel.DistributedDataParallel(net)
-probe = BatchNormProbe(net)
-net(x.split([16, 8])[rank]).logsumexp(1).square().mean().backward()
-readings = probe.readings()
-torch.distributed.barrier()  # the first to leave would break off what the other still waits for
-torch.distributed.destroy_process_group()
-if rank == 0:
-    torch.save((readings.layers, readings.values), result)
-"""
+def one_of_two(rank: int, number: int, net: nn.Module, parts: tuple[Tensor, ...]) -> tuple[tuple[str, ...], Tensor]:
+    net = nn.parallel.DistributedDataParallel(net)
+    probe = BatchNormProbe(net)
+    loss_of(net, parts[rank]).backward()
+    readings = probe.readings()
+    assert readings is not None
+    return readings.layers, readings.values
 
 
 def test_two_processes(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3), nn.BatchNorm1d(3))
-    x = torch.randn(24, 4)
-    torch.save((net, x), tmp_path / "result")
-    command = [sys.executable, "-c", ONE_OF_TWO, str(tmp_path / "store")]
-    processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "result")]) for rank in (0, 1)]
-    assert [process.wait(60) for process in processes] == [0, 0]
-    calls = passes(net, lambda: [loss_of(net, part).backward() for part in x.split([16, 8])] and None)
-    layers, values = torch.load(tmp_path / "result")
+    parts = torch.randn(24, 4).split([16, 8])
+    layers, values = in_processes(partial(one_of_two, net=net, parts=parts), 2, tmp_path)[0]
+    calls = passes(net, lambda: [loss_of(net, part).backward() for part in parts] and None)
     assert layers == ("module.1", "module.4")
     for name, row in zip(("1", "4"), values.tolist(), strict=True):
         assert row == pytest.approx([24 * calls[name][0][1].shape[1], *expected(calls[name])], rel=1e-5)

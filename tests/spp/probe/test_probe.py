@@ -405,6 +405,17 @@ def test_inplace_activations_do_not_change_what_was_read_before_them() -> None:
     same(one_step(model, vectors()), one_step(plain, vectors()))
 
 
+def test_of_sequences_an_inplace_activation_takes_no_gradient() -> None:
+    """There the output of a Linear is a view, whose hooks are lost where it is overwritten."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 4, bias=False), nn.SiLU(inplace=True))
+    plain = copy.deepcopy(model)
+    plain[1].inplace = plain[3].inplace = False
+    x = torch.randn(3, 7, 6)
+    frame = one_step(model, x)
+    assert set(frame.loc[frame["signal"] == "gradient", "layer"]) == {"0", "1", "2", "3"}
+    same(frame, one_step(plain, x))
+
+
 def test_several_calls_of_the_model_before_backward_are_one_batch() -> None:
     model = seeded(mlp)
     with SignalProbe(model) as probe:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sppbench.spp.probe.attention import AttentionProbe
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.probe.processes import Processes
-from tests.spp.probe.sharding import in_processes
+from tests.processes import in_processes
 from tests.spp.reference import same, seeded, select
 
 SIGNALS = ("activation", "gradient", "parameter", "parameter_gradient", "update")

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from sppbench.spp.probe.probe import SignalProbe
+from tests.processes import in_processes
 from tests.spp.probe.lightning_sharding import histories
-from tests.spp.probe.sharding import SIGNALS, STEPS, Net, batch, flattened, in_processes, seen, train, ways_of_two
+from tests.spp.probe.sharding import SIGNALS, STEPS, Net, batch, flattened, seen, train, ways_of_two
 from tests.spp.reference import same, seeded, select
 
 WORLD = 2

@@ -22,6 +22,7 @@ from sppbench.spp.sums import cpu_kernel as kernel_module
 from sppbench.spp.sums.batched import TAIL
 from sppbench.spp.sums.cpu_kernel import Kernel, kernel
 from sppbench.spp.sums.statistics import channel_sums
+from tests.processes import start
 
 REST = len(TAIL)  # what stands behind the sums of channels
 
@@ -310,15 +311,18 @@ def test_it_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert files(cache) == [name]
 
 
+def compile_in(caches: Path) -> None:
+    kernel_module.user_cache_path = lambda name: caches / name  # type: ignore[assignment]
+    kernel.cache_clear()
+    assert kernel() is not None
+
+
 @needs_compiler
 def test_processes_that_compile_at_once_share_the_file(cache: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from sppbench.spp.sums import cpu_kernel as module\n"
-        f"module.user_cache_path = lambda name: Path({str(cache)!r})\n"
-        "sys.exit(module.kernel() is None)"
-    )
-    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
+    both = [start(compile_in, cache.parents[1]) for _ in range(2)]
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
     assert len(files(cache)) == 1
 
 

@@ -24,6 +24,7 @@ from sppbench.spp.theory.closed_forms import (
     residual_sum,
     selu_backward_gain,
     selu_gain,
+    softmax_squares,
     tap_share,
     taps_inside,
 )
@@ -134,3 +135,14 @@ def test_taps_inside_are_counted(size: int, kernel: int, stride: int, padding: i
         torch.ones(1, 1, size, size), torch.ones(1, 1, kernel, kernel), stride=stride, padding=padding
     )
     assert tap_share((size, size), kernel, stride, padding) == pytest.approx(float(square.mean()) / kernel**2)
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.3, 1.0, 4.0])
+def test_squares_of_softmax(variance: float) -> None:
+    logits = math.sqrt(variance) * np.random.default_rng(0).standard_normal((200_000, 16))
+    for keys in (1, 2, 5, 16):
+        weights = np.exp(logits[:, :keys])
+        weights /= weights.sum(1, keepdims=True)
+        expected = softmax_squares(keys, variance)
+        np.testing.assert_allclose(expected, np.square(weights).sum(1).mean(), rtol=5e-3)
+    np.testing.assert_allclose(softmax_squares(np.array([1e6]), 0.5), np.exp(0.5) / 1e6, rtol=1e-4)

@@ -279,7 +279,7 @@ def failing(*arguments: object, **keywords: object) -> None:
 
 @pytest.mark.parametrize("fault", ["plot_gradient", "match_figure", "try_readings"])
 def test_a_figure_that_cannot_be_drawn_is_a_note_and_the_others_are_drawn(
-    whole: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     module = "figures_1_to_5" if fault == "plot_gradient" else "draw_all"
     original = getattr(importlib.import_module(f"sppbench.study.figures.{module}"), fault)
@@ -289,16 +289,16 @@ def test_a_figure_that_cannot_be_drawn_is_a_note_and_the_others_are_drawn(
         return (failing if next(calls) == 0 else original)(*arguments, **keywords)
 
     monkeypatch.setattr(f"sppbench.study.figures.{module}.{fault}", first_fails)
-    drawings, notes = draw(whole)
-    assert list(drawings) == [
-        *("figure1_h100_definition", "figure1_h500", "figure1_h500_definition", "figure3", "figure3_definition")
-    ]
+    for net in (OFF_100, OFF_500):
+        write_ffnn(tmp_path, net, 868, gradient(figure1))
+    drawings, notes = draw(tmp_path)
+    assert list(drawings) == ["figure1_h100_definition", "figure1_h500", "figure1_h500_definition"]
     assert "figure1_h100 cannot be drawn: RuntimeError: latex was not found on this machine" in notes
 
 
-def test_a_figure_that_cannot_be_saved_is_a_note_and_the_others_are_written(whole: Path, tmp_path: Path) -> None:
-    drawings, notes = draw_figures(read_evidence(whole))
-    drawings = drawings[:3]
+def test_a_figure_that_cannot_be_saved_is_a_note_and_the_others_are_written(tmp_path: Path) -> None:
+    write_ffnn(tmp_path / "runs", OFF_100, 868, gradient(figure1))
+    drawings, notes = draw_figures(read_evidence(tmp_path / "runs"))
     drawings[0].figure.savefig = failing  # type: ignore[method-assign]
     paths, problems = write_figures(drawings, notes, [], tmp_path)
     text = "figure1_h100 cannot be drawn: RuntimeError: latex was not found on this machine"

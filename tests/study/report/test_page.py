@@ -14,6 +14,7 @@ from sppbench.evidence.selection import read_evidence
 from sppbench.study.figures.drawing import Reading
 from sppbench.study.report.content import Content, odd_runs
 from sppbench.study.report.page import number, render, write_report
+from sppbench.study.report.run_findings import findings
 from sppbench.study.report.run_list import departures, machines, nets, rows, settings
 from sppbench.study.table.cells import read_table
 from tests.fabricate import report as fabricate
@@ -243,6 +244,28 @@ def test_odd_recordings_are_named(tmp_path: Path) -> None:
     assert "not finite, the first in epoch 9" in nan
     assert "seed=4 recorded 28 layers, and not 29" in shorter
     assert "seed=5" in damaged
+
+
+def test_what_is_wrong_in_a_run_is_on_the_page(outputs: Path, tmp_path: Path) -> None:
+    def dying(layer: str, depth: int, epoch: int, signal: str) -> tuple[float, float]:
+        """A gradient that falls by half a power of ten a layer, towards the input."""
+        return (0.0, 10.0 ** (0.5 * (depth - 28))) if signal == "gradient" else (0.5, 0.5)
+
+    healthy, dead = (outputs / "figures" / "ffnn_bn" / "lr=0.001" / f"seed={seed}" for seed in (67, 868))
+    write_signals(healthy, lambda layer, depth, epoch, signal: (0.5, 0.5))
+    write_signals(dead, dying)
+    evidence = read_evidence(outputs)
+    found = findings(evidence.runs, evidence.directory)
+    name = "figures/ffnn_bn/lr=0.001/seed=868"
+    assert {run: [(one.kind, one.signal) for one in of_run] for run, of_run in found.items()} == {
+        name: [("vanishing", "gradient")]
+    }
+    assert found[name][0].number == pytest.approx(10.0**-12)  # eight times three layers
+    content = dataclasses.replace(make_content(outputs), findings=found)
+    section = page_of(content, tmp_path / "report.html").one("section", id="findings")
+    assert found[name][0].text in section.text
+    assert "He et al. 2015" in section.text
+    assert "Nothing is wrong" in page_of(make_content(outputs), tmp_path / "report.html").one(id="findings").text
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from sppbench.spp.history.small_start import DEAD, SmallStart
 from sppbench.spp.names import GAIN_AND_FACTORS, OF_BATCH, shortened
 
 log = logging.getLogger(__name__)
 
-# A second moment below the first is no signal any more for float32 arithmetic; one above the second is about to
-# overflow.
-DEAD: Final = 1e-30
+#: A second moment above this is about to overflow.
 EXPLODED: Final = 1e15
 
 
@@ -46,7 +45,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
             found[f"{signal}_gain"] = float(10**slope)
     signals = frame[frame["signal"].isin(OF_BATCH)]
     found["dead_layers"] = float(signals.loc[signals["second_moment"] < DEAD, "layer"].nunique())
-    found["nonfinite_layers"] = float(signals.loc[_nonfinite(signals), "layer"].nunique())
+    found["nonfinite_layers"] = float(signals.loc[not_finite(signals), "layer"].nunique())
     return found
 
 
@@ -75,30 +74,24 @@ def summarize_batchnorm(means: pd.DataFrame) -> dict[str, float]:
 class Watch:
     """Warns, once for each layer and kind of trouble, when a signal dies, explodes or is no longer finite.
 
-    A signal that is zero from the first step on, as long as a weight is, as where a branch begins at zero (the B of
-    LoRA, SkipInit, a γ of 0), is not dead: that is logged as an information.
+    A signal that is dead from the first step on as a branch begins at zero or near it (see `SmallStart`) is not: that
+    is logged as an information.
     """
 
     def __init__(self) -> None:
         self._warned: set[tuple[str, str, str]] = set()
-        self._first: int | None = None
-        # Weights that were zero in the first step, and the signals and layers that have been zero ever since.
-        self._zero_weights: set[str] = set()
-        self._zero: set[tuple[str, str]] = set()
+        self._small_start: SmallStart | None = None
 
     def look(self, frame: pd.DataFrame) -> None:
         """Takes the rows of some steps, in the order of the steps."""
         if frame.empty:
             return
-        self._look_for_zero_weights(frame)
-        dead = (frame["second_moment"] < DEAD) & frame["signal"].isin(OF_BATCH)
-        if self._zero:
-            dead &= ~self._is_zero_by_weights(frame)
+        of_small_weights = self._of_small_weights(frame)
         troubles = {
             # Weights may be zero, as those of a new branch often are.
-            "is dead": dead,
+            "is dead": (frame["second_moment"] < DEAD) & frame["signal"].isin(OF_BATCH) & ~of_small_weights,
             "has exploded": (frame["second_moment"] > EXPLODED) & np.isfinite(frame["second_moment"]),
-            "is not finite": _nonfinite(frame),
+            "is not finite": not_finite(frame),
         }
         for trouble, where in troubles.items():
             for (step, signal), rows in frame[where].groupby(["step", "signal"], sort=False):
@@ -107,30 +100,14 @@ class Watch:
                 if new:
                     log.warning(_message(str(signal), int(step), trouble, new))
 
-    def _look_for_zero_weights(self, frame: pd.DataFrame) -> None:
-        if self._first is not None:
-            return
-        self._first = int(frame["step"].iloc[0])
-        rows = frame[(frame["step"] == self._first) & (frame["second_moment"] == 0)]
-        weights = list(rows.loc[rows["signal"] == "parameter", "layer"].unique())
-        rows = rows[rows["signal"].isin(OF_BATCH)]
-        if weights and len(rows):
-            self._zero_weights, self._zero = {*weights}, {*zip(rows["signal"], rows["layer"], strict=True)}
-            layers = shortened(list(rows["layer"].unique()))
-            log.info(f"zero from the first step on, by weights that are zero ({shortened(weights)}): {layers}")
-
-    def _is_zero_by_weights(self, frame: pd.DataFrame) -> pd.Series:
-        """Which rows are of signals that were zero in each step so far, in a step in which such a weight is zero."""
-        zero = frame["second_moment"] == 0
-        weights = (frame["signal"] == "parameter") & frame["layer"].isin(self._zero_weights)
-        keys = pd.Series([*zip(frame["signal"], frame["layer"], strict=True)], index=frame.index)
-        rows = keys.isin(self._zero) & frame["step"].isin(frame.loc[weights & zero, "step"])
-        alive = keys.isin(self._zero) & ~zero
-        if not alive.any():
-            return rows
-        since = frame.loc[alive, "step"].groupby(keys[alive]).min()
-        self._zero -= {*since.index}
-        return rows & (frame["step"] < keys.map(since).fillna(np.inf))
+    def _of_small_weights(self, frame: pd.DataFrame) -> pd.Series:
+        is_first = self._small_start is None
+        known = self._small_start = self._small_start or SmallStart()
+        excused = known.excused(frame)
+        if is_first and known.weights:
+            weights, layers = shortened(known.weights), shortened(known.layers)
+            log.info(f"no signal from the first step on, as weights begin near zero ({weights}): {layers}")
+        return excused
 
 
 def _message(signal: str, step: int, trouble: str, rows: list[dict[str, Any]]) -> str:
@@ -142,5 +119,6 @@ def _message(signal: str, step: int, trouble: str, rows: list[dict[str, Any]]) -
     )
 
 
-def _nonfinite(frame: pd.DataFrame) -> pd.Series:
+def not_finite(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are of a signal that is somewhere not finite."""
     return (frame["nonfinite"] > 0) | ~np.isfinite(frame["second_moment"])

@@ -15,12 +15,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from sppbench.spp.names import short_name
 
 YScale = Literal["linear", "log"]
 
-# 7 inches is the text width of an A4 page, and at this resolution 910 pixels, the width of a panel in W&B.
-WIDTH, DPI = 7.0, 130
+# 7 inches is the text width of an A4 page, and at this resolution twice the 910 pixels of a panel in W&B.
+WIDTH, DPI = 7.0, 260
 POINTS_PER_INCH = 72
 FONT, SMALL_FONT = 8.0, 6.5
 DEPTH_LABEL = "model depth (layers)"
@@ -29,7 +31,8 @@ MARK_COLOR, BLOCK_COLOR, GRID_COLOR = "#333333", "#c4c4c4", "#e6e6e6"
 MARK_HEIGHT = 0.035  # of the axes, for the marks of one curve that cannot be drawn
 LABEL_DISTANCE = 8.0  # points between the middles of two labels, at least
 BLOCK_SHARE = 0.4  # a block that holds more than this share of all layers is divided
-LONGEST_LABEL = 16  # characters of a block's label
+SHORTEST_NAME = 8  # characters of a layer's name that say something
+LONGEST_LABEL = 24  # characters of the name of a layer or a block
 
 
 @contextmanager
@@ -81,6 +84,11 @@ class Block:
     def center(self) -> float:
         return (self.start + self.stop - 1) / 2
 
+    @property
+    def has_bracket(self) -> bool:
+        """Whether there is something to put together."""
+        return self.stop - self.start > 1
+
 
 def name_blocks(names: Sequence[str]) -> list[Block]:
     """Divides layers into blocks by the first components of their names, in order and without gaps.
@@ -102,19 +110,37 @@ def _split(names: Sequence[str], start: int, stop: int, level: int) -> list[Bloc
         block = Block(prefixes[first], start + first, start + after)
         deeper = any(name.count(".") >= level for name in names[block.start : block.stop])
         if deeper and after - first > BLOCK_SHARE * len(names):
-            blocks += _split(names, block.start, block.stop, level + 1)
+            parts = _split(names, block.start, block.stop, level + 1)
+            # Not into single layers, as those of one long Sequential.
+            blocks += parts if any(part.has_bracket for part in parts) else [block]
         else:
             blocks.append(block)
     return blocks
 
 
-def _short_label(label: str) -> str:
-    if len(label) <= LONGEST_LABEL:
-        return label
-    return "…" + label.rpartition(".")[2][1 - LONGEST_LABEL :]
+def layer_labels(
+    names: Sequence[str], kinds: Sequence[str], blocks: Sequence[Block] = (), longest: int = LONGEST_LABEL
+) -> list[str]:
+    """A short name for each layer, without that of its block where this is written beside it.
+
+    Where the last component is only the number in a ``Sequential``, the class says what it is, if there is room for
+    both: "3 BatchNorm2d".
+    """
+    labels = list(names)
+    for block in blocks:
+        if block.has_bracket:
+            for i in range(block.start, block.stop):
+                labels[i] = labels[i].removeprefix(f"{block.label}.")
+    texts = []
+    for label, kind in zip(labels, kinds, strict=True):
+        is_number = label.partition("#")[0].rpartition(".")[2].isdigit()
+        rest = longest - len(kind) - 1
+        both = is_number and rest >= min(len(label), SHORTEST_NAME)
+        texts.append(f"{short_name(label, rest)} {kind}" if both else short_name(label, longest))
+    return texts
 
 
-def _blocks_to_label(blocks: Sequence[Block], points_per_layer: float) -> list[Block]:
+def blocks_to_label(blocks: Sequence[Block], points_per_layer: float) -> list[Block]:
     """The blocks whose labels, written across the depth axis, do not touch; larger blocks have the first choice."""
     chosen: list[Block] = []
     for block in sorted(blocks, key=lambda block: block.start - block.stop):
@@ -142,48 +168,66 @@ def depth_ticks(
     names: Sequence[str],
     kinds: Sequence[str],
     length: float,
-    orientation: Literal["x", "y"] = "x",
     block_labels: bool = True,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Sets the ticks of a depth axis, on which entry i of `names` lies at i.
+    """Sets the ticks of an x axis on which layer i of `names` lies at i.
 
-    Where the kinds of all layers fit beside each other they are written at the ticks; otherwise ticks are numbers, with
-    light lines between blocks of layers and the blocks' names on the opposite side (those for which there is room).
+    Where there is room for them the layers' names are written at the ticks; otherwise ticks are numbers, with light
+    lines between blocks of layers. Brackets above the axes have the blocks' names (if there is room).
 
     Args:
-        ax: axes whose x or y axis is depth.
+        ax: axes whose x axis is depth.
         names: dotted module name of each layer.
         kinds: class name of each layer.
-        length: length of the depth axis in inches, as far as it is known before the layout.
-        orientation: which axis of `ax` is depth.
-        block_labels: whether to write the blocks' names.
+        length: length of the axis in inches, as far as it is known before the layout.
+        block_labels: whether to draw the brackets.
         numbers: number of each layer, where it is not its place.
     """
-    vertical = orientation == "x"
-    axis = ax.xaxis if vertical else ax.yaxis
-    rotation = 90 if vertical else 0
-    if fits_names(len(names), length):
-        axis.set_ticks(range(len(names)), labels=list(kinds))
-        ax.tick_params(orientation, rotation=rotation, labelsize=SMALL_FONT, length=2, pad=1.5)
-        if vertical:
-            axis.grid(True, color=GRID_COLOR, linewidth=0.6)
-        return
-    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
-    if numbers is not None:
-        axis.set_major_formatter(entry_formatter(numbers))
-    ax.tick_params(orientation, labelsize=FONT - 1, length=3)
     blocks = name_blocks(names)
-    draw_line = ax.axvline if vertical else ax.axhline
-    for block in blocks[1:]:
-        draw_line(block.start - 0.5, color=BLOCK_COLOR, linewidth=0.5, zorder=0.5, gid="block boundary")
+    if fits_names(len(names), length):
+        labels = layer_labels(names, kinds, blocks)
+        ax.set_xticks(range(len(names)), labels=labels)
+        upright = max(map(text_width, labels)) > 0.9 * length * POINTS_PER_INCH / len(names)
+        ax.tick_params("x", rotation=90 if upright else 0, labelsize=SMALL_FONT, length=2, pad=1.5)
+        ax.xaxis.grid(True, color=GRID_COLOR, linewidth=0.6)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
+        if numbers is not None:
+            ax.xaxis.set_major_formatter(entry_formatter(numbers))
+        ax.tick_params("x", labelsize=FONT - 1, length=3)
+        for block in blocks[1:]:
+            ax.axvline(block.start - 0.5, color=BLOCK_COLOR, linewidth=0.5, zorder=0.5, gid="block boundary")
     if block_labels:
-        opposite = ax.secondary_xaxis("top") if vertical else ax.secondary_yaxis("right")
-        labelled = _blocks_to_label(blocks, length * POINTS_PER_INCH / len(names))
-        opposite_axis = opposite.xaxis if vertical else opposite.yaxis
-        opposite_axis.set_ticks([block.center for block in labelled], labels=[_short_label(b.label) for b in labelled])
-        opposite.tick_params(orientation, rotation=rotation, labelsize=SMALL_FONT, length=0, pad=2)
-        opposite.spines[:].set_visible(False)
+        _draw_brackets(ax, [block for block in blocks if block.has_bracket], length * POINTS_PER_INCH / len(names))
+
+
+def _draw_brackets(ax: Axes, blocks: Sequence[Block], points_per_layer: float) -> None:
+    """A line above each block, and the names that do not touch: along the axis if there is room for all, or upright."""
+    widths = [text_width(short_name(block.label, LONGEST_LABEL)) for block in blocks]
+    rooms = [(block.stop - block.start) * points_per_layer for block in blocks]
+    along = all(width <= room for width, room in zip(widths, rooms, strict=True))
+    labelled = list(blocks) if along else blocks_to_label(blocks, points_per_layer)
+    above = ax.secondary_xaxis("top")
+    labels = [short_name(block.label, LONGEST_LABEL) for block in labelled]
+    above.set_xticks([block.center for block in labelled], labels=labels)
+    above.tick_params("x", rotation=0 if along else 90, labelsize=SMALL_FONT, length=0, pad=4)
+    above.spines[:].set_visible(False)
+    for block in blocks:
+        ax.plot(
+            [block.start - 0.3, block.stop - 0.7],
+            [1.015, 1.015],
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+            color=MARK_COLOR,
+            linewidth=0.8,
+            gid="bracket",
+        )
+
+
+def text_width(label: str) -> float:
+    """Of a label at a tick, in points, about."""
+    return 0.55 * SMALL_FONT * len(label)
 
 
 def short_number(value: float, _position: int | None = None) -> str:
@@ -192,18 +236,20 @@ def short_number(value: float, _position: int | None = None) -> str:
     return f"{mantissa}e{int(power)}" if exponent else mantissa
 
 
-def scale_values(ax: Axes, yscale: YScale, rows_of_marks: int) -> None:
+def scale_values(panels: Axes | Sequence[Axes], yscale: YScale, rows_of_marks: int) -> None:
     """Sets the limits and ticks of the y axis for the curves drawn so far, which are not negative.
 
     Args:
-        ax: axes with curves.
+        panels: axes with curves, or several that share their y axis.
         yscale: "linear", which begins a little below zero so that a curve at zero does not hide in the frame, or "log".
         rows_of_marks: how many curves may have marks at the bottom edge; the values are kept above these.
     """
-    lines = [line for line in ax.get_lines() if line.get_transform() == ax.transData]
+    panels = [panels] if isinstance(panels, Axes) else list(panels)
+    lines = [line for ax in panels for line in ax.get_lines() if line.get_transform() == ax.transData]
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in lines] or [np.zeros(0)])
     values = values[np.isfinite(values)]
     below, above = 0.045 + MARK_HEIGHT * rows_of_marks, 0.05  # shares of the axes without values
+    ax = panels[0]
     if yscale == "log":
         ax.set_yscale("log")
         low, high = (np.log10(values.min()), np.log10(values.max())) if values.size else (-0.5, 0.5)
@@ -217,10 +263,28 @@ def scale_values(ax: Axes, yscale: YScale, rows_of_marks: int) -> None:
         ax.set_ylim(-below * room, high + above * room)
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter(FuncFormatter(short_number))
-    ax.tick_params("y", which="both", labelsize=FONT - 1)
-    ax.grid(True, axis="y", color=GRID_COLOR, linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    for ax in panels:
+        ax.tick_params("y", which="both", labelsize=FONT - 1)
+        ax.grid(True, axis="y", color=GRID_COLOR, linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+
+
+def end_ticks_at(ax: Axes, share: float) -> None:
+    """Leaves out the ticks of a logarithmic y axis below a share of its length, as what is there has no scale."""
+    low, high = np.log10(ax.get_ylim())
+    least = 10 ** (low + share * (high - low))
+    ax.yaxis.set_major_locator(_LogTicksFrom(least))
+    ax.yaxis.set_minor_locator(_LogTicksFrom(least, subs=range(2, 10)))
+
+
+class _LogTicksFrom(LogLocator):
+    def __init__(self, least: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._least = least
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        return [tick for tick in super().tick_values(vmin, vmax) if tick >= self._least]
 
 
 def say_empty(ax: Axes, text: str) -> None:

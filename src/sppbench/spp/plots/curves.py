@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sppbench.checks import check_choice
 from sppbench.spp.history.epoch_means import epoch_mean
 from sppbench.spp.names import COLUMNS, LATER_COLUMNS, OF_WEIGHTS, Signal
 from sppbench.spp.plots.overlay import overlay
+from sppbench.spp.plots.per_sample import gradients_per_sample
 from sppbench.spp.theory.chain import Init
 
 Convention = Literal["definition", "study"]
@@ -61,20 +61,17 @@ class Curves:
 
     `table` has one row per (epoch, layer, signal). Its columns acsm and acv hold the statistics that the convention
     draws under these names, `departs` whether those are the study's (second moment and overall variance), and `x` the
-    layer's depth from 0. `labels` has an entry for each epoch, in the order of drawing. `averaging` says what a curve
-    is. `expected` has the values that theory expects, see `overlay`.
+    place of the layer among the drawn `layers`: one for each depth of the frame, as weights of other names than their
+    module's have its depth. `numbers` are these depths. `labels` has an entry for each epoch, in the order of drawing.
+    `averaging` says what a curve is. `expected` has the values that theory expects, see `overlay`.
     """
 
     table: pd.DataFrame
     labels: dict[int, str]
     layers: Layers
+    numbers: list[int]
     averaging: str
     expected: pd.DataFrame
-
-    def expected_of(self, signal: Signal) -> dict[str, pd.DataFrame]:
-        """What each source expects of a signal, in the order of the legend."""
-        rows = self.expected[self.expected["signal"] == signal]
-        return {source: rows[rows["source"] == source] for source in self.sources}
 
     @property
     def sources(self) -> list[str]:
@@ -83,34 +80,54 @@ class Curves:
 
 def select_curves(
     frame: pd.DataFrame,
-    epochs: Sequence[int],
+    epochs: Sequence[int] | None,
     convention: Convention,
     layers: str | Sequence[str] | None,
     merges: bool,
     full_batches_only: bool,
     expected: pd.DataFrame | Init | None = None,
+    statistics: Sequence[Statistic] = ("acsm", "acv"),
+    per_sample: bool = False,
 ) -> Curves:
     """The curves of some epochs; arguments and errors are those of `plot_spp`.
 
     Averaged frames may have a column `averaged`, which says in words what was averaged, such as "full batches only".
     """
-    check_choice("convention", convention, get_args(Convention))
     averaged = "steps" in frame
     unneeded = {*LATER_COLUMNS, *(["samples"] if averaged else [])}
     check_frame(frame, [name for name in COLUMNS if name not in unneeded])
     if averaged and full_batches_only:
         raise ValueError("full_batches_only needs a history; this frame is averaged over steps already")
+    if per_sample:
+        frame = gradients_per_sample(frame)
     whole = frame
-    frame, drawn = select_layers(frame, layers, merges)
+    frame, _ = select_layers(frame, layers, merges)
     chosen = _choose_epochs(frame, epochs)
     frame = frame[frame["epoch"].isin(chosen)]
     labels = {epoch: f"Epoch {epoch}" for epoch in chosen}
     if not averaged and frame["step"].nunique() == 1:
         labels = {chosen[0]: f"step {frame['step'].iloc[0]}"}
     table = _average(frame, convention, full_batches_only)
-    table = table.assign(x=drawn.depths(table))
+    places, depths = _places(frame)
+    table = table.assign(x=np.searchsorted(depths, table["depth"].to_numpy(np.int64)))
+    # Without sums and gates layers are numbered anew, as in the study.
+    numbers = depths if merges else list(range(len(depths)))
     averaging = _describe_average(frame, full_batches_only)
-    return Curves(table, labels, drawn, averaging, overlay(expected, whole, table))
+    if per_sample:
+        averaging += "; gradients times the size of the batch"
+    return Curves(table, labels, places, numbers, averaging, overlay(expected, whole, table, statistics))
+
+
+def _places(frame: pd.DataFrame) -> tuple[Layers, list[int]]:
+    """The places on the depth axis, one for each depth in ascending order, and these depths.
+
+    A place has the name of the module that runs there, and not that of a weight, such as ``gru.weight_ih_l0``.
+    """
+    layers = frame[["depth", "layer", "kind", "signal"]].drop_duplicates(["depth", "layer", "signal"])
+    layers = layers.assign(is_weight=layers["signal"].isin(OF_WEIGHTS))
+    layers = layers.sort_values(["depth", "is_weight"], kind="stable").drop_duplicates("depth")
+    names, kinds = [str(name) for name in layers["layer"]], [str(kind) for kind in layers["kind"]]
+    return Layers(names, kinds), [int(depth) for depth in layers["depth"]]
 
 
 def select_layers(frame: pd.DataFrame, layers: str | Sequence[str] | None, merges: bool) -> tuple[pd.DataFrame, Layers]:
@@ -143,10 +160,10 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def _choose_epochs(frame: pd.DataFrame, epochs: Sequence[int]) -> list[int]:
-    """Those of `epochs` that are there; if none is, the first, middle and last that are."""
+def _choose_epochs(frame: pd.DataFrame, epochs: Sequence[int] | None) -> list[int]:
+    """Those of `epochs` that are there; if none is named or there, the first, middle and last that are."""
     available = sorted(int(epoch) for epoch in frame["epoch"].unique())
-    chosen = [epoch for epoch in dict.fromkeys(epochs) if epoch in available]
+    chosen = [epoch for epoch in dict.fromkeys(epochs or ()) if epoch in available]
     return chosen or sorted({available[0], available[(len(available) - 1) // 2], available[-1]})
 
 
@@ -183,9 +200,9 @@ def _range(counts: pd.Series) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def formula(rows: pd.DataFrame, column: Literal["acsm", "acv"]) -> str:
+def formula(rows: pd.DataFrame, column: Statistic) -> str:
     """The statistic that rows of `Curves.table` hold in a column; both, and which is where, if they mix two."""
-    if rows.empty or not rows["departs"].any():
+    if column == "second_moment" or not rows["departs"].any():
         return FORMULAS[column]
     if rows["departs"].all():
         return STUDY_FORMULAS[column]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from sppbench.spp.plots.axes import FONT, MARK_HEIGHT, YScale
+from sppbench.spp.plots.axes import FONT, MARK_HEIGHT, SMALL_FONT, YScale, end_ticks_at
 
 LineStyle = str | tuple[float, tuple[float, ...]]
 
@@ -51,23 +51,26 @@ class Style:
         line = {"color": self.color, "linestyle": LINE_STYLES[styles_used % len(LINE_STYLES)], "markeredgewidth": 0}
         if self.dense:
             # The dots show values whose neighbours are both missing, which no line reaches.
-            return {**line, "linewidth": self._from_to(1.7, 0.6), "marker": "o", "markersize": self._from_to(2.2, 1.4)}
+            return {**line, "linewidth": self.from_to(1.7, 0.6), "marker": "o", "markersize": self.from_to(2.2, 1.4)}
         marker = MARKERS[self.index % len(MARKERS)]
-        return {**line, "linewidth": self._from_to(2.6, 1.0), "marker": marker, "markersize": self._from_to(5.5, 2.6)}
+        return {**line, "linewidth": self.from_to(2.6, 1.0), "marker": marker, "markersize": self.from_to(5.5, 2.6)}
 
-    def _from_to(self, first: float, last: float) -> float:
+    def from_to(self, first: float, last: float) -> float:
+        """A size that goes from that of the first curve to that of the last one."""
         return first + (last - first) * self.index / max(self.count - 1, 1)
 
 
 @dataclass(frozen=True)
 class Undrawn:
-    """How many values a curve lacks: not finite, or zero (or below) on a logarithmic axis."""
+    """How many values a curve lacks: not finite, or zero on a logarithmic axis, exactly or up to rounding."""
 
     nonfinite: int = 0
     zero: int = 0
+    rounding: int = 0
 
     def __add__(self, other: Undrawn) -> Undrawn:
-        return Undrawn(self.nonfinite + other.nonfinite, self.zero + other.zero)
+        sums = self.nonfinite + other.nonfinite, self.zero + other.zero, self.rounding + other.rounding
+        return Undrawn(*sums)
 
     def note(self) -> str:
         """One line for below the figure, empty if nothing is missing."""
@@ -76,6 +79,8 @@ class Undrawn:
             parts.append(f"{CROSS} not finite: {_values(self.nonfinite)}")
         if self.zero:
             parts.append(f"{TRIANGLE} zero, below a logarithmic axis: {_values(self.zero)}")
+        if self.rounding:
+            parts.append(f"{TRIANGLE} zero up to rounding, below (4ε)² mean(x²): {_values(self.rounding)}")
         return "    ".join(parts)
 
 
@@ -90,6 +95,9 @@ def draw_curve(
     style: Style,
     yscale: YScale,
     label: str,
+    floor: NDArray[np.float64] | float = 0.0,
+    breaks: bool = False,
+    **look: Any,
 ) -> Undrawn:
     """Draws one curve; where a value cannot be drawn it has a gap, and a mark at the bottom edge of the axes.
 
@@ -100,12 +108,17 @@ def draw_curve(
         style: of this curve.
         yscale: of the axes; on "log" values of zero cannot be drawn.
         label: for the legend.
+        floor: rounding floor, a number or of shape (n,); on "log" values up to it are drawn as zero.
+        breaks: whether the line breaks where layers between two of these have no value.
+        look: arguments for the `Line2D` other than those of the style.
     """
     nonfinite = ~np.isfinite(y)
-    zero = ~nonfinite & (y <= 0) & (yscale == "log")
+    zero = ~nonfinite & (y <= floor) & (yscale == "log")
     drawn = np.where(nonfinite | zero, np.nan, y)
     zorder = 2 + 0.1 * style.index
-    ax.plot(x, drawn, label=label, zorder=zorder, **style.arguments())
+    gaps = np.flatnonzero(np.diff(x) > 1) + 1 if breaks else np.zeros(0, dtype=np.int64)
+    line = np.insert(x.astype(np.float64), gaps, np.nan), np.insert(drawn, gaps, np.nan)
+    ax.plot(*line, label=label, zorder=zorder, **(style.arguments() | look))
     # Each curve has its own height at the edge: the marks of epochs that died at the same layer stay apart.
     height = MARK_HEIGHT * (style.index + 0.5)
     for missing, mark, width in ((nonfinite, "x", 1.0), (zero, "v", 0.0)):
@@ -122,7 +135,57 @@ def draw_curve(
                 zorder=zorder,
                 gid="not finite" if mark == "x" else "zero",
             )
-    return Undrawn(int(nonfinite.sum()), int(zero.sum()))
+    exact = int((zero & (y <= 0)).sum())
+    return Undrawn(int(nonfinite.sum()), exact, int(zero.sum()) - exact)
+
+
+def draw_floor(ax: Axes, floor: float, rows_of_marks: int, words: bool = True) -> None:
+    """A thin line between the values and the marks of those that are zero up to rounding, and what the floor is.
+
+    Below it the axis has no ticks: the floors, which differ from layer to layer, may lie decades lower.
+
+    Args:
+        ax: axes whose y axis is logarithmic and has its limits.
+        floor: the largest of the panel's rounding floors: what is drawn above the line is above its own.
+        rows_of_marks: how many curves may have marks below it.
+        words: whether to write what it is.
+    """
+    height = MARK_HEIGHT * rows_of_marks + 0.01
+    end_ticks_at(ax, height)
+    ax.plot([0, 1], [height] * 2, transform=ax.transAxes, color=EXPECTED_COLOR, linewidth=0.5, gid="rounding floor")
+    if not words:
+        return
+    mantissa, _, power = f"{floor:.0e}".partition("e")
+    ax.annotate(
+        f"rounding floor, up to {mantissa}e{int(power)}",
+        (1, height),
+        xycoords="axes fraction",
+        xytext=(0, 1),
+        textcoords="offset points",
+        ha="right",
+        fontsize=SMALL_FONT - 1.5,
+        color=EXPECTED_COLOR,
+    )
+
+
+def add_key(ax: Axes, markers: Mapping[str, str]) -> None:
+    """Says above the axes what markers mean, from text to marker."""
+    handles = [
+        Line2D([], [], linestyle="none", marker=marker, color=EXPECTED_COLOR, markersize=4.0, label=text)
+        for text, marker in markers.items()
+    ]
+    ax.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=min(len(handles), 5),
+        fontsize=SMALL_FONT,
+        frameon=False,
+        borderpad=0.1,
+        borderaxespad=0.2,
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )
 
 
 def expected_style(index: int, dense: bool) -> dict[str, Any]:
@@ -143,7 +206,9 @@ def draw_expected(
     ax.plot(x, np.where(drawable, y, np.nan), label=label, zorder=3 + index, **expected_style(index, dense))
 
 
-def add_legend(figure: Figure, labels: Sequence[str], dense: bool, title: str, expected: Sequence[str] = ()) -> None:
+def add_legend(
+    figure: Figure, labels: Sequence[str], dense: bool, title: str, expected: Mapping[int, str] | None = None
+) -> None:
     """The figure's title and the curves' legend, outside of the axes: on the spikes of 240 layers no corner is free.
 
     Args:
@@ -151,14 +216,14 @@ def add_legend(figure: Figure, labels: Sequence[str], dense: bool, title: str, e
         labels: of the curves, in the order of drawing.
         dense: as of the curves' `Style`.
         title: of the figure, one or more lines.
-        expected: labels of the expected curves, as long as they may be.
+        expected: labels of the expected curves that are drawn, as long as they may be, by their number.
     """
     styles = [Style(index, len(labels), dense) for index in range(len(labels))]
     handles = [Line2D([], [], label=label, **style.arguments()) for style, label in zip(styles, labels, strict=True)]
-    for index, label in enumerate(expected):
+    for index, label in (expected or {}).items():
         wrapped = textwrap.fill(label, max(92 - 15 * len(labels), 47))
         handles.append(Line2D([], [], label=wrapped, **expected_style(index, dense)))
-    columns = 2 if len(expected) > 1 else 4 if expected else 6
+    columns = 2 if expected and len(expected) > 1 else 4 if expected else 6
     # One artist, because the layout would put a title and a legend outside of the axes at the same place.
     legend = figure.legend(
         handles=handles,

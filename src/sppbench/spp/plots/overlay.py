@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +12,12 @@ from sppbench.spp.theory.chain import Init, expected_of_chain
 STATISTICS = ("acsm", "acv", "second_moment", "mean")
 
 
-def overlay(expected: pd.DataFrame | Init | None, frame: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
+COLUMNS = ["source", "signal", "layer", "x", "acsm", "acv", "second_moment"]
+
+
+def overlay(
+    expected: pd.DataFrame | Init | None, frame: pd.DataFrame, drawn: pd.DataFrame, statistics: Sequence[str]
+) -> pd.DataFrame:
     """The expected values of the statistics that are drawn, for layers and signals that are.
 
     Args:
@@ -18,17 +25,18 @@ def overlay(expected: pd.DataFrame | Init | None, frame: pd.DataFrame, drawn: pd
             `expected_of_net` makes it; or the name of a theory, see `expected_of_chain`; or None, for nothing.
         frame: what the figure is of, whole.
         drawn: the figure's rows, with the columns layer, signal, x and departs, see `Curves`.
+        statistics: which of acsm, acv and second_moment the figure draws.
 
     Returns:
-        a row per (source, layer, signal), with the columns source, signal, x, acsm and acv. The last two hold the
-        statistics that are drawn under these names, NaN where the table does not say.
+        a row per (source, layer, signal), with the columns source, signal, layer, x, acsm, acv and second_moment. The
+        last three hold the statistics that are drawn under these names, NaN where the table does not say.
 
     Raises:
         ValueError: an unknown theory, or one that is not for this net; a table that lacks columns, says something twice
             or has nothing for this figure.
     """
     if expected is None:
-        return pd.DataFrame(columns=["source", "signal", "x", "acsm", "acv"])
+        return pd.DataFrame(columns=COLUMNS)
     table = expected_of_chain(frame, expected) if not isinstance(expected, pd.DataFrame) else _checked(expected)
     table = _completed(table)
     places = drawn[["layer", "signal", "x", "departs"]].drop_duplicates(["layer", "signal"])
@@ -38,9 +46,9 @@ def overlay(expected: pd.DataFrame | Init | None, frame: pd.DataFrame, drawn: pd
         acsm=table["second_moment"].where(departs, table["acsm"]),
         acv=(table["second_moment"] - table["mean"] ** 2).where(departs, table["acv"]),
     )
-    if not np.isfinite(table[["acsm", "acv"]].to_numpy(np.float64)).any():
+    if not np.isfinite(table[list(statistics)].to_numpy(np.float64)).any():
         raise ValueError("`expected` says nothing of the layers, signals and statistics of this figure")
-    return table.sort_values("x", kind="stable")[["source", "signal", "x", "acsm", "acv"]]
+    return table.sort_values("x", kind="stable")[COLUMNS]
 
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:

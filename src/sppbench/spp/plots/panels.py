@@ -1,15 +1,18 @@
-"""From a history of signal propagation to figures: the panels of the study, and its gradient figures.
+"""From a history of signal propagation to figures: of activations, weights and gradients, or of gradients alone.
 
 Input is a table with one row per (step, layer, signal), as a probe's `collect` and `read_history` return it, or the
 output of `epoch_mean` with one row per (epoch, layer, signal). Output is a `matplotlib.figure.Figure` that pyplot does
-not know of: nothing is shown, written or left open, and no backend is chosen. It is 7 inches or 910 pixels wide.
+not know of: nothing is shown, written or left open, and no backend is chosen. It is 7 inches or 1820 pixels wide.
 
-Statistics of a tensor x with channels c (Brock, De & Smith 2021): ACSM, mean_c(mean(x)²), and ACV, mean_c(var(x)), both
-in units of x². With the convention "definition" they are drawn as they are. The convention "study" is for figures
-beside those of the poster "Designing Normalizer-Free EfficientNets" (JKU Linz, 2025): for tensors of two or fewer
-dimensions, and for all weights, its "ACSM" is the second moment mean(x²), and its "ACV" the overall variance var(x). In
-one thing more it differs, which no convention can undo: for Swish it recorded the inner sigmoid; a history holds the
-activation.
+Statistics of a tensor x with channels c: the second moment mean(x²), which is drawn by default, and its two parts
+(Brock, De & Smith 2021), ACSM, mean_c(mean(x)²), and ACV, mean_c(var(x)), all in units of x². With the convention
+"definition" these are drawn as they are. The convention "study" is for figures beside those of the poster "Designing
+Normalizer-Free EfficientNets" (JKU Linz, 2025): for tensors of two or fewer dimensions, and for all weights, its "ACSM"
+is the second moment, and its "ACV" the overall variance var(x). In one thing more it differs, which no convention can
+undo: for Swish it recorded the inner sigmoid; a history holds the activation.
+
+On a logarithmic scale ACSM and ACV up to (4 ε)² mean(x²), with ε = 2⁻²³ of float32, are drawn as zero: so much is left
+of a mean that cancels when all values are rounded, as that of a gradient at a Linear that feeds a batch normalization.
 """
 
 from __future__ import annotations
@@ -19,160 +22,174 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sppbench.checks import check_choice
 from sppbench.spp.names import PANEL_SIGNALS, Signal
 from sppbench.spp.plots import axes, lines
 from sppbench.spp.plots.axes import YScale
-from sppbench.spp.plots.curves import (
-    SIGNAL_NAMES,
-    Convention,
-    Curves,
-    Layers,
-    formula,
-    select_curves,
-)
-from sppbench.spp.plots.lines import Style, Undrawn
+from sppbench.spp.plots.curves import Convention, Curves, Statistic, select_curves
+from sppbench.spp.plots.depth_panels import draw_over_depth, is_dense
+from sppbench.spp.plots.groups import expected_label
+from sppbench.spp.plots.lines import Undrawn
+from sppbench.spp.plots.role_panels import FEWEST_BLOCKS, draw_over_blocks, has_roles
 from sppbench.spp.theory.chain import Init
 
-# Inches of depth axis, as the layout leaves them.
-PANEL_WIDTH, FULL_WIDTH = 2.7, 6.0
+DepthAxis = Literal["auto", "blocks", "depth"]
 
 
 @axes.fixed_settings()
 def plot_spp(
     frame: pd.DataFrame,
-    epochs: Sequence[int] = (0, 9, 19),
-    convention: Convention = "definition",
-    yscale: YScale = "linear",
+    epochs: Sequence[int] | None = None,
+    convention: Convention | None = None,
+    yscale: YScale = "log",
     layers: str | Sequence[str] | None = None,
     merges: bool = True,
     full_batches_only: bool = False,
     expected: pd.DataFrame | Init | None = None,
+    statistics: Statistic | Sequence[Statistic] | None = None,
+    axis: DepthAxis = "auto",
+    per_sample: bool = False,
 ) -> Figure:
-    """The panels of the study: activations, weights and gradients in rows, ACSM and ACV in columns, a curve an epoch.
+    """Second moments of activations, weights and gradients through the net, a curve an epoch.
 
-    A curve is the mean over all steps of its epoch (see `epoch_mean`). A value that cannot be drawn leaves a gap and a
-    mark at the bottom edge, and is counted below the figure.
+    Where a net has at least four equal blocks, such as a transformer or a ResNet, each role that layers have in them
+    (``mlp.fc1``) has a small panel with the blocks on x; layers that are in no block, or in one only, share the last
+    panel. Otherwise x is depth, and weights of each kind are a curve. A curve is the mean over all steps of its epoch
+    (see `epoch_mean`). A value that cannot be drawn leaves a gap and a mark at the bottom edge, and is counted below
+    the figure.
 
     Args:
         frame: a history, or one step of it, or its `epoch_mean`.
-        epochs: epochs to draw, from 0; those not in the frame are left out. If none is there: first, middle and last.
-        convention: "definition" or "study", see the module's docstring; the axes' labels say which statistic is drawn.
-        yscale: "linear" or "log".
-        layers: names of layers, or patterns such as "features.1.*"; None is all. Depth is counted over these.
+        epochs: epochs to draw, from 0; those not in the frame are left out. If none is named or there: the first, the
+            middle and the last one.
+        convention: what is meant by ACSM and ACV, "definition" or "study", see the module's docstring; one that is
+            named draws these two instead of the second moment. The labels say what is drawn.
+        yscale: "log" or "linear".
+        layers: names of layers, or patterns such as "features.1.*"; None is all. They keep their depth.
         merges: whether sums and gates (Sum, MPSum, Scale, MPScale) count as layers. Without them layers have the
             study's numbers: the first gate of SN-EfficientNet is layer 8.
         full_batches_only: leave steps with a smaller batch out of the mean. It needs a history.
         expected: values at initialization to draw as dashed lines, with their source in the legend: the table that
             `expected_of_net` makes of a net, or one like it; or "he" or "lecun", the theory of a plain chain of
             Linear, BatchNorm1d and activations with such weights, see `expected_of_chain`.
+        statistics: of "second_moment", "acsm" and "acv"; by default the first, or with a convention the others.
+        axis: "blocks" or "depth"; "auto" takes the blocks where there are four.
+        per_sample: multiply gradients by the number of samples of their batch, so that smaller batches do not weigh
+            more, see `sppbench.spp.plots.per_sample`. It needs a history. A table that is `expected` must then be of
+            `gradients_per_sample(frame)`, too.
 
     Returns:
-        a figure with six axes, row by row. On x, depth counts the drawn layers from 0.
+        a figure. Over depth it has a row for each signal and a column for each statistic; over blocks these are one
+        below the other.
 
     Raises:
-        ValueError: an unknown `convention` or `yscale`; a frame without rows or without a column that is needed;
-            `layers` that match none; `full_batches_only` with a frame that is averaged already; an `expected` that
-            is not for this net, lacks columns or says nothing of what is drawn.
+        ValueError: an unknown `convention`, `yscale`, `axis` or statistic; a frame without rows or without a column
+            that is needed; blocks that are not in the frame; `layers` that match none; `full_batches_only` with a frame
+            that is averaged already; an `expected` that is not for this net, lacks columns or says nothing of what is
+            drawn.
 
     Example:
         >>> history = read_history("run/spp.parquet")
-        >>> figure = plot_spp(history, epochs=(0, 9, 19), yscale="log")
+        >>> figure = plot_spp(history, statistics=["acsm", "acv"])
         >>> figure.savefig("panels.png")
     """
-    check_choice("yscale", yscale, get_args(YScale))
-    curves = select_curves(frame, epochs, convention, layers, merges, full_batches_only, expected)
-    figure = axes.new_figure(7.6)
-    panels = figure.subplots(3, 2, sharex=True)
-    undrawn = Undrawn()
-    for row, signal in zip(panels, PANEL_SIGNALS, strict=True):
-        undrawn += _draw_panel(row[0], curves, signal, "acsm", yscale, PANEL_WIDTH)
-        undrawn += _draw_panel(row[1], curves, signal, "acv", yscale, PANEL_WIDTH)
-    for (row_number, _), ax in np.ndenumerate(panels):
-        _draw_depth(ax, curves.layers, PANEL_WIDTH, block_labels=row_number == 0)
-    for ax in panels[-1]:
-        ax.set_xlabel(axes.DEPTH_LABEL, fontsize=axes.FONT)
-    _explain(figure, "Signal propagation", curves, convention, PANEL_WIDTH, undrawn)
-    return figure
+    _check(convention, yscale, axis)
+    chosen = _chosen(statistics, ("second_moment",) if convention is None else ("acsm", "acv"))
+    curves = select_curves(
+        frame, epochs, convention or "definition", layers, merges, full_batches_only, expected, chosen, per_sample
+    )
+    return _draw("Signal propagation", curves, PANEL_SIGNALS, chosen, convention, yscale, axis)
 
 
 @axes.fixed_settings()
 def plot_gradient(
     frame: pd.DataFrame,
-    epochs: Sequence[int] = (0, 9, 19),
-    convention: Convention = "study",
-    yscale: YScale = "linear",
+    epochs: Sequence[int] | None = None,
+    convention: Convention | None = None,
+    yscale: YScale = "log",
     layers: str | Sequence[str] | None = None,
     merges: bool = True,
     full_batches_only: bool = False,
     expected: pd.DataFrame | Init | None = None,
+    axis: DepthAxis = "auto",
+    per_sample: bool = False,
 ) -> Figure:
-    """The gradients' ACSM alone, large, as in Figures 1 and 2 of the study.
+    """The second moments of the gradients alone, large; with a convention their ACSM.
 
-    The convention is the study's unless said otherwise, so that a feed-forward net shows second moments: batch
-    normalization takes the mean out of gradients, and by its definition ACSM is zero at every Linear that feeds one.
+    As in Figures 1 and 2 of the study, whose convention shows second moments for a feed-forward net, too. Batch
+    normalization takes the mean out of gradients: by its definition ACSM is zero at every Linear that feeds one.
 
     Arguments and errors are those of `plot_spp`.
 
     Returns:
-        a figure with one axes. On x, depth counts the drawn layers from 0.
+        a figure.
 
     Example:
         >>> history = read_history("run/spp.parquet", signals="gradient")
         >>> figure = plot_gradient(history, full_batches_only=True)
         >>> figure.savefig("gradients.pdf")
     """
+    _check(convention, yscale, axis)
+    chosen = _chosen("second_moment" if convention is None else "acsm", ())
+    curves = select_curves(
+        frame, epochs, convention or "definition", layers, merges, full_batches_only, expected, chosen, per_sample
+    )
+    return _draw("Gradient propagation", curves, ["gradient"], chosen, convention, yscale, axis)
+
+
+def _check(convention: Convention | None, yscale: YScale, axis: DepthAxis) -> None:
+    if convention is not None:
+        check_choice("convention", convention, get_args(Convention))
     check_choice("yscale", yscale, get_args(YScale))
-    curves = select_curves(frame, epochs, convention, layers, merges, full_batches_only, expected)
-    figure = axes.new_figure(3.8)
-    ax = figure.subplots()
-    undrawn = _draw_panel(ax, curves, "gradient", "acsm", yscale, FULL_WIDTH)
-    _draw_depth(ax, curves.layers, FULL_WIDTH)
-    ax.set_xlabel(axes.DEPTH_LABEL, fontsize=axes.FONT)
-    _explain(figure, "Gradient propagation", curves, convention, FULL_WIDTH, undrawn)
+    check_choice("axis", axis, get_args(DepthAxis))
+
+
+def _chosen(statistics: Statistic | Sequence[Statistic] | None, default: Sequence[Statistic]) -> Sequence[Statistic]:
+    if statistics is None:
+        return default
+    chosen: list[Statistic] = [statistics] if isinstance(statistics, str) else list(dict.fromkeys(statistics))
+    if not chosen:
+        raise ValueError("statistics must name one at least")
+    for statistic in chosen:
+        check_choice("statistics", statistic, get_args(Statistic))
+    return chosen
+
+
+def _draw(
+    name: str,
+    curves: Curves,
+    signals: Sequence[Signal],
+    statistics: Sequence[Statistic],
+    convention: Convention | None,
+    yscale: YScale,
+    axis: DepthAxis,
+) -> Figure:
+    over_blocks = axis == "blocks" or (axis == "auto" and has_roles(curves.table))
+    if over_blocks and not has_roles(curves.table):
+        raise ValueError(f"the frame does not say the roles of layers in {FEWEST_BLOCKS} blocks: take axis='depth'")
+    alone = len(signals) == 1
+    if over_blocks:
+        figure, undrawn = draw_over_blocks(curves, signals, statistics, yscale, *([1.3] if alone else []))
+    else:
+        figure, undrawn = draw_over_depth(curves, signals, statistics, yscale, *([2.6] if alone else []))
+    _explain(figure, name, curves, convention, over_blocks or is_dense(curves, len(statistics)), undrawn)
     return figure
 
 
-def _explain(figure: Figure, name: str, curves: Curves, convention: Convention, width: float, undrawn: Undrawn) -> None:
+def _explain(
+    figure: Figure, name: str, curves: Curves, convention: Convention | None, dense: bool, undrawn: Undrawn
+) -> None:
     """What is drawn, above the axes; what could not be, below."""
-    title = name if convention == "definition" else f"{name}, statistics by the study's convention"
-    labels, expected = list(curves.labels.values()), [_expected_label(source) for source in curves.sources]
-    lines.add_legend(figure, labels, _dense(curves, width), f"{title}\n{curves.averaging}", expected)
+    title = f"{name}, statistics by the study's convention" if convention == "study" else name
+    drawn = {
+        str(line.get_label())
+        for ax in figure.axes
+        for line in ax.get_lines()
+        if np.isfinite(np.asarray(line.get_ydata(), np.float64)).any()
+    }
+    expected = {index: expected_label(source) for index, source in enumerate(curves.sources)}
+    expected = {index: label for index, label in expected.items() if label in drawn}
+    lines.add_legend(figure, list(curves.labels.values()), dense, f"{title}\n{curves.averaging}", expected)
     axes.add_note(figure, undrawn.note())
-
-
-def _expected_label(source: str) -> str:
-    return f"expected at initialization ({source})"
-
-
-def _dense(curves: Curves, width: float) -> bool:
-    return not axes.fits_names(len(curves.layers.names), width)
-
-
-def _draw_panel(
-    ax: Axes, curves: Curves, signal: Signal, column: Literal["acsm", "acv"], yscale: YScale, width: float
-) -> Undrawn:
-    """One curve an epoch; returns what could not be drawn."""
-    rows = curves.table[curves.table["signal"] == signal]
-    ax.set_ylabel(f"{SIGNAL_NAMES[signal]}\n{formula(rows, column)}", fontsize=axes.FONT - 0.5)
-    undrawn = Undrawn()
-    for index, (epoch, label) in enumerate(curves.labels.items()):
-        curve = rows[rows["epoch"] == epoch].sort_values("x", kind="stable")
-        x, y = curve["x"].to_numpy(np.int64), curve[column].to_numpy(np.float64)
-        style = Style(index, len(curves.labels), _dense(curves, width))
-        undrawn += lines.draw_curve(ax, x, y, style, yscale, label)
-    for index, (source, values) in enumerate(curves.expected_of(signal).items()):
-        x, y = values["x"].to_numpy(np.int64), values[column].to_numpy(np.float64)
-        lines.draw_expected(ax, x, y, index, _dense(curves, width), yscale, _expected_label(source))
-    axes.scale_values(ax, yscale, rows_of_marks=len(curves.labels) if undrawn.note() else 0)
-    if rows.empty:
-        axes.say_empty(ax, f"no {SIGNAL_NAMES[signal]} in this frame")
-    return undrawn
-
-
-def _draw_depth(ax: Axes, layers: Layers, width: float, block_labels: bool = True) -> None:
-    axes.depth_ticks(ax, layers.names, layers.kinds, width, block_labels=block_labels)
-    ax.set_xlim(-0.6, len(layers.names) - 0.4)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def recorded_tensor(output: Any) -> Tensor | None:
@@ -52,6 +52,16 @@ def why_not(x: Tensor | None) -> str | None:
     if x.ndim == 0 or x.numel() == 0:
         return f"its output has the shape {tuple(x.shape)}"
     return None
+
+
+def overwritable(module: nn.Module, x: Tensor) -> Tensor:
+    """The tensor to hook for the gradient of ``x``, which a later layer may overwrite.
+
+    What is written into a view takes the hooks of that view out of the graph. Of more than two axes, the output of a
+    ``Linear`` is a view, of all elements of a tensor that nothing else knows: that one keeps its hooks.
+    """
+    base = x._base if type(module) is nn.Linear and x._is_view() else None
+    return x if base is None or base.numel() != x.numel() or not base.is_contiguous() else base
 
 
 def as_real(x: Tensor, axis: int | None) -> tuple[Tensor, int | None]:

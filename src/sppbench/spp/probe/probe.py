@@ -29,7 +29,7 @@ from sppbench.spp.probe.layers import (
     without_hooks,
 )
 from sppbench.spp.probe.order import LayerRows
-from sppbench.spp.probe.outputs import as_real, recorded_tensor, replaced, why_not
+from sppbench.spp.probe.outputs import as_real, overwritable, recorded_tensor, replaced, why_not
 from sppbench.spp.probe.processes import Held, ProcessGroup, Share, Unknown
 from sppbench.spp.probe.readings import DifferentNets, Key, Readings, Reducer, Row, to_frame
 from sppbench.spp.probe.reasons import UNREACHED, WITHOUT_GRAPH, NeverCalled, shared
@@ -253,7 +253,7 @@ class SignalProbe(SteppingProbe):
             self._pass.axis.note(tapped, axis)
             return replaced(output, x, tapped)
         else:
-            self._hook_gradient(x, axis, lambda: layer, held.share)
+            self._hook_gradient(module, x, axis, lambda: layer, held.share)
         return None
 
     def _axis_of(self, layer: str, second: bool | None, arguments: Any, x: Tensor) -> int | None:
@@ -280,22 +280,26 @@ class SignalProbe(SteppingProbe):
             whole = self._spread.is_whole(x)
             held = Held(x, None) if whole else self._held(name, x, call.axis())
             if held is not None:
-                self._hook_gradient(x, call.axis(), call.label, held.share)
+                self._hook_gradient(self._modules[name], x, call.axis(), call.label, held.share)
 
-    def _hook_gradient(self, x: Tensor, axis: int | None, label: Callable[[], str], share: Share | None) -> None:
+    def _hook_gradient(
+        self, module: nn.Module, x: Tensor, axis: int | None, label: Callable[[], str], share: Share | None
+    ) -> None:
         sums = self._sums  # of this step; close() and the next step put others in their place
+        hooked = overwritable(module, x)
+        shape = None if hooked is x else x.shape  # the hook must not keep x itself
 
         def hook(gradient: Tensor) -> None:
             if is_transformed():
                 self._layers.note(label(), TRANSFORMED)
             elif self._sums is sums:
-                held: Held | None = Held(gradient, share)
+                held: Held | None = Held(gradient if shape is None else gradient.view(shape), share)
                 if type(gradient) is not Tensor:  # which may be spread in another way than x
                     held = self._held(label(), gradient, axis)
                 if held is not None:
                     self._read(("gradient", label()), held, axis)
 
-        handle: RemovableHandle = x.register_hook(hook)  # type: ignore[no-untyped-call]
+        handle: RemovableHandle = hooked.register_hook(hook)  # type: ignore[no-untyped-call]
         if x.is_leaf:  # an input or a parameter that a module handed through: it outlives the graph
             self._leaf_handles.append(handle)
 

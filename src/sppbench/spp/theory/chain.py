@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,7 +26,9 @@ import pandas as pd
 
 from sppbench.spp.names import OF_BATCH
 from sppbench.spp.theory.closed_forms import ACTIVATIONS, Array
-from sppbench.spp.theory.layer_rules import BatchNorm, Elementwise, Keep, Rule, Weights
+from sppbench.spp.theory.layer_rules import Keep, Known, Rule, Weights
+from sppbench.spp.theory.norm_rules import BatchNorm
+from sppbench.spp.theory.pointwise_rules import Elementwise
 from sppbench.spp.theory.state import State
 
 Init = Literal["he", "lecun"]
@@ -36,42 +38,47 @@ EXPECTED_COLUMNS = ("layer", "signal", "acsm", "acv", "second_moment", "mean", "
 
 @dataclass(frozen=True)
 class Node:
-    """A call of a layer; `inputs` are the numbers of earlier nodes."""
+    """An operation; `inputs` are the numbers of earlier nodes, none where a signal begins."""
 
-    layer: str
     rule: Rule
     inputs: tuple[int, ...]
 
 
-def propagate(nodes: Sequence[Node], first: State, last: State | None = None) -> pd.DataFrame:
+def propagate(
+    nodes: Sequence[Node], layers: Sequence[tuple[str, int]], last: State | None = None, end: int = -1
+) -> pd.DataFrame:
     """The table of a net.
 
     Args:
-        nodes: in the order of their calls. The first one's rule is not asked: its state is given.
-        first: the state of the first node's output.
-        last: the gradient at the last node's output; None is no gradients.
+        nodes: in the order of their calls.
+        layers: those that the table is of: the name of each, and the number of the node that gives its output.
+        last: the gradient at the output of the layer with the index `end`; None is no gradients.
     """
-    states = [first]
-    for node in nodes[1:]:
+    states: list[State] = []
+    for node in nodes:
         states.append(node.rule.forward(*(states[i] for i in node.inputs)))
-    rows = [_row(node, "activation", state) for node, state in zip(nodes, states, strict=True)]
-    if last is not None:
-        gradients = _gradients(nodes, states, last)
-        rows += [_row(nodes[number], "gradient", gradient) for number, gradient in sorted(gradients.items())]
+    rows = [_row(layer, "activation", states[number]) for layer, number in layers]
+    if last is not None and layers:
+        gradients = _gradients(nodes, states, layers[end][1], last)
+        rows += [_row(layer, "gradient", gradients[number]) for layer, number in layers if number in gradients]
     sources = dict.fromkeys(node.rule.source for node in nodes if node.rule.source)
     return pd.DataFrame(rows, columns=list(EXPECTED_COLUMNS[:-1])).assign(source="; ".join(sources))
 
 
-def _gradients(nodes: Sequence[Node], states: Sequence[State], last: State) -> dict[int, State]:
+def _gradients(nodes: Sequence[Node], states: Sequence[State], end: int, last: State) -> dict[int, State]:
     """The gradient at the output of each node that has one: the sum over all nodes that take it."""
-    products = {len(nodes) - 1: last.products}
+    if (places := states[end].places) > 1:  # recorded over samples and places alike: two places are as two samples
+        own, elements = last.second_moment, last.samples * places
+        other = (last.acsm - own / elements) / (1 - 1 / elements)
+        last = replace(last, products=np.array([own, other, other]), places=places)
+    products = {end: last.products}
     gradients: dict[int, State] = {}
     tilts: dict[int, float] = {}
-    for number in range(len(nodes) - 1, -1, -1):
+    for number in range(end, -1, -1):
         if number not in products:
             continue
         # A gradient's mean is 0 where the weights behind it have mean 0.
-        mean = last.mean if number == len(nodes) - 1 else 0.0
+        mean = last.mean if number == end else 0.0
         tilt = tilts.get(number, 1.0)
         gradient = State(products[number], last.samples, states[number].places, mean, tilt=tilt)
         gradients[number] = gradient
@@ -120,13 +127,13 @@ def expected_of_chain(frame: pd.DataFrame, init: Init) -> pd.DataFrame:
         raise ValueError(f"expected={init!r} needs a chain with two layers of kind Linear; the frame has {len(linear)}")
     gain = np.full(3, WEIGHT_GAINS[init])
     chain = range(linear[0], linear[-1])
-    nodes = [
-        Node(layers[i], _rule_by_kind(layers[i], kinds[i], gain), (n - 1,) if n else ()) for n, i in enumerate(chain)
-    ]
     first = _recorded(frame, layers[linear[0]], "activation")
     if first is None:
         raise ValueError(f"the frame has no activation of {layers[linear[0]]}, where expected={init!r} starts")
-    table = propagate(nodes, first, _recorded(frame, nodes[-1].layer, "gradient"))
+    nodes = [Node(Known(first, "He et al. 2015"), ())]  # the first Linear
+    nodes += [Node(_rule_by_kind(layers[i], kinds[i], gain), (n,)) for n, i in enumerate(chain[1:])]
+    numbers = [(layers[i], n) for n, i in enumerate(chain)]
+    table = propagate(nodes, numbers, _recorded(frame, numbers[-1][0], "gradient"))
     if not math.isfinite(first.samples):
         table.loc[table["signal"] == "gradient", ["acsm", "acv"]] = math.nan
     return table
@@ -140,7 +147,7 @@ def _rule_by_kind(layer: str, kind: str, gain: Array) -> Rule:
     if kind == "Identity":
         return Keep()
     if kind in ACTIVATIONS:
-        return Elementwise(kind)
+        return Elementwise.named(kind)
     raise ValueError(
         f"no theory by name for {layer}, a {kind}: these are for chains of Linear, BatchNorm1d and "
         f"{', '.join(ACTIVATIONS)}; see expected_of_net for other nets"
@@ -164,8 +171,8 @@ def _recorded(frame: pd.DataFrame, layer: str, signal: str) -> State | None:
     return State(np.array([own, own, sample]), samples, mean=float(row["mean"]), gaussian=True)
 
 
-def _row(node: Node, signal: str, state: State) -> tuple[str, str, float, float, float, float]:
+def _row(layer: str, signal: str, state: State) -> tuple[str, str, float, float, float, float]:
     q, acsm = state.second_moment, state.acsm
     if abs(acsm) < 1e-12 * q:  # what batch normalization takes out, up to rounding
         acsm = 0.0
-    return node.layer, signal, acsm, q - acsm, q, state.mean
+    return layer, signal, acsm, q - acsm, q, state.mean

@@ -153,6 +153,18 @@ def taps_inside(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
     return np.asarray(((pixels >= 0) & (pixels < size)).sum(axis=1), dtype=np.int64)
 
 
+def taps_overlap(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> tuple[int, int]:
+    """Along one axis, at how many pixels two places of the output meet, summed over pairs; over both axes the product.
+
+    Returns:
+        the sum over all pairs of places, and that over each with itself.
+    """
+    places = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    pixels = np.arange(places)[:, None] * stride - padding + dilation * np.arange(kernel)
+    seen = (pixels[:, :, None] == np.arange(size)).any(axis=1).astype(np.int64)
+    return int(np.square(seen.sum(axis=0)).sum()), int(seen.sum())
+
+
 def tap_share(size: Sequence[int], kernel: int, stride: int = 1, padding: int = 0) -> float:
     """τ: share of a kernel's taps that fall inside an image of `size` pixels, a mean over the places of the output."""
     shares = []
@@ -232,3 +244,26 @@ def gate_second_moment(logit_variance: float, magnitude_preserving: bool = False
     """
     gate = (lambda z: mp_gate(expit(z))) if magnitude_preserving else expit
     return gaussian_second_moment(gate, logit_variance)
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+def softmax_squares(keys: ArrayLike, variance: float) -> Array:
+    """E[Σ_j w_j²] of w = softmax(l) over this many independent logits l_j ~ N(0, variance): 1/keys for variance 0.
+
+    With S = Σ_j exp l_j and 1/S² = ∫ t·exp(−t·S) dt it is keys·∫ t·E[exp(2l − t·exp l)]·E[exp(−t·exp l)]^(keys − 1) dt,
+    by quadrature. For many keys it is exp(variance)/keys.
+
+    Args:
+        keys: at least 1, any shape; not only integers.
+        variance: of the logits.
+    """
+    n = np.asarray(keys, dtype=np.float64)
+    deviation = math.sqrt(variance)
+    logits = deviation * _NODES
+    u = np.linspace(-math.log(float(n.max())) - variance - 12, 8 * deviation + 6, 800)  # log t
+    decay = np.exp(-np.exp(np.minimum(u[:, None] + logits, 700)))
+    one, two = decay @ _WEIGHTS, (decay * np.exp(2 * (u[:, None] + logits))) @ _WEIGHTS
+    integrand = two[:, None] * np.maximum(one, 1e-300)[:, None] ** (n.ravel() - 1)
+    return np.asarray(np.minimum(n * (integrand.sum(0) * (u[1] - u[0])).reshape(n.shape), 1.0))

@@ -10,13 +10,13 @@ from the first to the last epoch log2 of it changes by a sum of three logarithms
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import pandas as pd
 
-from sppbench.evidence.profiles import Profiles, log_gains, log_profiles, paired_ratio
+from sppbench.evidence.profiles import Profiles, log_gains, log_profiles, ratio_of_profiles
 from sppbench.spp.names import FACTOR_SYMBOLS, GAIN_AND_FACTORS
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Record, Setup
@@ -61,11 +61,11 @@ def backward_parts(record: Record, rule: Backward) -> tuple[Part, ...]:
         questions.append(_Question(f"scale alone / affine off, h = {h}", nets.scale, nets.neither, epochs, *reduced))
         questions.append(_Question(f"shift alone / affine off, h = {h}", nets.shift, nets.neither, epochs, *reduced))
     questions.extend(_widths(rule))
-    pairs = {
-        (above, below): paired_ratio(record.evidence, above, below, epochs, rule.layers, record.rules.lr)
-        for above, below in {(question.numerator, question.denominator) for question in questions}
+    profiles = {
+        net: log_profiles(record.evidence, net, epochs, rule.layers, record.rules.lr)
+        for net in {net for question in questions for net in (question.numerator, question.denominator)}
     }
-    parts = [_ratio(record, rule, question, pairs[question.numerator, question.denominator]) for question in questions]
+    parts = [_ratio(record, question, profiles) for question in questions]
     return (*parts, *_gain_parts(record, rule))
 
 
@@ -95,13 +95,15 @@ def _inverse(estimate: Estimate) -> Estimate:
     return Estimate(1 / estimate.value, (low, high) if estimate.interval else None, estimate.n)
 
 
-def _ratio(record: Record, rule: Backward, question: _Question, pairs: Profiles) -> Part:
+def _ratio(record: Record, question: _Question, profiles: Mapping[str, Profiles]) -> Part:
     rules = record.rules
+    nets = (question.numerator, question.denominator)
+    pairs = ratio_of_profiles(nets[0], profiles[nets[0]], nets[1], profiles[nets[1]])
     table = pairs.table[pairs.table["epoch"].isin(question.epochs)]
     by_seed = table.groupby("seed")["log_ratio"].mean()
     logs = {int(seed): float(value) for seed, value in by_seed.items()}
     estimate = mean(list(logs.values()), rules.confidence).mapped(math.exp) if logs else None
-    cells = [Setup(net, rules.lr) for net in (question.numerator, question.denominator)]
+    cells = [Setup(net, rules.lr) for net in nets]
     verdict: Verdict = "undecided"
     missing = ""
     if estimate is not None and len(logs) >= rules.seeds:
@@ -109,7 +111,7 @@ def _ratio(record: Record, rule: Backward, question: _Question, pairs: Profiles)
         if verdict == "undecided":
             missing = record.more(cells, logs, "the interval is too wide")
     else:
-        missing = _needs(record, rule, cells, logs)
+        missing = _needs(record, cells, logs, profiles)
     details = tuple(problem for problem in pairs.problems if problem.startswith("left out"))
     if len(logs) > 1:
         details = (f"by seed: {', '.join(f'{seed}: {math.exp(log):.3g}' for seed, log in logs.items())}", *details)
@@ -126,12 +128,9 @@ def _ratio(record: Record, rule: Backward, question: _Question, pairs: Profiles)
     )
 
 
-def _needs(record: Record, rule: Backward, cells: Sequence[Setup], paired: dict[int, float]) -> str:
+def _needs(record: Record, cells: Sequence[Setup], paired: dict[int, float], profiles: Mapping[str, Profiles]) -> str:
     """The runs for as many pairs as are needed, those first of whose pairs one run is there."""
-    usable = {
-        cell: set(log_profiles(record.evidence, cell.net, rule.epochs, rule.layers, cell.lr).table["seed"])
-        for cell in cells
-    }
+    usable = {cell: set(profiles[cell.net].table["seed"]) for cell in cells}
     spoilt = {seed for cell in cells for seed in record.runs(cell) if seed not in usable[cell]}
     candidates = record.unused({*paired, *spoilt}, len(record.rules.study_seeds) + record.rules.seeds)
     candidates.sort(key=lambda seed: not any(seed in seeds for seeds in usable.values()))

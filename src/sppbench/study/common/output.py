@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_TAG = 64  # W&B's limit
+DPI = 130  # 910 pixels, the width of a panel in W&B
 
 
 class OutputError(UserError):
@@ -25,7 +26,7 @@ class OutputError(UserError):
 def rendered(figure: Figure, suffix: str) -> bytes:
     """The figure as a file of this kind, "png" or "pdf"; the same figure gives the same bytes."""
     file = io.BytesIO()
-    figure.savefig(file, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
+    figure.savefig(file, format=suffix, dpi=DPI, metadata={"CreationDate": None} if suffix == "pdf" else None)
     return file.getvalue()
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from sppbench.evidence.profiles import Profiles, log_profiles, paired_ratio
 from sppbench.evidence.selection import Evidence
-from sppbench.spp.plots.axes import MARK_COLOR, depth_ticks
+from sppbench.spp.plots.axes import MARK_COLOR
 from sppbench.study.figures.bands import (
     BAND_WORDS,
     curve_over_seeds,
@@ -20,6 +20,7 @@ from sppbench.study.figures.bands import (
     say_runs,
 )
 from sppbench.study.figures.c2_gain_figures import draw_gains
+from sppbench.study.figures.depth_axis import depth_ticks
 from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_each, draw_panels
 
 LR = 0.001

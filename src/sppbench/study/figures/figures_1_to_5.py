@@ -11,10 +11,10 @@ from sppbench.spp.names import PANEL_SIGNALS, Signal
 from sppbench.spp.plots.axes import DEPTH_LABEL, fixed_settings
 from sppbench.spp.plots.curves import SIGNAL_NAMES, Convention, formula
 from sppbench.spp.plots.lines import Style
-from sppbench.spp.plots.panels import plot_gradient, plot_spp
 from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Match, Panel, Reading
 from sppbench.study.figures.drawn_runs import Values, epoch_means
 from sppbench.study.figures.published_figures import PublishedFigure, PublishedFigures, Statistic
+from sppbench.study.figures.study_panels import plot_gradient, plot_spp
 
 # By layout, the panels in rows and columns.
 GRIDS: dict[str, tuple[tuple[tuple[Signal, Statistic], ...], ...]] = {
@@ -66,7 +66,7 @@ def draw_study(
     panels, curves = _curves(figure, values)
     plot = plot_gradient if figure.layout == "gradient" else plot_spp
     frame = epoch_means(run, "all", published.epochs)
-    paper = plot(frame, published.epochs, convention, merges=False)
+    paper = plot(frame, published.epochs, convention)
     title = f"{figure.title}{f', {label}' if label else ''}"
     title += " (by definition)" if convention == "definition" else ""
     swish = "SiLU" in values.layers.kinds

@@ -46,7 +46,7 @@ def own_answer(content: Content) -> list[str]:
         best = max(tested, key=lambda page: page.run.accuracy or 0.0)
         what = "The best test accuracy is" if len(tested) > 1 else "Its test accuracy is"
         sentences.append(f"{what} {best.run.accuracy:.2f} % ({best.name}).")
-    found = sum(bool(page.findings) for page in pages)
+    found = sum(bool(page.findings or content.findings.get(page.name)) for page in pages)
     return sentences + ([f"There are findings on {found} of them."] if found else [])
 
 

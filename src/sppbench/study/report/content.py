@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sppbench.evidence.profiles import unusual
 from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.evidence.selection import Evidence, read_evidence
+from sppbench.spp.diagnosis.finding import Finding
 from sppbench.study.claims.claim import Claim
 from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
@@ -16,6 +17,7 @@ from sppbench.study.figures.draw_all import draw_figures
 from sppbench.study.figures.drawing import Drawing
 from sppbench.study.figures.drawn_runs import follow_protocol
 from sppbench.study.figures.published_figures import read_published_figures
+from sppbench.study.report.run_findings import findings
 from sppbench.study.report.run_list import departures
 from sppbench.study.report.run_pages import RunPage, not_finite, run_pages
 from sppbench.study.table.cells import Table, read_table
@@ -40,6 +42,7 @@ class Content:
         figure_notes: What is missing or odd about them.
         problems: Files and runs that are damaged or odd, and runs that are there twice, a line each.
         departures: Runs that do not count for the claims: by how they depart from the protocol, their paths.
+        findings: By the name of a run: what is wrong in it, see `run_findings`.
     """
 
     evidence: Evidence
@@ -53,6 +56,7 @@ class Content:
     figure_notes: tuple[str, ...]
     problems: tuple[str, ...]
     departures: dict[str, list[str]]
+    findings: dict[str, list[Finding]] = field(default_factory=dict)
 
     @property
     def under_way(self) -> list[Run]:
@@ -85,6 +89,7 @@ def gather(directory: str | Path) -> Content:
         figure_notes=tuple(figure_notes),
         problems=tuple(dict.fromkeys([*evidence.problems, *evidence.lost, *evidence.duplicates, *odd_runs(evidence)])),
         departures=departures(evidence.runs, read_rules().protocol) if of_study else {},
+        findings=findings(evidence.runs, evidence.directory),
     )
 
 

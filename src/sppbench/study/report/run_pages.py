@@ -92,7 +92,7 @@ def _run_page(run: Run, directory: Path) -> RunPage:
         except Exception as error:  # matplotlib, Pillow and pandas raise many kinds
             notes.append(f"{title}: {reason(error)}")
     name = run_name(run, directory)
-    found = tuple(dict.fromkeys(findings(run)))
+    found = tuple(dict.fromkeys(oddities(run)))
     return RunPage(run, name, status(run), tuple(_scores(run)), found, tuple(pictures), tuple(notes))
 
 
@@ -155,7 +155,7 @@ def _epochs(run: Run) -> pd.DataFrame:
         return pd.DataFrame({"epoch": []})
 
 
-def findings(run: Run) -> Iterator[str]:
+def oddities(run: Run) -> Iterator[str]:
     """What is odd about a run, a line each."""
     result = run.result
     if run.problem:

@@ -1,0 +1,1 @@
+"""The command ``sppbench compare``: two runs on disk, side by side."""

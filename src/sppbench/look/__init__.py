@@ -1,0 +1,1 @@
+"""``sppbench look``: one forward and backward pass of any net at its initialization."""
