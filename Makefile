@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 .PHONY: help demo table1 smoke figures lab keep report test check launchers bench clean
 
 help:
-	@echo "make demo       train a small real run on this machine, to a test accuracy"
+	@echo "make demo       train a small real run on this machine, to a test accuracy and figures on a page"
 	@echo "make table1     all 60 runs of Table 1 on CIFAR-100, then the table; continues where it was stopped"
 	@echo "make smoke      the same with narrow nets on digits, in two minutes"
 	@echo "make figures    all runs behind the study's figures on CIFAR-100, then the figures, into results/figures"
@@ -24,6 +24,7 @@ help:
 # The stamp is written last: an environment whose installation was cut short is installed again.
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else f"sppbench needs Python 3.10 to 3.13, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@echo "sppbench: making the environment $(VENV); PyTorch is about 5 GB, which takes some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
@@ -31,6 +32,9 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	$(RUN) -m sppbench.train model=sn_efficientnet_mp optimizer.lr=0.001 data=digits trainer.max_epochs=5 \
 		output_dir=outputs/demo overwrite=true
+	@$(RUN) -m sppbench report outputs/demo --output outputs/demo/report.html
+	@echo "How the signals travelled through the net, after its last epoch: outputs/demo/spp_epoch=4.png"
+	@echo "All of it on one page, for a browser: outputs/demo/report.html"
 
 # The command of a sweep, of several runs at once with JOBS.
 SWEEP := $(RUN) -m sppbench.train -m $(if $(JOBS),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS))

@@ -52,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
     "study.figures": {"errors", "files", "stored_files", "evidence", "study.common", "spp.names", "spp.plots"},
     "study.claims": {"errors", "files", "stored_files", "evidence", "study.common", "spp.names"},
     "study.report": {
-        *("errors", "files", "evidence", "spp.names", "spp.diagnosis", "spp.plots"),
+        *("errors", "files", "evidence", "spp.history", "spp.diagnosis", "spp.plots"),
         *("study.common", "study.table", "study.figures", "study.claims"),
     },
     "look": {

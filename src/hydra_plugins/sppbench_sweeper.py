@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Jobs write to their run's train.log; the terminal belongs to the sweep.
 _QUIET = "++hydra.job_logging.handlers.console.level=ERROR"
 _WAIT_SECONDS = 2.0
+CELL = "sweeps.cell"  # what the place of a cell says of it, besides net, learning rate and seed
 
 
 class SppbenchSweeper(Sweeper):
@@ -42,6 +43,7 @@ class SppbenchSweeper(Sweeper):
     def __init__(self, grids: ListConfig | None = None) -> None:
         self.grids: list[Any] = list(grids or [{}])
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._swept: set[str] = set()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context  # as Hydra's own sweepers
@@ -57,7 +59,7 @@ class SppbenchSweeper(Sweeper):
         from sppbench.run.validation import UsageError
 
         try:
-            cells = distinct([self._cell(overrides) for overrides in self._combinations(arguments)])
+            cells = distinct(self._cells(arguments))
         except (SweepError, UsageError) as error:
             print(f"sppbench: {error}", file=sys.stderr)
             sys.exit(2)
@@ -66,8 +68,46 @@ class SppbenchSweeper(Sweeper):
             return []
         return self._run(begin(cells))
 
+    def _cells(self, arguments: list[str]) -> list[SweepCell]:
+        """All cells, each at a place that tells what is swept."""
+        from sppbench.run.cell_places import cell_folders
+
+        combinations = list(self._combinations(arguments))
+        cells = [self._cell(overrides) for overrides in combinations]
+        if not (keys := self._keys_in_places([_said(overrides) for overrides in combinations], arguments)):
+            return cells
+        folders = [cell_folders(self._values_of(cell, keys)) for cell in cells]
+        return [
+            self._cell([*cell.overrides, f"{CELL}='{folder}'"]) for cell, folder in zip(cells, folders, strict=True)
+        ]
+
+    def _keys_in_places(self, said: Sequence[dict[str, str]], arguments: list[str]) -> set[str]:
+        """The keys that have several values and are not in every place; none if the command line says the places.
+
+        Args:
+            said: Of each cell the keys of its overrides, and their values as on the command line.
+            arguments: Of the command line.
+        """
+        from sppbench.run.cell_places import ALWAYS
+        from sppbench.run.run_directory import NEUTRAL_KEYS
+
+        if _said(arguments).keys() & {"output_dir", CELL}:
+            return set()
+        texts = {key: {of_cell.get(key) for of_cell in said} for key in set().union(*said)}
+        # Grids may say differently what changes nothing that is computed.
+        differing = {key for key in texts if len(texts[key]) > 1 and not {key, key.split(".")[0]} & NEUTRAL_KEYS}
+        always = ALWAYS - {"model"} if "name" in texts else ALWAYS
+        keys = (self._swept | differing) - always
+        return {key for key in keys if key.split(".")[0] not in ("hydra", "sweeps", "overwrite")}
+
+    def _values_of(self, cell: SweepCell, keys: set[str]) -> dict[str, Any]:
+        """What a cell has for these keys: the choice of a group, a value of the configuration, or what was said."""
+        said = _said(cell.overrides)
+        groups = {key for key in keys if key in said and self._loader.get_group_options(key)}
+        return {key: said[key] if key in groups else _find(cell.config, key, said.get(key)) for key in keys}
+
     def _combinations(self, arguments: list[str]) -> Iterator[list[str]]:
-        """The overrides of each cell."""
+        """The overrides of each cell; notes the keys that have several values."""
         from sppbench.run.sweep import SweepError
 
         said = self._parse(arguments)
@@ -79,8 +119,10 @@ class SppbenchSweeper(Sweeper):
             fixed = [
                 f"{key}={','.join(map(_as_argument, values))}" for key, values in lists.items() if key not in added
             ]
+            parsed = self._parse([*fixed, *arguments])
+            self._swept |= {override.key_or_group for override in parsed if override.is_sweep_override()}
             try:
-                (combinations,) = BasicSweeper.split_arguments(self._parse([*fixed, *arguments]), None)
+                (combinations,) = BasicSweeper.split_arguments(parsed, None)
             except HydraException as error:
                 raise SweepError(str(error).splitlines()[0]) from error
             yield from combinations
@@ -171,6 +213,21 @@ class SppbenchSweeper(Sweeper):
             elif job.return_value is not None and look_at(cell).state not in (*FINAL, "running"):
                 failures[cell] = f"it ended, but left no result in {cell.run.path}"
         return found
+
+
+def _said(overrides: Sequence[str]) -> dict[str, str]:
+    """Keys and values of overrides, as texts."""
+    parts = (override.partition("=") for override in overrides)
+    return {key.lstrip("+~"): value for key, _, value in parts}
+
+
+def _find(config: Any, key: str, default: Any) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        if not isinstance(config, dict) or part not in config:
+            return default
+        config = config[part]
+    return config
 
 
 def _as_argument(value: Any) -> str:

@@ -235,25 +235,34 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "directory", type=_path, metavar="DIR", help="all outputs or results: holds figures/, table1/, …"
-    )
+    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth, or is one")
     parser.add_argument(
         "--output", type=_path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--every",
+        type=_seconds,
+        metavar="SECONDS",
+        help="write the page anew every so many seconds until all runs have ended; a browser that shows it follows",
     )
     _add_wandb(parser, "the content")
 
 
+def _seconds(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 10**6):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return int(text)
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from sppbench.study.common.plain_text import visible
-    from sppbench.study.report.content import gather
-    from sppbench.study.report.page import check_writable, log_report, write_report
+    from sppbench.study.report.page import check_writable, log_report, write_until_ended
 
     check_writable(arguments.output)
-    content = gather(arguments.directory)
-    size = write_report(content, arguments.output)
-    verdicts = ", ".join(f"{claim.id} {claim.verdict}" for claim in content.claims)
-    print(f"{arguments.output} ({size / 1e6:.1f} MB): {verdicts}")
+    for content, size in write_until_ended(arguments.directory, arguments.output, arguments.every):
+        words = [f"{claim.id} {claim.verdict}" for claim in content.claims] or [f"{len(content.evidence.runs)} runs"]
+        words += [f"{len(content.under_way)} still training"] if content.under_way else []
+        print(f"{arguments.output} ({size / 1e6:.1f} MB): {', '.join(words)}", flush=True)
     for problem in content.problems:
         print(f"- {visible(problem)}")
     if arguments.wandb:
@@ -380,7 +389,10 @@ COMMANDS = {
     ),
     "claims": Command("judge the study's claims by the runs", "", _claims_arguments, _claims),
     "report": Command(
-        "write one HTML page of everything: verdicts, Table 1, figures, runs, settings", "", _report_arguments, _report
+        "write one HTML page of your runs and of the study: figures, scores, findings, verdicts",
+        "",
+        _report_arguments,
+        _report,
     ),
     "keep": Command(
         "keep finished runs in compact form: results, metrics and epoch means, no weights and no steps",

@@ -260,8 +260,11 @@ def test_the_command_keeps_what_came_to_its_end(tmp_path: Path, capsys: pytest.C
     assert [run.seed for run in read_evidence(tmp_path / "kept").runs] == [868]
     assert main(["keep", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert main(["keep", str(damaged), "--output", str(tmp_path)]) == 2  # a run itself
-    assert f"no runs in {damaged}: looked for" in capsys.readouterr().err
+    assert main(["keep", str(damaged), "--output", str(tmp_path)]) == 1  # a run itself
+    assert "spp_epochs.parquet is damaged" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["keep", str(tmp_path / "empty"), "--output", str(tmp_path)]) == 2
+    assert f"no runs in {tmp_path / 'empty'}: looked for" in capsys.readouterr().err
     file = tmp_path / "file"
     file.touch()
     assert main(["keep", str(tmp_path / "kept"), "--output", str(file)]) == 1

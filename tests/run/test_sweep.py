@@ -21,6 +21,7 @@ from filelock import FileLock
 from hydra.core.plugins import Plugins
 
 import sppbench.run.results
+from sppbench.evidence.selection import read_evidence
 from sppbench.files import config_directory
 from sppbench.run.callbacks import Checkpointing
 from sppbench.run.classifier import Classifier
@@ -37,6 +38,7 @@ from sppbench.run.sweep import (
     progress_line,
     seconds_left,
 )
+from sppbench.study.table.cells import read_table
 from sppbench.train import main
 from tests.test_train import at_step, crash, metrics, same_weights, send, weights
 
@@ -177,8 +179,8 @@ def test_several_devices_are_refused(devices: str, command: Command, capfd: Outp
 
 
 def test_cells_that_share_a_directory_are_refused(command: Command, capfd: Output) -> None:
-    assert command("-m", "trainer.max_epochs=1,2") == 2
-    assert "cells that differ in trainer.max_epochs share outputs/runs/ffnn" in capfd.readouterr().err
+    assert command("-m", "trainer.max_epochs=1,2", "output_dir=outputs/one") == 2
+    assert "cells that differ in trainer.max_epochs share outputs/one: output_dir must" in capfd.readouterr().err
     assert command("-m", "seed=1,1", "trainer.max_epochs=1") == 0, "asked for twice is done once"
 
 
@@ -245,6 +247,93 @@ def test_names_can_be_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # as in a process of its own
     cells = cells_of(monkeypatch, "model=ffnn", "name=a,b")
     assert [cell.run.path.parts[:3] for cell in cells] == [("outputs", "runs", "a"), ("outputs", "runs", "b")]
+
+
+def places_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    return [cell.run.path.as_posix().removeprefix("outputs/runs/") for cell in cells_of(monkeypatch, *arguments)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "places"),
+    [
+        # As ever, where net, learning rate and seed are all that there is to tell.
+        (("model=ffnn", "optimizer.lr=0.1,0.01"), ["ffnn/lr=0.1/seed=868", "ffnn/lr=0.01/seed=868"]),
+        (
+            ("model=ffnn,ffnn_bn", "model.hidden_features=50,100"),
+            [f"{net}/model.hidden_features={h}/lr=0.001/seed=868" for net in ("ffnn", "ffnn_bn") for h in (50, 100)],
+        ),
+        (
+            ("model=ffnn", "optimizer=adam,sgd", "data=digits,synthetic", "seed=1,2"),
+            [
+                f"ffnn/data={data}/optimizer={optimizer}/lr={lr}/seed={seed}"
+                for optimizer, lr in (("adam", 0.001), ("sgd", 0.1))
+                for data in ("digits", "synthetic")
+                for seed in (1, 2)
+            ],
+        ),
+        (
+            ("model=ffnn", "spp=none,every_step"),
+            [f"ffnn/spp={spp}/lr=0.001/seed=868" for spp in ("none", "every_step")],
+        ),
+        (("model=ffnn,ffnn_bn", "name=x"), [f"x/model={net}/lr=0.001/seed=868" for net in ("ffnn", "ffnn_bn")]),
+        (
+            ("model=ffnn", "data.root=a/b,'a b'", "+trainer.max_steps=1"),
+            ["ffnn/data.root=a%2Fb/lr=0.001/seed=868", "ffnn/data.root=a%20b/lr=0.001/seed=868"],
+        ),
+        (
+            ("model=ffnn", "+optimizer.betas=[0.9,0.99],[0.8,0.9]", "+trainer.max_steps=1,2"),
+            [
+                f"ffnn/optimizer.betas=%5B{betas}%5D/trainer.max_steps={steps}/lr=0.001/seed=868"
+                for betas in ("0.9,0.99", "0.8,0.9")
+                for steps in (1, 2)
+            ],
+        ),
+        (("model=ffnn", "model.init=he_fan_in", "data.seed=5"), ["ffnn/lr=0.001/seed=868"]),
+    ],
+)
+def test_what_is_swept_has_a_place(
+    arguments: tuple[str, ...], places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert places_of(monkeypatch, *arguments) == places
+
+
+def test_places_do_not_depend_on_how_a_value_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    [place] = places_of(monkeypatch, "model=ffnn", "optimizer.eps=1e-8,0.00000001")
+    assert place == "ffnn/optimizer.eps=1e-08/lr=0.001/seed=868"
+    one, other = (
+        places_of(monkeypatch, *arguments)
+        for arguments in (
+            ("model=ffnn", "model.depth=1,2", "data.val_size=1,2"),
+            ("data.val_size=1,2", "model.depth=1,2", "model=ffnn"),
+        )
+    )
+    assert sorted(one) == sorted(other)
+
+
+def test_the_places_of_the_study_s_sweeps_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their runs are resumed, and found among those that are kept."""
+    for sweep in ("figures", "lab"):
+        for cell in cells_of(monkeypatch, f"sweeps={sweep}"):
+            config = cell.config
+            place = (config["sweeps"]["name"], cell.model, f"lr={config['optimizer']['lr']}", f"seed={config['seed']}")
+            assert cell.run.path == Path("outputs", *place)
+            assert cell.kept is None or cell.kept.path == Path("results", *place)
+
+
+def test_a_sweep_over_anything_runs_and_its_table_groups_by_it(command: Command, capfd: Output) -> None:
+    overrides = ("-m", "model.hidden_features=8,16", "optimizer=sgd", "trainer.max_epochs=1")
+    assert command(*overrides) == 0
+    assert "runs: 2 cells: 2 completed" in capfd.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("result.json")}
+    assert command(*overrides) == 0, "they are found again"
+    assert {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("result.json")} == before
+    capfd.readouterr()
+    table = read_table("outputs/runs")
+    assert list(table.titles) == ["ffnn model.hidden_features=16", "ffnn model.hidden_features=8"]
+    assert [cell.n for cell in table.cells] == [1, 1]
+    assert len(read_evidence("outputs").runs) == 2
+    assert command(*overrides, "sweeps.dry_run=true") == 0
+    assert "ffnn model.hidden_features=8 lr=0.1 seed=868" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

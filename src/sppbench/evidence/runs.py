@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,10 @@ import pandas as pd
 from sppbench.errors import UserError
 from sppbench.evidence import epochs
 from sppbench.evidence.lost import has_gains, has_signals, lost_histories
+from sppbench.evidence.run_places import place_of
+from sppbench.run.cell_places import shown
 from sppbench.run.results import Result, ResultError, Status, read_result
-from sppbench.run.run_directory import config_hash, identity
+from sppbench.run.run_directory import RunDirectory, config_hash, identity
 from sppbench.spp.history.schema import HistoryError
 from sppbench.stored_files import is_number, read_text, read_yaml
 
@@ -39,7 +40,7 @@ class Run:
 
     Attributes:
         path: Its directory.
-        sweep: The sweep that it is from: the name of the directory that holds ``<model>/lr=<lr>/seed=<seed>/``.
+        sweep: The sweep that it is from: the name of the directory that holds ``<name>/<key>=<value>/...``.
         settings: Flat configuration, without what only says where a run takes place (see `run_directory.identity`) and
             without model, learning rate and seed.
         result: What result.json says; None if there is none, or a damaged one.
@@ -67,8 +68,25 @@ class Run:
 
     @property
     def place(self) -> Path:
-        """Where it is below its sweep: ``<model>/lr=<lr>/seed=<seed>``."""
-        return Path(*_absolute(self.path).parts[-3:])
+        """Where it is below its sweep: ``<name>/<key>=<value>/...``; see `run_places.place_of`."""
+        return place_of(self.path, self.model)[1]
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """What its place says of it besides net, learning rate and seed, as ``("model.depth=4",)``."""
+        folders = self.place.parts[1 + self.model.count("/") :]
+        return tuple(shown(one) for one in folders if not one.startswith(("lr=", "seed=")))
+
+    @property
+    def label(self) -> str:
+        """The net and its variant: ``mynet model.depth=4``."""
+        return " ".join((self.model, *self.variant))
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a process is at work on it, on this machine or on another that shares the file system."""
+        run = RunDirectory(self.path, {})
+        return self.state == "unfinished" and run.owner is not None and not run.is_free()
 
     @property
     def counts(self) -> bool:
@@ -224,7 +242,7 @@ def read_run(path: Path) -> Run:
         gone = isinstance(error.__cause__, FileNotFoundError)
         state, result, problem = ("unfinished", None, None) if gone else ("damaged", None, str(error))
     settings = {key: value for key, value in identity(config).items() if key not in _NAMES}
-    sweep = Path(*_absolute(path).parts[:-3]).resolve().name
+    sweep, _ = place_of(path, model)
     return Run(path, sweep, model, lr, seed, settings, state, result, problem, _recorded(config))
 
 
@@ -238,16 +256,6 @@ def _recorded(config: dict[str, Any]) -> frozenset[str]:
     if isinstance(csv, dict) and str(csv.get("path")).endswith("/metrics.csv"):
         found.add("metrics")
     return frozenset(found)
-
-
-def is_run(path: Path) -> bool:
-    """Whether a directory holds a run, whatever became of it."""
-    return (path / "config.yaml").exists() or (path / "result.json").exists()
-
-
-def _absolute(path: Path) -> Path:
-    """Without ".."; a symbolic link keeps the place at which it stands."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _check(result: Result, run: tuple[str, float, int], hash_of_config: str, file: Path) -> None:

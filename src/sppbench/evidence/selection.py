@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sppbench.evidence.runs import EvidenceError, Run, is_run, read_run
+from sppbench.evidence.run_places import find_runs
+from sppbench.evidence.runs import EvidenceError, Run, read_run
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _uses(runs: Sequence[Run]) -> str:
 
 
 def read_evidence(directory: str | Path) -> Evidence:
-    """Finds all runs at ``[<sweep>/]<model>/lr=<lr>/seed=<seed>/`` under a directory, at any depth.
+    """Finds all runs in a directory, at any depth and in folders of any name; the directory itself may be one.
 
     A run that is damaged is among the problems and not among the runs; one that is under way is among the runs.
 
@@ -110,9 +111,7 @@ def read_evidence(directory: str | Path) -> Evidence:
     if not directory.is_dir():
         raise EvidenceError(f"{directory} is not a directory")
     runs, problems = [], []
-    for path in sorted(directory.rglob("seed=*")):
-        if not is_run(path):
-            continue
+    for path in find_runs(directory):
         try:
             run = read_run(path)
         except EvidenceError as error:
@@ -133,5 +132,5 @@ def require_runs(evidence: Evidence) -> Evidence:
         EvidenceError: There is none.
     """
     if not evidence.runs and not evidence.problems:
-        raise EvidenceError(f"no runs in {evidence.directory}: looked for <model>/lr=<lr>/seed=<seed>/result.json")
+        raise EvidenceError(f"no runs in {evidence.directory}: looked for the config.yaml of one, at any depth")
     return evidence

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sppbench.errors import UserError
+from sppbench.run.cell_places import shown
 from sppbench.run.results import FINAL, Result, ResultError, Status, read_result
 from sppbench.run.run_directory import RunDirectory, RunDirectoryError, flatten
 
@@ -48,18 +49,20 @@ class SweepCell:
 
     @property
     def kept(self) -> RunDirectory | None:
-        """Where the same run may have been kept for good: ``<sweeps.kept>/<sweep>/<model>/lr=<lr>/seed=<seed>``."""
-        folder = self.config.get("sweeps", {}).get("kept")
-        if folder is None:
+        """Where the same run may have been kept for good, below ``sweeps.kept`` as its own directory below outputs."""
+        sweeps = self.config.get("sweeps", {})
+        if (folder := sweeps.get("kept")) is None:
             return None
-        return RunDirectory(Path(folder, *self.run.path.parts[-4:]), {**self.config, "overwrite": False})
+        depth = 4 + self.model.count("/") + str(sweeps.get("cell", "")).count("/")
+        return RunDirectory(Path(folder, *self.run.path.parts[-depth:]), {**self.config, "overwrite": False})
 
     @property
     def model(self) -> str:
         return str(self.config["name"])
 
     def __str__(self) -> str:
-        return f"{self.model} lr={self.config['optimizer']['lr']} seed={self.config['seed']}"
+        folders = [shown(part) for part in str(self.config["sweeps"].get("cell", "")).split("/")[1:]]
+        return " ".join([self.model, *folders, f"lr={self.config['optimizer']['lr']}", f"seed={self.config['seed']}"])
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,9 @@ def distinct(cells: Sequence[SweepCell]) -> list[SweepCell]:
             raise SweepError(f"a multirun cannot use trainer.num_nodes={nodes}: run one configuration at a time")
         ours, theirs = flatten(cell.config), flatten(places.setdefault(str(cell.run.path), cell).config)
         if keys := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
-            raise SweepError(f"cells that differ in {', '.join(keys)} share {cell.run.path}: give each its own name=")
+            raise SweepError(
+                f"cells that differ in {', '.join(keys)} share {cell.run.path}: output_dir must tell them apart"
+            )
     return list(places.values())
 
 

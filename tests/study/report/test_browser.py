@@ -58,7 +58,15 @@ def test_a_phone_scrolls_tables_and_not_the_page(outputs: Path, tmp_path: Path) 
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     probe = (
         "<script>addEventListener('load', () => { const page = document.documentElement; "
-        "console.log('widths ' + page.clientWidth + ' ' + page.scrollWidth) })</script></body>"
+        "const places = (plot, name) => [...plot.querySelectorAll(name)].map((one) => one.getBoundingClientRect()); "
+        "let buttons = 0, entries = 0, covered = 0; "
+        "for (const plot of document.querySelectorAll('.js-plotly-plot')) "
+        "  for (const bar of places(plot, '.modebar-group')) { buttons++; "
+        "    for (const entry of places(plot, '.legend .traces')) { entries++; "
+        "      covered += bar.left < entry.right && entry.left < bar.right && bar.top < entry.bottom "
+        "        && entry.top < bar.bottom } } "
+        "console.log('widths ' + page.clientWidth + ' ' + page.scrollWidth + ', covered ' + covered + ' of '"
+        "  + (buttons && entries)) })</script></body>"
     )
     (tmp_path / "probed.html").write_text(text.replace("</body>", probe), encoding="utf-8")
     # A window of the browser has a least width; a frame has none.
@@ -67,4 +75,7 @@ def test_a_phone_scrolls_tables_and_not_the_page(outputs: Path, tmp_path: Path) 
     [line] = console
     found = re.search(r"widths (\d+) (\d+)", line)
     assert found is not None, line
+    covered = re.search(r"covered 0 of (\d+)", line)
+    assert covered is not None, line
+    assert int(covered[1]) > 0
     assert (int(found[1]), int(found[2])) == (390, 390) or (int(found[1]) < 390 and found[1] == found[2])

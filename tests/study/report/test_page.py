@@ -44,7 +44,8 @@ def make_content(outputs: Path) -> Content:
     evidence = read_evidence(outputs)
     drawings = (fabricate.profiles("figure3", 20), fabricate.bands(), fabricate.stack())
     table = read_table(outputs / "table1") if (outputs / "table1").is_dir() else None
-    return Content(evidence, fabricate.claims(), table, "No table.", drawings, ("figure5 lacks a run",), (), {})
+    notes = ("figure5 lacks a run",)
+    return Content(evidence, (), 0, True, fabricate.claims(), table, "No table.", drawings, notes, (), {})
 
 
 def page_of(content: Content, path: Path) -> Element:

@@ -1,12 +1,10 @@
-"""What the page says: its content, its first paragraph, and the commands that make it."""
+"""What the page says: a user's own runs, the study, what is odd, and the commands that make it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from sppbench.evidence.profiles import unusual
 from sppbench.evidence.runs import EvidenceError, Run
@@ -17,11 +15,15 @@ from sppbench.study.claims.judge import judge
 from sppbench.study.claims.thresholds import read_rules
 from sppbench.study.figures.draw_all import draw_figures
 from sppbench.study.figures.drawing import Drawing
+from sppbench.study.figures.drawn_runs import follow_protocol
+from sppbench.study.figures.published_figures import read_published_figures
 from sppbench.study.report.run_findings import findings
 from sppbench.study.report.run_list import departures
+from sppbench.study.report.run_pages import RunPage, not_finite, run_pages
 from sppbench.study.table.cells import Table, read_table
 
 TABLE = "table1"
+SWEEPS = frozenset({TABLE, "figures", "claims"})  # of the study, see conf/sweeps
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Content:
 
     Attributes:
         evidence: All runs under the directory.
+        own: Runs that are not of the study's sweeps; the newest, if they are many.
+        owned: How many there are.
+        studied: Whether runs of the study are here. Without them there are no claims, table and figures.
         claims: With their verdicts.
         table: The sweep `TABLE`; None if it is not there or cannot be read.
         table_problem: Why there is none; empty if there is one.
@@ -41,6 +46,9 @@ class Content:
     """
 
     evidence: Evidence
+    own: tuple[RunPage, ...]
+    owned: int
+    studied: bool
     claims: tuple[Claim, ...]
     table: Table | None
     table_problem: str
@@ -49,6 +57,11 @@ class Content:
     problems: tuple[str, ...]
     departures: dict[str, list[str]]
     findings: dict[str, list[Finding]] = field(default_factory=dict)
+
+    @property
+    def under_way(self) -> list[Run]:
+        """The runs that a process is at work on."""
+        return [run for run in self.evidence.runs if run.is_under_way]
 
 
 def gather(directory: str | Path) -> Content:
@@ -60,19 +73,43 @@ def gather(directory: str | Path) -> Content:
         UserError: The published table cannot be read.
     """
     evidence = read_evidence(directory)
+    of_study = study_runs(evidence)
+    own = own_runs(evidence, of_study)
     table, table_problem = _read_table(evidence.directory / TABLE)
-    drawings, figure_notes = draw_figures(evidence)
+    drawings, figure_notes = draw_figures(evidence) if of_study else ([], [])
     return Content(
         evidence=evidence,
-        claims=tuple(judge(evidence)),
+        own=tuple(run_pages(own, evidence.directory)),
+        owned=len(own),
+        studied=bool(of_study),
+        claims=tuple(judge(evidence)) if of_study else (),
         table=table,
         table_problem=table_problem,
         drawings=tuple(drawings),
         figure_notes=tuple(figure_notes),
         problems=tuple(dict.fromkeys([*evidence.problems, *evidence.lost, *evidence.duplicates, *odd_runs(evidence)])),
-        departures=departures(evidence.runs, read_rules().protocol),
+        departures=departures(evidence.runs, read_rules().protocol) if of_study else {},
         findings=findings(evidence.runs, evidence.directory),
     )
+
+
+def study_runs(evidence: Evidence) -> list[Run]:
+    """The runs that follow the protocol of the study's claims or figures.
+
+    Raises:
+        RulesError: The rules of the claims cannot be read.
+        UserError: The published numbers cannot be read.
+    """
+    of_claims = evidence.only({}, read_rules().protocol).runs
+    of_figures = follow_protocol(evidence, read_published_figures()).runs
+    paths = {run.path for run in (*of_claims, *of_figures)}
+    return [run for run in evidence.runs if run.path in paths]
+
+
+def own_runs(evidence: Evidence, of_study: list[Run]) -> list[Run]:
+    """The runs that are not in one of the study's sweeps: also those that follow its protocol."""
+    sweeps = {run.sweep for run in of_study} & SWEEPS
+    return [run for run in evidence.runs if run.sweep not in sweeps]
 
 
 def _read_table(directory: Path) -> tuple[Table | None, str]:
@@ -95,7 +132,7 @@ def odd_runs(evidence: Evidence) -> Iterator[str]:
                 yield str(error)
         if run.counts and run.has_signals:
             try:
-                yield from _not_finite(run)
+                yield from not_finite(run)
                 frame = run.signals()
             except EvidenceError as error:
                 yield str(error)
@@ -113,66 +150,17 @@ def odd_runs(evidence: Evidence) -> Iterator[str]:
                 yield f"{path} recorded layers of other names than other runs of the same net did"
 
 
-def _not_finite(run: Run) -> Iterator[str]:
-    frame = run.signals()
-    bad = frame[~np.isfinite(frame["second_moment"])]
-    if len(bad):
-        first = int(bad["epoch"].min())
-        share = f"{len(bad)} of {len(frame)} epoch means"
-        yield f"{run.path}: {share} of its signals are not finite, the first in epoch {first}"
-
-
-HEADLINE = "C2"
-_WORDS = (("holds", "holds", "hold"), ("fails", "fails", "fail"), ("undecided", "is undecided", "are undecided"))
-
-
-def answer(content: Content) -> list[str]:
-    """What the runs say about the claims, in sentences."""
-    claims, runs = content.claims, content.evidence.runs
-    counted = [run for run in runs if run.counts]
-    nets = len({run.model for run in counted})
-    if not counted:
-        return [
-            f"No run under {content.evidence.directory} has finished, so nothing can be said about the study's claims "
-            "yet."
-        ]
-    verdicts = []
-    for verdict, one, several in _WORDS:
-        if which := [claim.id for claim in claims if claim.verdict == verdict]:
-            verdicts.append(f"{len(which)} {one if len(which) == 1 else several} ({', '.join(which)})")
-    sentences = [
-        f"Of the study's {len(claims)} claims, {_joined(verdicts)}, judged by {_count(len(counted), 'finished run')} "
-        f"of {_count(nets, 'net')}."
-    ]
-    headline = next((claim for claim in claims if claim.id == HEADLINE), None)
-    return sentences + ([_headline(headline)] if headline is not None else [])
-
-
-def _joined(parts: list[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' if n != 1 else ''}"
-
-
-def _headline(claim: Claim) -> str:
-    verb = "is undecided" if claim.verdict == "undecided" else claim.verdict
-    measured = []
-    for part in claim.parts:
-        if part.decides and part.value is not None:
-            interval = f" [{part.interval[0]:.3g}, {part.interval[1]:.3g}]" if part.interval is not None else ""
-            measured.append(f"{part.name}: {part.value:.3g}{interval}")
-    what = claim.parts[0].quantity if claim.parts else ""
-    numbers = f" ({what}; {'; '.join(measured)})" if measured else ""
-    return f"The headline claim {claim.id} {verb}{numbers}."
-
-
 def ways_to_make(content: Content) -> list[tuple[str, str]]:
     """Commands, and what each of them does."""
     directory = content.evidence.directory
-    return [
+    always = [
         (f"sppbench report {directory} --output report.html", "makes this page again, from the runs so far"),
+        (f"sppbench report {directory} --every 60", "does so every minute, until all runs have ended"),
+    ]
+    if not content.studied:
+        return [*always, ("python -m sppbench.train --help", "says how a run is made")]
+    return [
+        *always,
         ("python -m sppbench.train -m sweeps=figures", "runs what is missing for the figures and for claims C1 and C2"),
         (f"python -m sppbench.train -m sweeps={TABLE}", "runs what is missing for Table 1 and for claims C3 to C6"),
         (f"sppbench inspect {directory}", "inspects the weights of finished runs, for claims C1 and C5"),

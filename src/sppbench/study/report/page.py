@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +19,11 @@ from sppbench.study.common.output import log_run
 from sppbench.study.figures.drawing import Drawing, reason
 from sppbench.study.figures.figure_output import renderable
 from sppbench.study.report import run_list
-from sppbench.study.report.content import TABLE, Content, answer, ways_to_make
+from sppbench.study.report.answers import HEADLINE_FIGURE, answer, own_answer
+from sppbench.study.report.content import TABLE, Content, gather, ways_to_make
+from sppbench.study.report.pictures import picture
 from sppbench.study.report.plotly_conversion import chart
+from sppbench.study.report.run_pages import draw_learning
 from sppbench.study.table.formats import CAPTION, ours, plus_minus, tidy
 from sppbench.study.table.notes import notes
 
@@ -34,12 +36,13 @@ class ReportError(UserError):
     """Something that the user must fix; the message says what, in a line."""
 
 
-def render(content: Content, page: Path) -> str:
+def render(content: Content, page: Path, every: int | None = None) -> str:
     """The whole page as HTML that loads nothing.
 
     Args:
         content: What it says.
         page: Where it will be: links to runs are relative to it.
+        every: Seconds after which a browser that shows it is to read it anew, as it will be written anew; None: never.
     """
     from plotly.offline import get_plotlyjs
 
@@ -58,13 +61,17 @@ def render(content: Content, page: Path) -> str:
     papers = _made(paper, content.drawings, "on paper", notes_on_figures)
     html = environment.get_template("report.html.j2").render(
         content=content,
+        every=every,
         answer=answer(content),
+        own_answer=own_answer(content),
+        learning=_learning(content, notes_on_figures),
+        headline_figure=HEADLINE_FIGURE,
         ways=ways_to_make(content),
         drawings=[drawing for drawing in content.drawings if drawing.name in charts or drawing.name in papers],
         charts=charts,
         papers=papers,
         figure_notes=notes_on_figures,
-        plotlyjs=Markup(get_plotlyjs()),
+        plotlyjs=Markup(get_plotlyjs()) if charts else "",
         table=content.table,
         table_name=TABLE,
         table_caption=CAPTION,
@@ -77,6 +84,16 @@ def render(content: Content, page: Path) -> str:
     )
     # Names of files that are not UTF-8 are lone surrogates in Python, which no page can hold.
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _learning(content: Content, notes: list[str]) -> str:
+    """The learning curves of the own runs as a data URI; empty if there are none."""
+    try:
+        figure = draw_learning(content.own)
+        return picture(figure) if figure is not None else ""
+    except Exception as error:  # matplotlib raises many kinds
+        notes.append(f"the learning curves cannot be drawn: {reason(error)}")
+        return ""
 
 
 def _made(make: Callable[[Drawing], Made], drawings: Iterable[Drawing], how: str, notes: list[str]) -> dict[str, Made]:
@@ -104,18 +121,8 @@ def number(value: Any, form: str = ".4g") -> Markup:
 
 
 def paper(drawing: Drawing) -> str:
-    """The figure on paper as a data URI, for print and for readers without scripts.
-
-    An indexed picture: a fifth of the size of one in SVG where layers are many.
-    """
-    from PIL import Image
-
-    file = io.BytesIO()
-    drawing.figure.savefig(file, format="png", dpi=200)
-    picture = Image.open(file).convert("RGB").quantize(32)
-    file = io.BytesIO()
-    picture.save(file, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    """The figure on paper as a data URI, for print and for readers without scripts."""
+    return picture(drawing.figure)
 
 
 def check_writable(path: Path) -> None:
@@ -132,8 +139,13 @@ def check_writable(path: Path) -> None:
         raise ReportError(f"cannot write {path}: Permission denied")
 
 
-def write_report(content: Content, path: Path) -> int:
+def write_report(content: Content, path: Path, every: int | None = None) -> int:
     """Writes the page: there is the old page or the new one at any time.
+
+    Args:
+        content: What it says.
+        path: The file.
+        every: As of `render`.
 
     Returns:
         Its size in bytes.
@@ -141,12 +153,35 @@ def write_report(content: Content, path: Path) -> int:
     Raises:
         ReportError: The file cannot be written.
     """
-    page = render(content, path)
+    page = render(content, path, every)
     try:
         write_text(path, page)
         return path.stat().st_size
     except OSError as error:
         raise ReportError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_until_ended(directory: Path, path: Path, every: int | None) -> Iterator[tuple[Content, int]]:
+    """Writes the page, and writes it anew while runs are under way.
+
+    A sweep has no run under way between two cells: it has ended when the next page shows none, either.
+
+    Args:
+        directory: Where the runs are.
+        path: The page.
+        every: Seconds between two pages; None: it is written once.
+
+    Yields:
+        What each page says, and its size in bytes.
+    """
+    quiet = 1
+    while True:
+        content = gather(directory)
+        quiet = 0 if content.under_way else quiet + 1
+        yield content, write_report(content, path, every)
+        if every is None or quiet > 1:
+            return
+        time.sleep(every)
 
 
 def claim_rows(claims: tuple[Claim, ...]) -> list[dict[str, Any]]:
@@ -172,8 +207,24 @@ def claim_rows(claims: tuple[Claim, ...]) -> list[dict[str, Any]]:
     ]
 
 
+def run_rows(content: Content) -> list[dict[str, Any]]:
+    """A row for each of the own runs, with the same keys in each."""
+    return [
+        {
+            "run": page.name,
+            "model": page.run.model,
+            "lr": page.run.lr,
+            "seed": page.run.seed,
+            "status": page.status,
+            "accuracy": page.run.accuracy,
+            "findings": "; ".join(page.findings),
+        }
+        for page in content.own
+    ]
+
+
 def log_report(content: Content) -> list[str]:
-    """Logs one W&B run with the keys ``report/claims``, ``report/table1`` and ``report/<figure>``.
+    """Logs one W&B run with the keys ``report/runs``, ``report/claims``, ``report/table1`` and ``report/<figure>``.
 
     Returns:
         A line for each figure that cannot be rendered, and is left out.
@@ -182,7 +233,8 @@ def log_report(content: Content) -> list[str]:
         OutputError: W&B refuses it, or cannot be reached.
     """
     directory = content.evidence.directory
-    tables = {"report/claims": claim_rows(content.claims)}
+    tables = {"report/claims": claim_rows(content.claims), "report/runs": run_rows(content)}
+    tables = {key: rows for key, rows in tables.items() if rows}
     if content.table is not None:
         tables[f"report/{TABLE}"] = tidy(content.table)
     figures, problems = renderable(content.drawings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sppbench.evidence.runs import EvidenceError, Run
 from sppbench.spp.diagnosis.diagnose import diagnose
 from sppbench.spp.diagnosis.finding import Finding
+from sppbench.study.report.run_pages import run_name
 
 
 def findings(runs: Iterable[Run], directory: Path) -> dict[str, list[Finding]]:
@@ -26,5 +27,5 @@ def findings(runs: Iterable[Run], directory: Path) -> dict[str, list[Finding]]:
         except EvidenceError:  # which is among the problems
             continue
         if of_run := diagnose(signals, batchnorm=gains):
-            found[run.path.relative_to(directory).as_posix()] = list(of_run)
+            found[run_name(run, directory)] = list(of_run)
     return found

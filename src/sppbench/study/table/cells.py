@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from sppbench.evidence.runs import COUNTED, EvidenceError, Run, State, is_run, read_run
+from sppbench.evidence.run_places import find_runs, is_run
+from sppbench.evidence.runs import COUNTED, EvidenceError, Run, State, read_run
 from sppbench.study.common.intervals import Summary, summarize
 from sppbench.study.common.published import Published, read_published
 from sppbench.study.table.verdict import MARGIN, Comparison, Verdict, compare, decide, is_chance
@@ -70,7 +72,8 @@ class Table:
         directory: Where the runs are.
         titles: Names of the nets and what to call them, in the order of the columns: the published ones first.
         seeds: Of all runs.
-        chance: Accuracy of a constant prediction, in percent, for equally frequent classes.
+        chance: Accuracy of a constant prediction, in percent, for equally frequent classes; NaN where data sets of
+            different numbers of classes are compared.
         margin: Difference in points up to which two means count as equal.
         published: The published table; None if it does not apply.
         departures: Why it does not, or not for some nets: one text a reason.
@@ -123,16 +126,17 @@ def read_table(directory: str | Path, published: str | Path | None = None, margi
     runs = read_sweep(directory)
     models, departures = _comparable(known, runs)
     values = {place: value for place, value in known.values.items() if place[0] in models}
-    places = {(run.model, lr) for run in runs for lr in {other.lr for other in runs}} | values.keys()
+    places = {(run.label, lr) for run in runs for lr in {other.lr for other in runs}} | values.keys()
     seeds = tuple(sorted({run.seed for run in runs}))
-    chance = 100 / int(runs[0].settings["data.num_classes"])
+    classes = {int(run.settings["data.num_classes"]) for run in runs}
+    chance = 100 / classes.pop() if len(classes) == 1 else math.nan
     here = {model for model, _ in places}
     titles = {model: title for model, title in known.titles.items() if model in here}
     titles |= {model: model for model in sorted(here - titles.keys())}
     order = list(titles)
     cells = []
     for model, lr in sorted(places, key=lambda place: (-place[1], order.index(place[0]))):
-        found = [run for run in runs if (run.model, run.lr) == (model, lr)]
+        found = [run for run in runs if (run.label, run.lr) == (model, lr)]
         cells.append(_cell((model, titles[model], lr), found, seeds, values.get((model, lr)), chance, margin))
     applied = known if models else None
     return Table(directory, tuple(cells), titles, seeds, chance, margin, applied, tuple(departures))
@@ -140,7 +144,7 @@ def read_table(directory: str | Path, published: str | Path | None = None, margi
 
 def _comparable(known: Published, runs: list[Run]) -> tuple[set[str], list[str]]:
     """The published nets that our runs may be compared with, found or yet to be run; and why not with others."""
-    found = {run.model: run.settings for run in runs if run.model in known.titles}
+    found = {run.label: run.settings for run in runs if run.label in known.titles}
     departures = {model: known.departures(model, settings) for model, settings in found.items()}
     of_all = {
         key: text for of_one in departures.values() for key, text in of_one.items() if key.split(".")[0] != "model"
@@ -176,32 +180,43 @@ def _cell(
 
 
 def read_sweep(directory: Path) -> list[Run]:
-    """Reads the runs at ``directory/<model>/lr=<lr>/seed=<seed>/``, sorted by model, learning rate and seed.
+    """Reads the runs at ``directory/<name>/[<key>=<value>/...]lr=<lr>/seed=<seed>/``, sorted by net, rate and seed.
 
     Raises:
         EvidenceError: There are none; a configuration is missing or damaged; two runs are the same; or configurations
-            differ in more than model, learning rate and seed.
+            differ in more than what their places say.
     """
     if not directory.is_dir():
         raise EvidenceError(f"{directory} is not a directory")
-    runs = [read_run(path) for path in sorted(directory.glob("*/lr=*/seed=*")) if is_run(path)]
+    linked = (path for path in directory.glob("*/lr=*/seed=*") if is_run(path))  # in folders that may be links
+    paths = {path for path in (*find_runs(directory), *linked) if _is_cell(path.relative_to(directory))}
+    runs = [read_run(path) for path in sorted(paths)]
     if not runs:
         raise EvidenceError(f"no runs in {directory}: looked for <model>/lr=<lr>/seed=<seed>/result.json")
-    runs.sort(key=lambda run: (run.model, run.lr, run.seed))
+    runs.sort(key=lambda run: (run.label, run.lr, run.seed))
     for one, other in pairwise(runs):
-        if (one.model, one.lr, one.seed) == (other.model, other.lr, other.seed):
+        if (one.label, one.lr, one.seed) == (other.label, other.lr, other.seed):
             raise EvidenceError(f"{one.path} and {other.path} are runs of the same net and seed")
     _refuse_mixture(runs)
     return runs
 
 
+def _is_cell(path: Path) -> bool:
+    """Whether a run's place below its sweep is ``<name>/[<key>=<value>/...]lr=<lr>/seed=<seed>``."""
+    _, *folders = path.parts
+    return len(folders) >= 2 and all("=" in folder for folder in folders)
+
+
 def _refuse_mixture(runs: list[Run]) -> None:
+    swept = {words.partition("=")[0] for run in runs for words in run.variant}
     first_of_model: dict[str, Run] = {}
     for run in runs:
         # Across models the settings of the nets differ, as they should.
-        for other, nets_too in ((runs[0], False), (first_of_model.setdefault(run.model, run), True)):
+        for other, nets_too in ((runs[0], False), (first_of_model.setdefault(run.label, run), True)):
             keys = sorted(run.settings.keys() | other.settings.keys())
             keys = [key for key in keys if nets_too or key.split(".")[0] != "model"]
+            if run.label != other.label:
+                keys = [key for key in keys if not any(f"{key}.".startswith(f"{one}.") for one in swept)]
             values = {key: (other.settings.get(key), run.settings.get(key)) for key in keys}
             if differing := [f"{key} ({a!r} and {b!r})" for key, (a, b) in values.items() if a != b]:
                 raise EvidenceError(

@@ -66,7 +66,7 @@ def _places(runs: list[Run]) -> list[str]:
     """Runs in few words: seeds by net and learning rate."""
     seeds: dict[tuple[str, float], list[int]] = defaultdict(list)
     for run in runs:
-        seeds[run.model, run.lr].append(run.seed)
+        seeds[run.label, run.lr].append(run.seed)
     return [f"{model} at lr {lr:g}, {_seeds(of_cell)}" for (model, lr), of_cell in seeds.items()]
 
 
