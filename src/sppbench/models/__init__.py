@@ -8,5 +8,17 @@ from sppbench.models.efficientnet import EfficientNet
 from sppbench.models.ffnn import FFNN
 from sppbench.models.initialization import initialize
 from sppbench.models.merges import MPScale, MPSum, Scale, Sum, mp_scale, mp_sum
+from sppbench.models.nf_efficientnet import NFEfficientNet
 
-__all__ = ["FFNN", "EfficientNet", "MPScale", "MPSum", "Scale", "Sum", "initialize", "mp_scale", "mp_sum"]
+__all__ = [
+    "FFNN",
+    "EfficientNet",
+    "MPScale",
+    "MPSum",
+    "NFEfficientNet",
+    "Scale",
+    "Sum",
+    "initialize",
+    "mp_scale",
+    "mp_sum",
+]

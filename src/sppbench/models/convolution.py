@@ -20,12 +20,16 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) → (N, C_out, H_out, W_out)."""
+        return self.convolve(input, self.weight)
+
+    def convolve(self, input: Tensor, all_taps: Tensor) -> Tensor:
+        """As `forward`, with a weight (C_out, C_in / groups, k, k) that takes the place of the layer's own."""
         (top, bottom), (left, right) = self.taps(0, input.shape[-2]), self.taps(1, input.shape[-1])
         whole = (top, left) == (0, 0) and (bottom, right) == self.kernel_size
         if whole:
-            weight, padding = self.weight, self.padding
+            weight, padding = all_taps, self.padding
         else:
-            weight = self.weight[:, :, top:bottom, left:right]
+            weight = all_taps[:, :, top:bottom, left:right]
             padding = int(self.padding[0]) - top, int(self.padding[1]) - left
         if input.is_cpu and input.ndim == 4 and input.shape[-2:] == weight.shape[-2:] == (1, 1) and padding == (0, 0):
             pixels = input.permute(0, 2, 3, 1)  # channels last, for the sake of the layout of what comes out
@@ -35,7 +39,8 @@ class Conv2d(nn.Conv2d):
                 products = pixels * weight.flatten()
                 return (products if self.bias is None else products + self.bias).permute(0, 3, 1, 2)
         if whole:  # also where padding is more than a number of zeros
-            return super().forward(input)
+            convolved: Tensor = self._conv_forward(input, weight, self.bias)
+            return convolved
         return F.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def taps(self, axis: int, size: int) -> tuple[int, int]:

@@ -1,0 +1,301 @@
+"""A normalizer-free EfficientNet-B0 in which one step of Adam changes every layer by the same share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import ops
+
+from sppbench.checks import check_integer, check_number
+from sppbench.models.activation import Activation, make_activation
+from sppbench.models.convolution import Conv2d
+from sppbench.models.efficientnet import B0_STAGES
+from sppbench.models.initialization import initialize_classifier
+from sppbench.models.merges import Sum
+
+SQUEEZE = 4  # Hu et al. 2018; Tan & Le 2019: of a block's input channels
+
+
+class ScaledConv2d(Conv2d):
+    """A convolution whose raw weights have one standard deviation σ, whatever its size; (N, C, H, W) → (N, C', H', W').
+
+    Its weight is gain · raw / (σ √fan_in), which at first has LeCun's variance 1/fan_in (LeCun et al. 1998, eq. 16).
+    One step of Adam moves each raw weight by about the learning rate, and so each layer by the share lr/σ. With
+    LeCun's own initialization this share is lr · √fan_in: from 0.4 % for 16 inputs to 3 % for 1,152, at lr 0.001.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, groups: As of ``nn.Conv2d``; padding keeps the size.
+        sigma: σ, the standard deviation of the raw weights, above 0.
+        standardize: Whether the raw weights of each output are taken relative to their own mean and standard deviation
+            (Qiao et al. 2019; scaled: Brock et al. 2021 a, eq. 1): the weight is then gain · ŵ / √fan_in. As before
+            batch normalization, their scale does not matter.
+        gain: Whether each output has a learned gain, from 1 (Salimans & Kingma 2016, section 2).
+
+    Example:
+        >>> layer = ScaledConv2d(3, 8, 3, sigma=0.04)
+        >>> layer(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 8, 32, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        sigma: float,
+        standardize: bool = False,
+        gain: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups)
+        self.sigma, self.standardize = sigma, standardize
+        self.fan_in = in_channels // groups * kernel_size**2
+        nn.init.normal_(self.weight, std=sigma)
+        nn.init.zeros_(self.get_parameter("bias"))
+        self.gain = nn.Parameter(torch.ones(out_channels)) if gain else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.convolve(input, self.scaled_weight())
+
+    def scaled_weight(self) -> Tensor:
+        """The weight that the convolution has, shape (C_out, C_in / groups, k, k)."""
+        if self.standardize:
+            variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+            scale = torch.rsqrt(variance * self.fan_in + 1e-12)
+            raw = self.weight - mean
+        else:
+            scale, raw = self.weight.new_tensor(1 / (self.sigma * math.sqrt(self.fan_in))), self.weight
+        return raw * (scale if self.gain is None else scale * self.gain.view(-1, 1, 1, 1))
+
+    def extra_repr(self) -> str:
+        usual: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{usual}, sigma={self.sigma}, standardize={self.standardize}"
+
+
+class DoubledGate(nn.Module):
+    """Squeeze-and-excitation's gate times 2 (Brock et al. 2021 b, section 4.1): x (N, C, H, W), s (N, C, 1, 1) → 2·s·x.
+
+    A sigmoid of small logits is near ½: doubled, it lets a signal pass as it is.
+    """
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return 2 * gate * x
+
+
+class NFSqueezeExcitation(nn.Module):
+    """Squeeze-and-excitation (Hu et al. 2018) with a doubled gate; (N, C, H, W) → (N, C, H, W)."""
+
+    def __init__(self, channels: int, squeezed: int, activation: Activation, sigma: float) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = ScaledConv2d(channels, squeezed, 1, sigma=sigma, gain=False)
+        self.activation = make_activation(activation)
+        self.fc2 = ScaledConv2d(squeezed, channels, 1, sigma=sigma, gain=False)
+        self.scale_activation = nn.Sigmoid()
+        self.scale = DoubledGate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.fc2(self.activation(self.fc1(self.avgpool(x))))
+        gated: Tensor = self.scale(x, self.scale_activation(logits))
+        return gated
+
+
+class NFMBConv(nn.Module):
+    """Inverted residual block without normalization: x + g·f(x/β), or f(x/β) where the shapes differ.
+
+    (N, C_in, H, W) → (N, C_out, ⌈H / stride⌉, ⌈W / stride⌉). β is the standard deviation that x has by the theory of
+    independent branches (Brock et al. 2021 a, section 3), g a learned scalar (De & Smith 2020: SkipInit, but not from
+    0). Stochastic depth (Huang et al. 2016) leaves f out for some of the samples, in training.
+    """
+
+    def __init__(
+        self,
+        stage: tuple[int, int, int, int, int],
+        *,
+        beta: float,
+        branch_gain: float,
+        drop: float,
+        activation: Activation,
+        sigma: float,
+        depthwise_sigma: float,
+        standardize: bool,
+        weight_gain: bool,
+    ) -> None:
+        super().__init__()
+        ratio, kernel, stride, inputs, outputs = stage
+        expanded = inputs * ratio
+        pointwise: dict[str, Any] = {"sigma": sigma, "standardize": standardize, "gain": weight_gain}
+        self.beta = beta
+        layers: list[nn.Module] = []
+        if ratio != 1:
+            layers += [ScaledConv2d(inputs, expanded, 1, **pointwise), make_activation(activation)]
+        layers += [
+            ScaledConv2d(expanded, expanded, kernel, stride, expanded, sigma=depthwise_sigma, gain=weight_gain),
+            make_activation(activation),
+            NFSqueezeExcitation(expanded, max(1, inputs // SQUEEZE), activation, sigma),
+            ScaledConv2d(expanded, outputs, 1, **pointwise),
+        ]
+        self.block = nn.Sequential(*layers)
+        self.has_skip = stride == 1 and inputs == outputs
+        if self.has_skip:
+            self.stochastic_depth = ops.StochasticDepth(drop, "row")
+            self.branch_gain = nn.Parameter(torch.tensor(float(branch_gain)))
+            self.sum = Sum()
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch: Tensor = self.block(x / self.beta)
+        if self.has_skip:
+            branch = self.sum(self.stochastic_depth(branch) * self.branch_gain, x)
+        return branch
+
+
+class NFEfficientNet(nn.Module):
+    """EfficientNet-B0 (Tan & Le 2019) without normalization, for the study's protocol.
+
+    Input: images of shape (N, in_channels, H, W), 32×32 in the study. Output: logits of shape (N, num_classes). Leaves
+    are registered in the order of their calls, and each is called once.
+
+    ===================================  ===============================================================================
+    part                                 source
+    ===================================  ===============================================================================
+    SELU                                 Klambauer et al. 2017: keeps mean 0 and variance 1
+    weights of one σ (`ScaledConv2d`)    Karras et al. 2024, section 2.3: equal relative steps in all layers
+    `standardize`                        Brock et al. 2021 a, eq. 1; 1×1 convolutions and the stem, not depthwise ones
+    `weight_gain`, biases                Salimans & Kingma 2016; batch normalization has both, its absence neither
+    gains and biases by noise            Mishkin & Matas 2016, by channel, on noise of a spectrum of 1/f, no data
+    x + g·f(x/β)                         Brock et al. 2021 a, section 3; g from 0.5, not 0: Adam moves it 0.001 a step
+    doubled gate                         Brock et al. 2021 b, section 4.1
+    `stochastic_depth`                   Huang et al. 2016, section 3: linear in depth
+    `dropout`                            before the classifier, as in EfficientNet
+    ===================================  ===============================================================================
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        activation: as of `EfficientNet`; the theory of β is for SELU.
+        sigma: σ of the raw weights, above 0: a step of Adam moves each layer by lr/σ.
+        depthwise_sigma: that of the depthwise convolutions; None is `sigma`.
+        standardize: whether 1×1 convolutions and the stem standardize their weights.
+        weight_gain: whether convolutions outside of squeeze-and-excitation have a gain by channel.
+        calibrate: whether gains and biases are set by noise, see `calibrate`; else they are 1 and 0.
+        branch_gain: g at first.
+        stochastic_depth: probability at the last block, in [0, 1); 0 at the first, linear between.
+        dropout: probability before the classifier, in [0, 1).
+        classifier_std: standard deviation of the classifier's initial weights.
+
+    Raises:
+        ValueError: unknown `activation`, or a number out of its range.
+
+    Example:
+        >>> net = NFEfficientNet()
+        >>> net(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 100,
+        activation: Activation = "SELU",
+        sigma: float = 0.04,
+        depthwise_sigma: float | None = None,
+        standardize: bool = True,
+        weight_gain: bool = True,
+        calibrate: bool = True,
+        branch_gain: float = 0.5,
+        stochastic_depth: float = 0.25,
+        dropout: float = 0.35,
+        classifier_std: float = 0.01,
+    ) -> None:
+        check_integer("in_channels", in_channels, 1)
+        check_integer("num_classes", num_classes, 1)
+        depthwise_sigma = sigma if depthwise_sigma is None else depthwise_sigma
+        for name, value in (("sigma", sigma), ("depthwise_sigma", depthwise_sigma)):
+            check_number(name, "above 0", value, value > 0)
+        for name, value in (("stochastic_depth", stochastic_depth), ("dropout", dropout)):
+            check_number(name, "in [0, 1)", value, 0 <= value < 1)
+        check_number("classifier_std", "at least 0", classifier_std, classifier_std >= 0)
+        super().__init__()
+        conv: dict[str, Any] = {"sigma": sigma, "standardize": standardize, "gain": weight_gain}
+        self.features = nn.Sequential(ScaledConv2d(in_channels, 32, 3, 2, **conv), make_activation(activation))
+        blocks = [
+            stage[:5] if i == 0 else (*stage[:2], 1, stage[4], stage[4]) for stage in B0_STAGES for i in range(stage[5])
+        ]
+        variance = 1.0
+        for place, stage in enumerate(blocks):
+            block = NFMBConv(
+                stage,
+                beta=math.sqrt(variance),
+                branch_gain=branch_gain,
+                drop=stochastic_depth * place / (len(blocks) - 1),
+                activation=activation,
+                sigma=sigma,
+                depthwise_sigma=depthwise_sigma,
+                standardize=standardize,
+                weight_gain=weight_gain,
+            )
+            variance = variance + branch_gain**2 if block.has_skip else 1.0
+            self.features.append(block)
+        self.features.append(ScaledConv2d(320, 1280, 1, **conv))
+        self.features.append(make_activation(activation))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Sequential(nn.Dropout(dropout), linear := nn.Linear(1280, num_classes))
+        initialize_classifier(linear, classifier_std)
+        if calibrate and weight_gain:
+            set_gains_and_biases(self, in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.flatten(self.avgpool(self.features(x))))
+        return logits
+
+
+def pink_noise(count: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
+    """Images (count, channels, size, size) of mean 0 and variance 1 with amplitudes of 1/f, as photographs have.
+
+    Source: Field 1987, "Relations between the statistics of natural images and the response properties of cortical
+    cells". The mean over an image is drawn as its lowest frequency is.
+    """
+    white = torch.randn(count, channels, size, size, generator=generator)
+    rows, columns = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None]
+    frequency = torch.sqrt(rows**2 + columns**2).clamp_min(1 / size)
+    images: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(size, size))
+    return (images - images.mean()) / images.std(correction=0)
+
+
+@torch.no_grad()
+def set_gains_and_biases(net: nn.Module, in_channels: int, count: int = 256, size: int = 32) -> None:
+    """Sets the gains and biases of all `ScaledConv2d` that have gains so that each of their outputs begins with mean 0
+    and variance 1, channel by channel, on noise; in the order of their calls, each behind those before it.
+
+    Layer-sequential unit variance (Mishkin & Matas 2016) by channel, with the mean: what batch normalization does in
+    its first step, but once, and of no data. It accounts for taps that meet no pixel, too.
+
+    Args:
+        net: a net that is called with images; in evaluation mode meanwhile.
+        in_channels: of the images.
+        count, size: of the images, which are the same for all nets and seeds.
+    """
+    layers = [layer for layer in net.modules() if isinstance(layer, ScaledConv2d) and layer.gain is not None]
+
+    def adjust(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        assert isinstance(layer, ScaledConv2d)
+        assert layer.gain is not None
+        assert layer.bias is not None
+        std, mean = torch.std_mean(output, (0, 2, 3), correction=0)
+        layer.gain.div_(std)
+        layer.bias.sub_(mean).div_(std)
+        return (output - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+    handles = [layer.register_forward_hook(adjust) for layer in layers]
+    modes = {module: module.training for module in net.modules()}
+    net.eval()(pink_noise(count, in_channels, size, torch.Generator().manual_seed(0)))
+    for module, training in modes.items():
+        module.training = training
+    for handle in handles:
+        handle.remove()
