@@ -29,6 +29,7 @@ from omegaconf import DictConfig
 from sppbench.errors import UserError
 from sppbench.files import config_directory, write_text
 from sppbench.interruption import deferred_interrupt, exit_interrupted
+from sppbench.run import help_text
 from sppbench.run.assembly import Parts, build, resolve
 from sppbench.run.error_text import is_full_disk, one_line
 from sppbench.run.results import FINAL, Result, Status, git_state, package_versions
@@ -51,10 +52,14 @@ def main() -> None:
     """
     survive_any_text()
     need_only_matplotlib()
+    help_text.register()
     try:
         _hydra_main()
     except KeyboardInterrupt:  # while Hydra composes the configuration
         exit_interrupted()
+    except BrokenPipeError:  # the reader of --help, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes once more
+        sys.exit(1)
     except Exception as error:  # of --help, for which Hydra composes it and catches nothing
         _show_traceback()
         mistake = (str(error).splitlines() or [repr(error)])[0]
