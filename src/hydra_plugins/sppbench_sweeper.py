@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -55,7 +55,7 @@ class SppbenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Runs what is left; exits with 1 if a cell failed, and with 2 if the sweep cannot be run as asked."""
-        from sppbench.run.sweep import SweepError, begin, distinct, dry_run, look_at
+        from sppbench.run.sweep import SweepError, begin, distinct, dry_run, look_at, unfinished_kinds
         from sppbench.run.validation import UsageError
 
         try:
@@ -64,7 +64,8 @@ class SppbenchSweeper(Sweeper):
             print(f"sppbench: {error}", file=sys.stderr)
             sys.exit(2)
         if self._config.sweeps.dry_run:
-            print(dry_run(self._config.sweeps.name, [look_at(cell) for cell in cells]))
+            looks = [look_at(cell) for cell in cells]
+            print(dry_run(self._config.sweeps.name, looks, _measured(unfinished_kinds(looks))))
             return []
         return self._run(begin(cells))
 
@@ -245,3 +246,17 @@ def _free_again(cells: Sequence[SweepCell], failures: dict[SweepCell, str]) -> l
             return free
         time.sleep(_WAIT_SECONDS)
     return []
+
+
+def _measured(cells: Mapping[str, SweepCell]) -> dict[str, float]:
+    """Kind → seconds that a cell would take, by a few steps; without those whose steps cannot be run here."""
+    if not cells:
+        return {}
+    from sppbench.run.few_steps import seconds_of
+
+    found = {}
+    for kind, cell in cells.items():
+        print(f"measuring a few steps of {kind}", file=sys.stderr)
+        if (seconds := seconds_of(cell.config)) is not None:
+            found[kind] = seconds
+    return found

@@ -37,6 +37,7 @@ from sppbench.run.sweep import (
     look_at,
     progress_line,
     seconds_left,
+    unfinished_kinds,
 )
 from sppbench.study.table.cells import read_table
 from sppbench.train import main
@@ -522,6 +523,37 @@ def test_time_left_is_by_the_cells_of_the_same_model() -> None:
     looks.append(fabricated(4, "diverged", 1))
     assert seconds_left(looks) == (123, 0), "a diverged run ended early and tells nothing"
     assert seconds_left([fabricated(1, "missing"), fabricated(2, "running")]) == (0, 2)
+
+
+def test_kinds_of_which_none_has_finished_are_measured(
+    command: Command, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def seconds_of(config: dict[str, Any]) -> float | None:
+        asked.append(config)
+        return 100.0 if config["model"]["depth"] == 1 else None
+
+    monkeypatch.setattr("sppbench.run.few_steps.seconds_of", seconds_of)
+    assert command("-m", "model.depth=1,2", "seed=1,2", "sweeps.dry_run=true") == 0
+    captured = capfd.readouterr()
+    assert [config["model"]["depth"] for config in asked] == [1, 2], "one cell of each"
+    assert "measuring a few steps of ffnn/model.depth=2\n" in captured.err
+    # Of the other nothing is known: it is taken for granted neither long nor short.
+    assert captured.out.splitlines()[-1] == "estimated time: unknown, as no cell has finished yet"
+    assert command("-m", "model.depth=1", "seed=1,2", "sweeps.dry_run=true") == 0
+    assert capfd.readouterr().out.splitlines()[-1] == (
+        "estimated time: 0:03:20, one cell after the other, by a few steps of ffnn that were measured just now"
+    )
+    assert not Path("outputs").exists()
+
+
+def test_measured_kinds_do_not_take_the_time_of_others() -> None:
+    looks = [fabricated(1, "completed", 10), fabricated(2, "missing"), fabricated(1, "missing", 0, "bn")]
+    assert set(unfinished_kinds(looks)) == {"bn"}
+    assert seconds_left(looks, {"bn": 70}) == (80, 0)
+    how = "by a few steps of bn that were measured just now and by the cells that have finished"
+    assert dry_run("x", looks, {"bn": 70}).endswith(f"0:01:20, one cell after the other, {how}")
 
 
 def test_lines_about_a_sweep() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sppbench.errors import UserError
@@ -57,11 +58,16 @@ class SweepCell:
         return RunDirectory(Path(folder, *self.run.path.parts[-depth:]), {**self.config, "overwrite": False})
 
     @property
+    def kind(self) -> str:
+        """What takes the same time: the model, and what is swept besides learning rate and seed."""
+        return f"{self.model}{self.config.get('sweeps', {}).get('cell', '')}"
+
+    @property
     def model(self) -> str:
         return str(self.config["name"])
 
     def __str__(self) -> str:
-        folders = [shown(part) for part in str(self.config["sweeps"].get("cell", "")).split("/")[1:]]
+        folders = [shown(part) for part in str(self.config.get("sweeps", {}).get("cell", "")).split("/")[1:]]
         return " ".join([self.model, *folders, f"lr={self.config['optimizer']['lr']}", f"seed={self.config['seed']}"])
 
 
@@ -170,10 +176,15 @@ def distinct(cells: Sequence[SweepCell]) -> list[SweepCell]:
     return list(places.values())
 
 
-def seconds_left(looks: Sequence[Look]) -> tuple[float, int]:
+def seconds_left(looks: Sequence[Look], measured: Mapping[str, float] = MappingProxyType({})) -> tuple[float, int]:
     """Estimated seconds of computing for all cells that are not final, one after the other.
 
-    A cell takes as long as the finished ones of its model did on average, or of all models where none is.
+    A cell takes as long as the finished ones of its kind did on average, or where none is, as long as was measured for
+    its kind, or as all that have finished did.
+
+    Args:
+        looks: At all cells.
+        measured: Kind → seconds of a cell.
 
     Returns:
         The seconds, and how many of the cells the estimate had to leave out as nothing has finished yet.
@@ -181,13 +192,14 @@ def seconds_left(looks: Sequence[Look]) -> tuple[float, int]:
     known: dict[str, list[float]] = defaultdict(list)
     for look in looks:
         if look.state == "completed" and look.result is not None:
-            known[look.cell.model].append(look.result.wall_seconds)
+            known[look.cell.kind].append(look.result.wall_seconds)
     everything = [seconds for values in known.values() for seconds in values]
     total, unknown = 0.0, 0
     for look in looks:
         if look.state in FINAL or look.state == "refused":
             continue
-        values = known.get(look.cell.model) or everything
+        kind = look.cell.kind
+        values = known.get(kind) or ([measured[kind]] if kind in measured else everything)
         if not values:
             unknown += 1
             continue
@@ -227,19 +239,38 @@ def as_time(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def dry_run(name: str, looks: Sequence[Look]) -> str:
-    """What the sweep would do now: a line a cell, the numbers of each state, and the time it would take."""
+def unfinished_kinds(looks: Sequence[Look]) -> dict[str, SweepCell]:
+    """Kinds of cells of which one is to be run and none has finished, with the first such cell of each."""
+    finished = {look.cell.kind for look in looks if look.state == "completed"}
+    found: dict[str, SweepCell] = {}
+    for look in looks:
+        if look.cell.kind not in finished and look.state not in (*FINAL, "refused"):
+            found.setdefault(look.cell.kind, look.cell)
+    return found
+
+
+def dry_run(name: str, looks: Sequence[Look], measured: Mapping[str, float] = MappingProxyType({})) -> str:
+    """What the sweep would do now: a line a cell, the numbers of each state, and the time it would take.
+
+    Args:
+        name: Of the sweep.
+        looks: At all of its cells.
+        measured: Kind → seconds of a cell, by a few steps, for kinds of which none has finished.
+    """
     counts = Counter(look.state for look in looks)
     width = max(len(str(look.cell)) for look in looks)
     lines = [f"{look.state:<12} {look.cell!s:<{width}}  {look.reason or look.cell.run.path}" for look in looks]
     states = ", ".join(f"{number} {state}" for state, number in counts.most_common())
     final = sum(counts[state] for state in FINAL)
     lines.append(f"{name}: {len(looks)} cells: {states}; {len(looks) - final - counts['refused']} to run")
-    seconds, unknown = seconds_left(looks)
+    seconds, unknown = seconds_left(looks, measured)
     if unknown:
         lines.append("estimated time: unknown, as no cell has finished yet")
     else:
-        lines.append(f"estimated time: {as_time(seconds)}, one cell after the other, by the cells that have finished")
+        how = [f"by a few steps of {', '.join(measured)} that were measured just now"] if measured else []
+        if counts["completed"]:
+            how.append("by the cells that have finished")
+        lines.append(f"estimated time: {as_time(seconds)}, one cell after the other, {' and '.join(how)}")
     return "\n".join(lines)
 
 
