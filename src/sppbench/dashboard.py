@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
 # Configuration keys. As in a run's directory, a cell is in a sweep: the nets of `smoke` have the names of `table1`'s.
-CELL: Final = ("sweeps.name", "name", "optimizer.lr")
+CELL: Final = ("sweeps.name", "name", "sweeps.cell", "optimizer.lr")
 MAX_GROUPS: Final = 100  # that a panel shows; W&B's own limit is 10, and Table 1 has 12 cells
 COLUMNS: Final = 3  # of panels
 
