@@ -30,7 +30,7 @@ class ScaledConv2d(Conv2d):
         in_channels, out_channels, kernel_size, stride, groups: As of ``nn.Conv2d``; padding keeps the size.
         sigma: σ, the standard deviation of the raw weights, above 0.
         standardize: Whether the raw weights of each output are taken relative to their own mean and standard deviation
-            (Qiao et al. 2019; scaled: Brock et al. 2021 a, eq. 1): the weight is then gain · ŵ / √fan_in. As before
+            (Qiao et al. 2019; scaled: Brock et al. 2021 a): the weight is then gain · ŵ / √fan_in. As before
             batch normalization, their scale does not matter.
         gain: Whether each output has a learned gain, from 1 (Salimans & Kingma 2016, section 2).
 
@@ -78,7 +78,7 @@ class ScaledConv2d(Conv2d):
 
 
 class DoubledGate(nn.Module):
-    """Squeeze-and-excitation's gate times 2 (Brock et al. 2021 b, section 4.1): x (N, C, H, W), s (N, C, 1, 1) → 2·s·x.
+    """Squeeze-and-excitation's gate times 2 (Brock et al. 2021 b): x (N, C, H, W), s (N, C, 1, 1) → 2·s·x.
 
     A sigmoid of small logits is near ½: doubled, it lets a signal pass as it is.
     """
@@ -109,7 +109,7 @@ class NFMBConv(nn.Module):
     """Inverted residual block without normalization: x + g·f(x/β), or f(x/β) where the shapes differ.
 
     (N, C_in, H, W) → (N, C_out, ⌈H / stride⌉, ⌈W / stride⌉). β is the standard deviation that x has by the theory of
-    independent branches (Brock et al. 2021 a, section 3), g a learned scalar (De & Smith 2020: SkipInit, but not from
+    independent branches (Brock et al. 2021 a), g a learned scalar (De & Smith 2020: SkipInit, but not from
     0). Stochastic depth (Huang et al. 2016) leaves f out for some of the samples, in training.
     """
 
@@ -164,15 +164,18 @@ class NFEfficientNet(nn.Module):
     part                                 source
     ===================================  ===============================================================================
     SELU                                 Klambauer et al. 2017: keeps mean 0 and variance 1
-    weights of one σ (`ScaledConv2d`)    Karras et al. 2024, section 2.3: equal relative steps in all layers
-    `standardize`                        Brock et al. 2021 a, eq. 1; 1×1 convolutions and the stem, not depthwise ones
+    weights of one σ (`ScaledConv2d`)    Karras et al. 2024: equal relative steps in all layers
+    `standardize`                        Brock et al. 2021 a; 1×1 convolutions and the stem, not depthwise ones
     `weight_gain`, biases                Salimans & Kingma 2016; batch normalization has both, its absence neither
     gains and biases by noise            Mishkin & Matas 2016, by channel, on noise of a spectrum of 1/f, no data
-    x + g·f(x/β)                         Brock et al. 2021 a, section 3; g from 0.5, not 0: Adam moves it 0.001 a step
-    doubled gate                         Brock et al. 2021 b, section 4.1
-    `stochastic_depth`                   Huang et al. 2016, section 3: linear in depth
+    x + g·f(x/β)                         Brock et al. 2021 a; g from 0.5, not 0: Adam moves it 0.001 a step
+    doubled gate                         Brock et al. 2021 b
+    `stochastic_depth`                   Huang et al. 2016: linear in depth
     `dropout`                            before the classifier, as in EfficientNet
     ===================================  ===============================================================================
+
+    a: "Characterizing signal propagation to close the performance gap in unnormalized ResNets"; b: "High-performance
+    large-scale image recognition without normalization".
 
     Args:
         in_channels: channels of the images.
