@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,4 +58,5 @@ def structure_of(model: nn.Module) -> Structure:
 
 
 def _fan_in(weight: Tensor, has_inputs_first: bool) -> int:
-    return weight.shape[0] * weight[0, 0].numel() if has_inputs_first else weight[0].numel()
+    # By its shape alone: to read a weight that is spread over processes, all of them would have to.
+    return math.prod(weight.shape) // weight.shape[1 if has_inputs_first else 0]

@@ -60,8 +60,9 @@ def overwritable(module: nn.Module, x: Tensor) -> Tensor:
     What is written into a view takes the hooks of that view out of the graph. Of more than two axes, the output of a
     ``Linear`` is a view, of all elements of a tensor that nothing else knows: that one keeps its hooks.
     """
-    base = x._base if type(module) is nn.Linear and x._is_view() else None
-    return x if base is None or base.numel() != x.numel() or not base.is_contiguous() else base
+    base = x._base if type(module) is nn.Linear and type(x) is Tensor and x._is_view() else None
+    known = base is not None and base.requires_grad and base.numel() == x.numel() and base.is_contiguous()
+    return base if base is not None and known else x
 
 
 def as_real(x: Tensor, axis: int | None) -> tuple[Tensor, int | None]:
