@@ -260,7 +260,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
     check_writable(arguments.output)
     for content, size in write_until_ended(arguments.directory, arguments.output, arguments.every):
-        words = [f"{claim.id} {claim.verdict}" for claim in content.claims] or [f"{len(content.evidence.runs)} runs"]
+        number = len(content.evidence.runs)
+        words = [f"{claim.id} {claim.verdict}" for claim in content.claims] or [f"{number} run{'s' * (number != 1)}"]
         words += [f"{len(content.under_way)} still training"] if content.under_way else []
         print(f"{arguments.output} ({size / 1e6:.1f} MB): {', '.join(words)}", flush=True)
     for problem in content.problems:

@@ -71,7 +71,7 @@ def test_the_page_of_one_run_is_about_that_run(demo: Path, tmp_path: Path, say: 
         Image.new("RGB", (9, 9), "red").save(demo / name)
     status, out, err = say(tmp_path / "outputs", "--output", file)
     assert (status, err) == (0, "")
-    assert "1 runs" in out
+    assert "1 run\n" in out
     found = page(file)
     assert [section.attributes["id"] for section in found.all("section")][:2] == ["own", "runs"]
     assert found.one(id="answer").text == "1 run: 1 completed. Its test accuracy is 61.25 % (demo)."
