@@ -10,13 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sppbench.models import NFEfficientNet
-from sppbench.models.nf_efficientnet import (
-    DoubledGate,
-    NFMBConv,
-    ScaledConv2d,
-    pink_noise,
-    set_gains_and_biases,
-)
+from sppbench.models.nf_efficientnet import DoubledGate, NFMBConv
+from sppbench.models.scaled_convolution import ScaledConv2d, pink_noise, set_gains_and_biases
 
 
 def scaled(standardize: bool = False, gain: bool = True, groups: int = 1, sigma: float = 0.04) -> ScaledConv2d:

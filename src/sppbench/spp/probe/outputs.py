@@ -18,25 +18,26 @@ def recorded_tensor(output: Any) -> Tensor | None:
     if isinstance(output, Tensor):
         return output
     first = None
-    for tensor in _tensors(output):
+    for tensor in tensors_in(output):
         if why_not(tensor) is None:
             return tensor
         first = tensor if first is None else first
     return first
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """The tensors in anything: itself, or those in tuples, lists, mappings and dataclasses, in their order."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
         for part in output.values():
-            yield from _tensors(part)
+            yield from tensors_in(part)
     elif isinstance(output, list | tuple):
         for part in output:
-            yield from _tensors(part)
+            yield from tensors_in(part)
     elif _is_dataclass(output):
         for field in dataclasses.fields(output):
-            yield from _tensors(getattr(output, field.name))
+            yield from tensors_in(getattr(output, field.name))
 
 
 def why_not(x: Tensor | None) -> str | None:

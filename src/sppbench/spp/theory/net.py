@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sppbench.spp.probe.layers import choose_layers, named_modules, unwrapped
-from sppbench.spp.probe.outputs import recorded_tensor
+from sppbench.spp.probe.outputs import recorded_tensor, tensors_in
 from sppbench.spp.theory import trace_layers, trace_pointwise, trace_views  # noqa: F401 - they register their rules
 from sppbench.spp.theory.chain import propagate, recorded_gradient
 from sppbench.spp.theory.layer_rules import Unknown
@@ -103,7 +103,7 @@ def _traced(net: nn.Module, inputs: Batch) -> tuple[Trace, list[tuple[str, int]]
     batch = copy.deepcopy(inputs)
     for x in (*model.parameters(), *model.buffers()):
         trace.begin(x, Value(()))
-    for x in _tensors_in(batch):
+    for x in tensors_in(batch):
         trace.begin(x, Value(of_shape(x.shape), is_data=True))
     calls = _Calls(trace, choose_layers(model))
     for name, module in named_modules(model).items():
@@ -146,14 +146,3 @@ class _Calls:
             self.layers.append((name if call == 1 else f"{name}#{call}", node))
 
         return hook
-
-
-def _tensors_in(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for one in batch.values():
-            yield from _tensors_in(one)
-    elif isinstance(batch, list | tuple):
-        for one in batch:
-            yield from _tensors_in(one)
