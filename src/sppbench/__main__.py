@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _train(arguments[1:])
         chosen = _parser().parse_args(arguments)
         if chosen.extra is not None:
-            need(f"sppbench {arguments[0]}", chosen.extra)
+            need(arguments[0], chosen.extra)
         status: int = chosen.run(chosen)
         sys.stdout.flush()
     except UserError as error:
@@ -119,7 +119,7 @@ def _parser() -> Parser:
 
 
 def _train(arguments: list[str]) -> int:
-    need("sppbench train", "benchmark")
+    need("train", "benchmark")
     from sppbench.train import main as train
 
     sys.argv = ["sppbench train", *arguments]  # Hydra reads it, and names it in its help

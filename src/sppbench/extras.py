@@ -46,7 +46,7 @@ def need(what: str, extra: str) -> None:
         MissingExtra: One is not installed.
 
     Example:
-        >>> need("sppbench train", "benchmark")
+        >>> need("train", "benchmark")
     """
     missing = [title for name, title in PACKAGES[extra].items() if find_spec(name) is None]
     if missing:

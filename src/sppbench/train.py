@@ -14,7 +14,7 @@ if __name__ == "__main__":  # the other imports take a second
 
     catch_early_interrupt()
     try:
-        need("sppbench train", "benchmark")
+        need("train", "benchmark")
     except MissingExtra as missing:
         print(f"sppbench: {missing}", file=sys.stderr)
         sys.exit(2)
