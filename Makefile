@@ -28,14 +28,14 @@ PIP := $(RUN) -m pip install --disable-pip-version-check
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 14) else f"sppbench needs Python 3.10 to 3.14, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
 	@echo "sppbench: installing everything into $(VENV), once: PyTorch, the benchmark and the tools of its tests."
-	@echo "sppbench: on Linux 6.6 GB, of which PyTorch with its CUDA libraries is 5.3 GB; 3 GB are downloaded, in some minutes."
+	@echo "sppbench: on Linux it downloads 3.3 GB and takes 6.6 GB, of which PyTorch with its CUDA libraries is 5.3; some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable ".[dev]"
 	@touch $@
 	@echo "sppbench: installed."
 
 demo: $(VENV)/.ready
-	@echo "sppbench: training a normalizer-free EfficientNet for five epochs on small images of digits, DEMOTIME"
+	@echo "sppbench: training a normalizer-free EfficientNet for five epochs on small images of digits, in a minute or two"
 	$(RUN) -m sppbench.train model=sn_efficientnet_mp optimizer.lr=0.001 data=digits trainer.max_epochs=5 \
 		output_dir=outputs/demo overwrite=true
 	@$(RUN) -m sppbench report outputs/demo --output outputs/demo/report.html
