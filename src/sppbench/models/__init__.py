@@ -9,6 +9,7 @@ from sppbench.models.ffnn import FFNN
 from sppbench.models.initialization import initialize
 from sppbench.models.merges import MPScale, MPSum, Scale, Sum, mp_scale, mp_sum
 from sppbench.models.nf_efficientnet import NFEfficientNet
+from sppbench.models.un_efficientnet import UNEfficientNet
 
 __all__ = [
     "FFNN",
@@ -18,6 +19,7 @@ __all__ = [
     "NFEfficientNet",
     "Scale",
     "Sum",
+    "UNEfficientNet",
     "initialize",
     "mp_scale",
     "mp_sum",
