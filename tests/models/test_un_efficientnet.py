@@ -93,23 +93,21 @@ def test_weights_at_first() -> None:
 
 
 def test_depthwise_convolutions_kill_the_signal_and_fan_in_keeps_it() -> None:
-    """By fan_out: each multiplies by 2τ/C at a second moment of 1. Without them, what is left is not far from 1."""
+    """By fan_out, a depthwise convolution multiplies a second moment by 2τ/C in place of 2τ."""
     torch.manual_seed(0)
     images = pink_noise(16, 3, 32, torch.Generator().manual_seed(0))  # with spectra as of photographs
-    seconds = {}
-    for init in ("he_fan_out", "he_fan_in"):
+    x = torch.randn(8, 96, 16, 16)
+    tau = ((8 * 3 - 1) / (8 * 3)) ** 2  # of 3 taps at 8 places along an axis all but one meet a pixel
+    for init, factor, few in (("he_fan_out", 2 * tau / 96, True), ("he_fan_in", 2 * tau, False)):
         net = UNEfficientNet(init=init).eval()
-        block = blocks(net)[1]
-        depthwise = block.block[2]
-        x = torch.randn(8, 96, 16, 16)
-        seconds[init] = (depthwise(x).square().mean() / x.square().mean()).item()
-        seconds[f"{init}, logits"] = net(images).square().mean().item()
-    # Of 3 taps at 8 places along an axis all but one meet a pixel.
-    taps = (8 * 3 - 1) / (8 * 3)
-    assert seconds["he_fan_out"] == pytest.approx(2 * taps**2 / 96, rel=0.15)
-    assert seconds["he_fan_in"] == pytest.approx(2 * taps**2, rel=0.15)
-    assert seconds["he_fan_out, logits"] < 1e-25
-    assert 1e-4 < seconds["he_fan_in, logits"] < 1
+        depthwise = blocks(net)[1].block[2]
+        assert (depthwise(x).square().mean() / x.square().mean()).item() == pytest.approx(factor, rel=0.15)
+        logits = net(images)
+        nn.functional.cross_entropy(logits, torch.arange(16)).backward()
+        gradients = torch.cat([parameter.grad.flatten() for parameter in net.features.parameters()])
+        # Adam's ε is 1e-8: a gradient far below it moves nothing.
+        assert ((gradients.abs() > 1e-8).float().mean().item() < 1e-3) is few
+        assert (logits.square().mean().item() < 1e-25) is few
 
 
 def test_leaves_are_called_once_each_in_the_order_of_registration() -> None:
