@@ -4,6 +4,7 @@ Every leaf module is called exactly once in a forward pass and never works in pl
 order of their calls, so that hooks on the leaves see the signal after every step through the net.
 """
 
+from sppbench.models.cnn import CNN
 from sppbench.models.efficientnet import EfficientNet
 from sppbench.models.ffnn import FFNN
 from sppbench.models.initialization import initialize
@@ -12,6 +13,7 @@ from sppbench.models.nf_efficientnet import NFEfficientNet
 from sppbench.models.un_efficientnet import UNEfficientNet
 
 __all__ = [
+    "CNN",
     "FFNN",
     "EfficientNet",
     "MPScale",
