@@ -69,7 +69,18 @@ def test_each_channel_begins_with_mean_0_and_variance_1() -> None:
     for name, output in seen.items():
         std, mean = torch.std_mean(output, (0, 2, 3), correction=0)
         assert mean.abs().max() < 1e-3, name
+        if net.get_submodule(name).groups > 1:  # of all channels, see the next test
+            std = std.square().mean().sqrt()
         assert (std - 1).abs().max() < 1e-3, name
+
+
+def test_no_gain_makes_one_tap_larger_than_its_layer() -> None:
+    """A depthwise convolution of one pixel has one tap a channel; 1/|tap| as its gain would be over 1,000."""
+    torch.manual_seed(0)
+    for name, layer in NFEfficientNet().named_modules():
+        if isinstance(layer, ScaledConv2d) and layer.groups > 1:
+            assert layer.gain.max().item() < 6, name  # at most √25 of 25 taps meet a pixel, and variance over channels
+            assert layer.gain.min().item() == pytest.approx(layer.gain.max().item()), name
 
 
 def test_calibration_draws_no_random_numbers_and_leaves_modes_alone() -> None:

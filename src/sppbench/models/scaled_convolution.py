@@ -85,10 +85,13 @@ def pink_noise(count: int, channels: int, size: int, generator: torch.Generator)
 @torch.no_grad()
 def set_gains_and_biases(net: nn.Module, in_channels: int, count: int = 256, size: int = 32) -> None:
     """Sets the gains and biases of all `ScaledConv2d` that have gains so that each of their outputs begins with mean 0
-    and variance 1, channel by channel, on noise; in the order of their calls, each behind those before it.
+    and variance 1 on noise; in the order of their calls, each behind those before it.
 
     Layer-sequential unit variance (Mishkin & Matas 2016) by channel, with the mean: what batch normalization does in
-    its first step, but once, and of no data. It accounts for taps that meet no pixel, too.
+    its first step, but once, and of no data. It accounts for taps that meet no pixel, too. In a depthwise convolution
+    the mean is by channel, but the variance is 1 over all channels: on an image of one pixel a channel's output has one
+    tap, and a gain of 1/|tap| is 100 where the tap happens to be 0.01. One step of Adam would then turn that channel
+    over: with such gains the loss rises in the first ten steps, and accuracy after an epoch is 7 instead of 12 %.
 
     Args:
         net: a net that is called with images; in evaluation mode meanwhile.
@@ -102,6 +105,8 @@ def set_gains_and_biases(net: nn.Module, in_channels: int, count: int = 256, siz
         assert layer.gain is not None
         assert layer.bias is not None
         std, mean = torch.std_mean(output, (0, 2, 3), correction=0)
+        if layer.groups > 1:
+            std = std.square().mean().sqrt().expand_as(std)
         layer.gain.div_(std)
         layer.bias.sub_(mean).div_(std)
         return (output - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
