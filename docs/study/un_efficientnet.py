@@ -1,4 +1,4 @@
-"""Draws un_efficientnet.png: where the signal of the thesis' net dies at initialization, beside the mended net.
+"""Draws un_efficientnet.png: where the signal of the thesis' net dies at initialization, beside what mends it.
 
     python docs/study/un_efficientnet.py --root data/cifar100
 
@@ -25,7 +25,11 @@ from sppbench.models.un_efficientnet import Times, UnitSiLU, UNMBConv
 from sppbench.spp import SignalProbe
 
 SEEDS = (868, 67, 472, 362, 970)
-NETS = {"as it was (fan_out)": ("he_fan_out", "#E69F00"), "mended (fan_in)": ("he_fan_in", "#0072B2")}
+NETS: dict[str, tuple[dict[str, str], str]] = {
+    "as it was: fan_out": ({}, "#E69F00"),
+    "depthwise by fan_in": ({"depthwise_init": "he_fan_in"}, "#0072B2"),
+    "all by fan_in": ({"init": "he_fan_in"}, "#009E73"),
+}
 ADAM_EPSILON = 1e-8
 PANELS = {
     "activation": "activations",
@@ -95,11 +99,11 @@ def main() -> None:
     images, labels = batch(parser.parse_args().root)
     figure = Figure(figsize=(8, 7.5), layout="constrained")
     axes = figure.subplots(len(PANELS), 1, sharex=True)
-    for label, (init, color) in NETS.items():
+    for label, (change, color) in NETS.items():
         frames, parts = [], []
         for seed in SEEDS:
             torch.manual_seed(seed)
-            net = UNEfficientNet(init=init)
+            net = UNEfficientNet(**change)
             frames.append(first_step(net, images, labels))
             parts.append(factors(net, frames[-1]))
         print(label, pd.DataFrame(parts).median().round(1).to_dict())
@@ -116,7 +120,7 @@ def main() -> None:
     )
     axes[-1].set_xlabel("depth in layers, in the order of their calls")
     title = "median and range of five seeds; dots are depthwise convolutions"
-    axes[0].legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), title=title)
+    axes[0].legend(frameon=False, ncols=len(NETS), loc="lower center", bbox_to_anchor=(0.5, 1.0), title=title)
     figure.savefig(OUTPUT, dpi=110)
 
 
