@@ -38,9 +38,8 @@ from sppbench.spp.plots.heatmap import NOT_FINITE_COLOR, SMALL_BATCH_COLOR
 from sppbench.spp.plots.lines import COLORS
 
 INTRODUCTION = (
-    "All figures of nets of all kinds while they train: what they should look like. [Read a plot](../read_a_plot/index.md)",
-    "says how they are drawn, and what broken nets look like. Drawn by `python docs/gallery.py`, which also says how each",
-    "net is made.",
+    "What healthy nets look like while they train. [Read a plot](../read_a_plot/index.md) says how the figures are",
+    "drawn, and has broken nets. Drawn by `python docs/gallery.py`, which also says how each net is made.",
 )
 README = Path(__file__).parent.parent / "README.md"
 
@@ -266,12 +265,8 @@ def page(names: Sequence[str], directory: Path) -> str:
         }
         lines += [f"## {NETS_IN_WORDS[name]}", ""] if there else []
         for figure, caption in there.items():
-            lines += [
-                f"![{NETS_IN_WORDS[name]}: {FIGURES_IN_WORDS[figure]}]({name}_{figure}.png)",
-                "",
-                f"*{caption}*",
-                "",
-            ]
+            what = f"{NETS_IN_WORDS[name]}: {FIGURES_IN_WORDS[figure]}"
+            lines += [f"![{what}]({name}_{figure}.png)", "", f"*{caption}*", ""]
     return "\n".join(lines)
 
 

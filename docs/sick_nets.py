@@ -226,7 +226,7 @@ def saturated_tanh() -> Cases:
 def underflow() -> Cases:
     def of_type(dtype: torch.dtype, loss_scale: float = 1.0) -> Case:
         x, y = noise()
-        return look(mlp(12, 256, nn.ReLU).to(dtype), (x.to(dtype), y), loss_scale)
+        return look(mlp(8, 256, nn.ReLU).to(dtype), (x.to(dtype), y), loss_scale)
 
     return {
         "sick": lambda: of_type(torch.float16),
