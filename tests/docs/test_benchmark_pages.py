@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_each_benchmark_has_one_place_for_its_table() -> None:
     spec = importlib.util.spec_from_file_location("all_benchmarks", ROOT / "benchmarks" / "all.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     benchmarks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmarks)
     pages = [path.read_text(encoding="utf-8") for path in benchmarks.PAGES]
