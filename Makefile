@@ -16,7 +16,7 @@ help:
 	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make test       linters, type checker and test suite"
 	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
-	@echo "make bench      all timings, into benchmarks/README.md, in half an hour; DATA=path/to/cifar100 for real images"
+	@echo "make bench      all timings, into docs/benchmarks, in half an hour; DATA=path/to/cifar100 for real images"
 	@echo "make dist       the wheel and the source distribution, into dist/, checked as the index does"
 	@echo "make clean      remove the environment and caches; outputs/ stays"
 	@echo
