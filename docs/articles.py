@@ -1,10 +1,10 @@
-"""Makes of the scripts in examples/ the notebooks in examples/notebooks/ and, by running them, the pages in docs/examples/.
+"""Makes notebooks, in examples/notebooks/, and pages, in docs/examples/, of the scripts in examples/.
 
-    python docs/articles.py [NAME ...] [--notebooks]
+    python docs/articles.py [NAME ...] [--again] [--notebooks]
 
 A script is in jupytext's percent format: text and code in turns. In its page each piece of code is followed by what it
-printed and drew. Nothing is downloaded. All pages take ten minutes on two cores; the notebooks, which have no outputs,
-a second.
+printed and drew; of a page whose code has not changed these are kept, and only the text is written anew. Nothing is
+downloaded. To run all takes ten minutes on two cores; the notebooks, which have no outputs, a second.
 """
 
 from __future__ import annotations
@@ -74,6 +74,16 @@ def page_of(script: Path, outputs: Sequence[Output]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def code_of(script: Path) -> list[str]:
+    """The cells of code."""
+    return [cell.source for cell in jupytext.read(script).cells if cell.cell_type == "code"]
+
+
+def code_in(page: str) -> list[str]:
+    """Those in a page."""
+    return re.findall(r"^```python\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)
+
+
 def outputs_in(page: str) -> list[Output]:
     """What stands behind each cell of code in a page."""
     code = r"^```python\n.*?^```\n\n(?:```text\n(?P<text>.*?)\n```\n\n)?(?P<figures>(?:!\[[^\]]*\]\([^)]*\)\n\n)*)"
@@ -113,10 +123,16 @@ def save(figure: Figure, path: Path) -> None:
     picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def write_page(script: Path) -> None:
-    """The page and its figures."""
-    for old in PAGES.glob(f"{script.stem}-*.png"):
-        old.unlink()
+def write_page(script: Path, again: bool) -> None:
+    """The page and its figures; it is only run if its code has changed, or ``again``."""
+    path = PAGES / f"{script.stem}.md"
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not again and code_in(old) == code_of(script):
+        path.write_text(page_of(script, outputs_in(old)), encoding="utf-8")
+        return
+    print(f"running {script.name}", flush=True)
+    for drawn in PAGES.glob(f"{script.stem}-*.png"):
+        drawn.unlink()
     outputs = []
     number = 0
     for output, figures in run(script):
@@ -125,12 +141,13 @@ def write_page(script: Path) -> None:
             output.figures.append(f"{script.stem}-{number}.png")
             save(figure, PAGES / output.figures[-1])
         outputs.append(output)
-    (PAGES / f"{script.stem}.md").write_text(page_of(script, outputs), encoding="utf-8")
+    path.write_text(page_of(script, outputs), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of scripts; all by default")
+    parser.add_argument("--again", action="store_true", help="also run what has not changed")
     parser.add_argument("--notebooks", action="store_true", help="only the notebooks, which need no run")
     arguments = parser.parse_args()
     mpl.use("agg")
@@ -145,8 +162,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # for what the scripts write
         for script in chosen:
-            print(script.stem, flush=True)
-            write_page(script)
+            write_page(script, arguments.again)
         os.chdir(ROOT)
 
 

@@ -110,8 +110,11 @@ print(found)
 #
 # Above, each row is a layer, each column a step, and the color is the ratio of both runs: white is agreement. The ring
 # marks where they depart. Below is that step over the depth of the net.
+#
+# In the first steps activations and gradients are white, and updates are blue: much too small. From there it spreads.
+# The gradients turn red later, as the net in bf16 has learned less. Gray rows have no ratio: those updates are zero.
 
-# %% alt="Ratio of bf16 to fp32 by layer and step: activations and gradients agree in the first steps, the updates of the weights do not"
+# %% alt="Ratio of bf16 to fp32 by layer and step: in the first steps all agrees but the updates of the weights"
 figure = plot_compare(fp32, bf16, labels=("fp32", "weights in bf16"))
 figure.savefig(OUTPUT / "bf16_and_fp32.png")
 figure
@@ -127,13 +130,13 @@ for name, history in {"fp32": fp32, "autocast": autocast, "weights in bf16": bf1
     print(f"{name:15}: {first:.0%} of a weight's updates are exactly zero in the first step, {last:.0%} in the last")
 
 # %% [markdown]
-# A layer normalization is the clearest case: its gains are 1, and none of them ever moves.
+# A layer normalization is the clearest case, the gray rows: its gains are 1, and none of them ever moves.
 #
 # ## The cure, and what to try next
 #
 # - Keep the weights, or a copy of them for the optimizer, in fp32: this is what autocast does.
 # - Or round stochastically, so that a lost update is right on average.
-# - A larger learning rate hides the fault: with 0.01 most updates survive the rounding at first. And later, when Adam's
-#   steps become smaller?
-# - `compare(fp32, autocast, precision="float32")` asks for more than bf16 can do. Where does it find the first rounding?
+# - A larger learning rate hides the fault: with 0.001 most updates survive the rounding at first. And later, when
+#   Adam's steps become smaller?
+# - `compare(fp32, autocast, precision="float32")` asks for more than bf16 can do. Where is the first rounding?
 # - For two runs in files: `sppbench compare RUN_A RUN_B`.

@@ -106,7 +106,7 @@ healthy_net = make_net(nn.ReLU)
 healthy = train(healthy_net, learning_rate=0.003)
 print(diagnose(healthy, healthy_net))
 
-# %% alt="Share of zeros behind each ReLU: with the learning rate 0.1 it climbs to nearly one, with 0.003 it stays near one half"
+# %% alt="Share of zeros behind each ReLU: it climbs to nearly one with the learning rate 0.1, not with 0.003"
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
 for axes, (title, history) in zip(
     panels, {"learning rate 0.1": sick, "learning rate 0.003": healthy}.items(), strict=True

@@ -106,7 +106,7 @@ print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
 #
 # ## What one sees
 
-# %% alt="Correlation of samples and gradients by layer for eight variances of the weights, and the depth scale, which has its peak near 1.76"
+# %% alt="Correlation of samples, and gradients, by layer; depth scale by variance of the weights, highest at 1.76"
 figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
 for number, (variance, (correlation, gradient)) in enumerate(seen.items()):
     color = plt.cm.coolwarm(number / (len(seen) - 1))

@@ -5,7 +5,8 @@
 # The two losses do not say it: a small loss of the discriminator may mean that all is well, or that all is over.
 #
 # We hang a probe on each net and break the GAN in the classical way: Goodfellow et al. (2014) noted, and Arjovsky &
-# Bottou (2017) proved, that a generator that minimizes log(1 - D(G(z))) gets no gradient once the discriminator is sure.
+# Bottou (2017) proved, that a generator that minimizes log(1 - D(G(z))) gets no gradient once the discriminator is
+# sure.
 
 # %%
 import os
@@ -97,7 +98,7 @@ cured = train(non_saturating)
 # Each curve is the second moment of the gradient at one `Linear`, from step to step.
 
 
-# %% alt="Gradients of both nets by step: with log(1 - D) all layers of both fall by many orders of magnitude, with -log D they do not"
+# %% alt="Gradients of both nets by step: with log(1 - D) they fall by many orders of magnitude in all layers"
 def gradients(history: pd.DataFrame) -> pd.DataFrame:
     """Second moments: a row for each step, a column for each Linear."""
     rows = history[(history["signal"] == "gradient") & (history["kind"] == "Linear")]

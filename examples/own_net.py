@@ -29,7 +29,7 @@ FOLDER = OUTPUT / "own_net"
 # block takes as much as it needs.
 
 # %%
-(FOLDER / "mynet.py").write_text('''
+(FOLDER / "mynet.py").write_text("""
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +54,7 @@ class SkipInitNet(nn.Sequential):
         for _ in range(3):
             layers += [nn.AvgPool2d(2), *(Block(width) for _ in range(blocks))]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
-''')
+""")
 
 # %% [markdown]
 # The yaml names the class and its arguments. What depends on the data set is taken from there.
@@ -93,14 +93,16 @@ done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
 assert done.returncode == 0, done.stdout + done.stderr
 
 # %% [markdown]
-# A run leaves its metrics and its history in `outputs/mine/<net>/lr=<lr>/seed=<seed>`, and `sppbench table outputs/mine`
-# makes a table of all of them.
+# A run leaves its metrics and its history in `outputs/mine/<net>/lr=<lr>/seed=<seed>`, and
+# `sppbench table outputs/mine` makes a table of all of them.
 
 # %%
 runs = FOLDER / "outputs" / "mine"
 for file in sorted(runs.rglob("result.json")):
     result = json.loads(file.read_text())
-    print(f"{file.parents[2].name:18}: test accuracy {result['test']['accuracy']:.1f} % after {result['epochs']} epochs")
+    print(
+        f"{file.parents[2].name:18}: test accuracy {result['test']['accuracy']:.1f} % after {result['epochs']} epochs"
+    )
 
 # %% [markdown]
 # One seed and a few epochs say little; with `seed=868,67,472` the table has means and deviations. But the histories say
@@ -119,7 +121,9 @@ for file in sorted(runs.rglob("spp.parquet")):
     convolutions = means[(means["epoch"] == EPOCHS - 1) & means["kind"].str.contains("Conv2d")].sort_values("depth")
     moments = convolutions["second_moment"].to_numpy()
     axes.plot([number / (len(moments) - 1) for number in range(len(moments))], moments, marker=".", label=name)
-    print(f"{name:18}: the largest gradient is {moments.max() / moments.min():.1e} times the smallest, by second moment")
+    print(
+        f"{name:18}: the largest gradient is {moments.max() / moments.min():.1e} times the smallest, by second moment"
+    )
 axes.set(xlabel="place in the net: 0 is the first convolution, 1 the last", ylabel="second moment of the gradient")
 axes.set_yscale("log")
 axes.legend(fontsize="small")

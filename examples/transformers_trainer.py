@@ -71,15 +71,15 @@ print(f"mean loss of {STEPS} steps: {result.training_loss:.2f} nats a byte; gues
 # The history knows the number of the block and the role that each layer has in it, so a curve for each role is one
 # `groupby`.
 
-# %% alt="Left, the residual stream by block at five steps; right, gradients at the outputs of the projections, by role and block"
+# %% alt="The residual stream by block at five steps, and the gradients of the projections by role and block"
 history = read_history(OUTPUT / "llama" / "spp.parquet", signals=["activation", "gradient"])
 stream = history[(history["role"] == ".") & (history["signal"] == "activation")]
 figure, panels = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
 for number, step in enumerate(sorted({0, STEPS // 30, STEPS // 10, STEPS // 3, STEPS - 1})):
     at = stream[stream["step"] == step].sort_values("block")
     panels[0].plot(at["block"], at["second_moment"], marker=".", color=plt.cm.viridis(number / 5), label=f"step {step}")
-    moments = at["second_moment"].to_numpy()
-    print(f"step {step:3}: the stream's second moment is {moments[0]:.2g} after the first block, {moments[-1]:.2g} at the end")
+    first, *_, end = at["second_moment"]
+    print(f"step {step:3}: the stream's second moment is {first:.2g} after the first block, {end:.2g} after the last")
 # What the block adds last, mlp.down_proj, has the gradient of the stream itself.
 late = history[(history["step"] >= STEPS * 5 // 6) & (history["signal"] == "gradient") & (history["role"] != ".")]
 for role, rows in late.groupby("role"):
