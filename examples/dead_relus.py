@@ -1,9 +1,8 @@
 # %% [markdown]
 # # Dead ReLUs, found and cured
 #
-# The loss jumps up in the first steps, comes down again, and then stays near 2.30, the loss of guessing among ten
-# classes. Is the net too small, are the data bad, is the code wrong? The loss cannot say. A probe can: it reads every
-# layer at every step.
+# The loss stays near 2.30, that of guessing among ten classes. Is the net too small, are the data bad, is the code
+# wrong? The loss cannot say. A probe can: it reads every layer at every step.
 #
 # The patient is a plain net, eight layers of `Linear` and `ReLU`, that learns scikit-learn's digits. Its
 # initialization is right (He et al. 2015). What is wrong is one number.
@@ -75,8 +74,8 @@ sick = train(sick_net, learning_rate=0.1)
 # ## What one sees
 #
 # Each row is a layer, each column a step, and the color is the second moment of the activation, mean(x²), on a
-# logarithmic scale. Black is zero. One ReLU turns black and never recovers: whatever image comes in, all of its 128
-# units put out zero.
+# logarithmic scale. Black is zero. The last ReLU flickers, then stays black: whatever image comes in, all of its 128
+# units put out zero. What comes before it may be as large as it likes; nothing of it arrives at the classifier.
 
 # %% alt="Heatmap of the activations: of eight layers of ReLU the last one turns black, which is zero, and stays so"
 figure = plot_heatmap(sick, "activation")
@@ -84,8 +83,8 @@ figure.savefig(OUTPUT / "dead_relus.png")
 figure
 
 # %% [markdown]
-# `diagnose` says it in words: which layer died, in which step, and why. Behind a unit that is zero for every image
-# there is no gradient either, so nothing can bring it back.
+# `diagnose` says it in words: which layer died, in which step, and why. A unit that is zero for every image has a slope
+# of zero for every image, too. No gradient passes it, so nothing can bring it back.
 
 # %%
 print(diagnose(sick, sick_net))
@@ -93,9 +92,10 @@ print(diagnose(sick, sick_net))
 # %% [markdown]
 # ## Before the death
 #
-# The net did not die at once. The column `zeros` of the history is the share of outputs that are exactly zero. A
-# healthy ReLU has about one half. Here the share rises in the first ten steps: Adam moves each bias by about the
-# learning rate in each step, whatever the size of the gradient, and a bias of -1 is more than a unit can overcome.
+# The net did not die at once. The column `zeros` of the history is the share of outputs that are exactly zero. In a
+# healthy ReLU it is about one half; here it rises within ten steps. Adam moves every weight and every bias by about the
+# learning rate in each step, however small the gradient is. The weights are only √(2/128) = 1/8 at first, so a single
+# step of 0.1 makes another net of it.
 #
 # ## The cure
 #
