@@ -115,7 +115,7 @@ for number, (variance, (correlation, gradient)) in enumerate(seen.items()):
 panels[0].set(title="forward: correlation of two samples", xlabel="layer", ylabel="correlation", ylim=(0, 1.03))
 panels[1].set(title="backward: gradient over that at the end", xlabel="layer", ylabel="ratio of second moments")
 panels[1].set_yscale("log")
-panels[1].legend(title="weight variance", fontsize="small", title_fontsize="small")
+panels[1].legend(title="weight variance", fontsize="small", title_fontsize="small", ncols=2, loc="lower right")
 fine = np.linspace(WEIGHT_VARIANCES[0], WEIGHT_VARIANCES[-1], 20 if TINY else 200)
 panels[2].plot(fine, [1 / abs(np.log(theory(variance))) for variance in fine], color="gray", label="theory")
 for number, (variance, (_, gradient)) in enumerate(seen.items()):
@@ -141,7 +141,7 @@ figure.savefig(OUTPUT / "edge_of_chaos.png", dpi=150)
 
 # %%
 DEPTHS = (2, 4) if TINY else (5, 10, 20, 40)
-STEPS = 2 if TINY else 200
+STEPS = 2 if TINY else 150
 digits = load_digits()
 images = torch.tensor(digits.data, dtype=torch.float32) / 8 - 1
 labels = torch.tensor(digits.target)

@@ -65,7 +65,7 @@ _target_: mynet.SkipInitNet
 in_channels: ${data.in_channels}
 num_classes: ${data.num_classes}
 width: 32
-blocks: 4
+blocks: 3
 """)
 
 # %% [markdown]
@@ -85,10 +85,11 @@ NETS = "mynet" if TINY else "mynet,efficientnet_bn,sn_efficientnet_mp"
 command = [
     *(sys.executable, "-m", "sppbench.train", "--config-dir", "conf", "-m", f"model={NETS}", "data=digits"),
     *(f"trainer.max_epochs={EPOCHS}", "trainer=cpu", "logger=csv", "sweeps.name=mine", "overwrite=true"),
+    "data.image_size=16",  # the digits have 8 x 8 pixels
 ]
 if TINY:
     command += [f"trainer.limit_{part}_batches=1" for part in ("train", "val", "test")]
-    command += ["data.image_size=16", "data.batch_size=16", "model.blocks=1", "model.width=8"]
+    command += ["data.batch_size=16", "model.blocks=1", "model.width=8"]
 done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
 assert done.returncode == 0, done.stdout + done.stderr
 
