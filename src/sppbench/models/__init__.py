@@ -9,6 +9,7 @@ from sppbench.models.ffnn import FFNN
 from sppbench.models.initialization import initialize
 from sppbench.models.merges import MPScale, MPSum, Scale, Sum, mp_scale, mp_sum
 from sppbench.models.nf_efficientnet import NFEfficientNet
+from sppbench.models.regularized_efficientnet import RegularizedEfficientNet
 
 __all__ = [
     "FFNN",
@@ -16,6 +17,7 @@ __all__ = [
     "MPScale",
     "MPSum",
     "NFEfficientNet",
+    "RegularizedEfficientNet",
     "Scale",
     "Sum",
     "initialize",
