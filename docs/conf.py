@@ -1,0 +1,88 @@
+"""The site: ``make docs`` builds it into build/docs. Sources are the Markdown files here; the scripts beside them draw."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import sppbench.spp
+
+project = "sppbench"
+author = "The sppbench authors"
+copyright = author
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "sppbench"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+
+autodoc_member_order = "bysource"
+autodoc_mock_imports = [] if find_spec("transformers") else ["transformers"]
+autosummary_generate = False
+napoleon_numpy_docstring = False
+napoleon_preprocess_types = False
+maximum_signature_line_length = 88
+
+# Types of other libraries: their sites would have to be asked. Names of our own must resolve.
+nitpick_ignore_regex = [("py:.*", r"(?!sppbench\.).*")]
+
+# Prompts are not part of what is copied.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+PUBLIC = {name: f"sppbench.spp.{name}" for name in sppbench.spp.__all__}
+COLUMNS = "100"  # of the terminal for which help texts are wrapped
+
+
+class CommandHelp(SphinxDirective):
+    """What a command of sppbench answers to ``--help``, asked for while the site is built.
+
+    ````
+    ```{command-help} table
+    ```
+    ````
+    """
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        command = [sys.executable, "-m", "sppbench", *self.arguments, "--help"]
+        environment = {**os.environ, "COLUMNS": COLUMNS, "NO_COLOR": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return [nodes.literal_block(done.stdout, done.stdout.rstrip(), language="text")]
+
+
+def render_backticks(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Names in single backticks: a link where the name is public, else code, as in Markdown."""
+
+    def rendered(found: re.Match[str]) -> str:
+        text = found[1]
+        return f":py:obj:`~{PUBLIC[text]}`" if text in PUBLIC else f"``{text}``"
+
+    for number, line in enumerate(lines):
+        lines[number] = re.sub(r"(?<![`:\w])`([^`<>]+)`(?![`_])", rendered, line)
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("command-help", CommandHelp)
+    app.connect("autodoc-process-docstring", render_backticks)
