@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo table1 smoke figures lab keep report test check launchers bench clean
+.PHONY: help demo table1 smoke figures lab keep report test check launchers bench docs clean
 
 help:
 	@echo "make demo       train a small real run on this machine, to a test accuracy and figures on a page"
@@ -14,6 +14,7 @@ help:
 	@echo "make keep       what has finished, into results/ in compact form, with the tables, figures and numbers made from it"
 	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make test       linters, type checker and test suite"
+	@echo "make docs       the documentation as a site, into build/docs, with warnings as errors"
 	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
 	@echo "make bench      all timings, into benchmarks/README.md, in half an hour; DATA=path/to/cifar100 for real images"
 	@echo "make clean      remove the environment and caches; outputs/ stays"
@@ -83,6 +84,10 @@ check: $(VENV)/.ready
 
 test: check
 	$(RUN) -m pytest -n 2 --dist worksteal
+
+docs: $(VENV)/.ready
+	$(RUN) -m sphinx --fail-on-warning --keep-going --nitpicky --builder html docs build/docs
+	@echo "The site: build/docs/index.html"
 
 launchers: $(VENV)/.ready
 	VENV=$(VENV) tests/launchers.sh

@@ -22,9 +22,7 @@ copyright = author
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -38,13 +36,17 @@ html_copy_source = False
 
 autodoc_member_order = "bysource"
 autodoc_mock_imports = [] if find_spec("transformers") else ["transformers"]
-autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_preprocess_types = False
 maximum_signature_line_length = 88
 
-# Types of other libraries: their sites would have to be asked. Names of our own must resolve.
+# Types of other libraries: their sites would have to be asked. Names of our own must resolve, but for types that no page
+# of the reference has.
 nitpick_ignore_regex = [("py:.*", r"(?!sppbench\.).*")]
+nitpick_ignore = [
+    ("py:class", f"sppbench.spp.{name}")
+    for name in ("probe.readings.Readings", "comparison.pairing.Pairing", "comparison.yardsticks.Differences")
+]
 
 # Prompts are not part of what is copied.
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
