@@ -23,11 +23,19 @@ from sppbench.study.table.formats import matrix, plus_minus, write_table
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 BLOCK = re.compile(r"(<!-- (\w+): written by results/refresh\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+OVERHEAD = re.compile(r"<!-- spp -->\n(.*?)<!-- end -->", re.DOTALL)
 LR, SEED = 0.001, 868
 SINGLE = ("ffnn", "ffnn_bn", "ffnn_bn_noaffine", "efficientnet_bn", "sn_efficientnet_mp")
 HEADLINE = "C2"
 RATIOS = ("affine on / off", "scale alone", "shift alone", "h = ", "as the study", "γ² in the change")
 WIDTHS = ("affine on / off", "h = 100 / h = 500, affine off")
+# Of the table of tools in the README: how a row begins → the variant of benchmarks/spp_overhead.py.
+TOOLS = {
+    "**sppbench**": "SignalProbe",
+    "your own hooks": "hooks to NumPy",
+    "[`wandb.watch`]": "wandb.watch",
+    "[TorchLens]": "TorchLens",
+}
 RMSE = "RMSE of log10 at the peaks"
 
 
@@ -58,6 +66,23 @@ def refreshed(text: str, blocks: Mapping[str, Sequence[str]]) -> str:
         KeyError: A block has a name that is not known here.
     """
     return BLOCK.sub(lambda found: "\n".join([found[1].rstrip("\n"), *blocks[found[2]], found[3]]), text)
+
+
+def priced(text: str, costs: Mapping[str, str]) -> str:
+    """A page whose table of tools has the measured costs."""
+    for tool, cost in costs.items():
+        row = rf"^(\| {re.escape(tool)}.*?\| )\d+\.\d+ to \d+\.\d+( \|)"
+        text = re.sub(row, lambda found, cost=cost: found[1] + cost + found[2], text, flags=re.MULTILINE)
+    return text
+
+
+def measured() -> dict[str, str]:
+    """The range of each tool's cost, as times of a step over those without, from the page of benchmarks."""
+    pages = [*(ROOT / "benchmarks").glob("*.md"), *(ROOT / "docs" / "benchmarks").glob("*.md")]
+    (table,) = (found[1] for page in pages if (found := OVERHEAD.search(page.read_text(encoding="utf-8"))))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    ratios = {tool: [float(row[-1]) for row in rows if row[0] == name] for tool, name in TOOLS.items()}
+    return {tool: f"{min(found):.2f} to {max(found):.2f}" for tool, found in ratios.items()}
 
 
 def _runs(evidence: Evidence) -> list[str]:
@@ -113,6 +138,6 @@ def _value(part: Part) -> str:
 
 if __name__ == "__main__":
     write_table(read_table(HERE / "table1"), {}, HERE / "table1")
-    blocks = written()
+    blocks, costs = written(), measured()
     for path, text in pages().items():
-        write_text(path, refreshed(text, blocks))
+        write_text(path, priced(refreshed(text, blocks), costs))

@@ -21,6 +21,14 @@ def test_the_numbers_of_the_pages_are_those_of_the_kept_runs() -> None:
         assert refresh["refreshed"](text, blocks) == text, f"{path}: python results/refresh.py writes it anew"
 
 
+def test_the_costs_in_the_readme_are_those_of_the_benchmark() -> None:
+    refresh = runpy.run_path(str(ROOT / "results" / "refresh.py"))
+    text, costs = (ROOT / "README.md").read_text(encoding="utf-8"), refresh["measured"]()
+    for tool, cost in costs.items():
+        assert f"| {cost} |" in next(line for line in text.splitlines() if line.startswith(f"| {tool}"))
+    assert refresh["priced"](text, costs) == text, "python results/refresh.py writes it anew"
+
+
 def test_the_kept_table_is_of_the_kept_runs() -> None:
     table = read_table(ROOT / "results" / "table1")
     for name, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
