@@ -16,7 +16,7 @@ help:
 	@echo "make test       linters, type checker and test suite"
 	@echo "make docs       the documentation as a site, into build/docs, with warnings as errors"
 	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
-	@echo "make bench      all timings, into benchmarks/README.md, in half an hour; DATA=path/to/cifar100 for real images"
+	@echo "make bench      all timings, into docs/benchmarks, in half an hour; DATA=path/to/cifar100 for real images"
 	@echo "make clean      remove the environment and caches; outputs/ stays"
 	@echo
 	@echo "ARGS=... is passed on to the runs, as in: make table1 ARGS='data.root=path/to/cifar100 seed=868'"
