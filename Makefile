@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo table1 smoke figures lab keep report test check launchers bench docs clean
+.PHONY: help demo table1 smoke figures lab keep report notebooks test check launchers bench docs clean
 
 help:
 	@echo "make demo       train a small real run on this machine, to a test accuracy and figures on a page"
@@ -13,6 +13,7 @@ help:
 	@echo "make lab        what the study's tables and claims still need, at the lowest priority; what is in results/ is not run again"
 	@echo "make keep       what has finished, into results/ in compact form, with the tables, figures and numbers made from it"
 	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
+	@echo "make notebooks  the notebooks in examples/notebooks, from the scripts in examples"
 	@echo "make test       linters, type checker and test suite"
 	@echo "make docs       the documentation as a site, into build/docs, with warnings as errors"
 	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
@@ -76,6 +77,9 @@ keep: $(VENV)/.ready
 
 report: $(VENV)/.ready
 	$(RUN) -m sppbench report outputs --output outputs/report.html
+
+notebooks: $(VENV)/.ready
+	$(RUN) docs/articles.py --notebooks
 
 check: $(VENV)/.ready
 	$(RUN) -m ruff check .
