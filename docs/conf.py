@@ -1,4 +1,4 @@
-"""The site: ``make docs`` builds it into build/docs. Sources are the Markdown files here; the scripts beside them draw."""
+"""The site: ``make docs`` builds it into build/docs. Its sources are the Markdown files; the scripts here draw figures."""
 
 from __future__ import annotations
 
@@ -40,12 +40,17 @@ napoleon_numpy_docstring = False
 napoleon_preprocess_types = False
 maximum_signature_line_length = 88
 
-# Types of other libraries: their sites would have to be asked. Names of our own must resolve, but for types that no page
-# of the reference has.
+# Types of other libraries: their sites would have to be asked. Names of our own must resolve, but for types that no
+# page of the reference has.
 nitpick_ignore_regex = [("py:.*", r"(?!sppbench\.).*")]
 nitpick_ignore = [
     ("py:class", f"sppbench.spp.{name}")
-    for name in ("probe.readings.Readings", "comparison.pairing.Pairing", "comparison.yardsticks.Differences")
+    for name in (
+        "probe.readings.Readings",
+        "comparison.pairing.Cell",
+        "comparison.pairing.Pairing",
+        "comparison.yardsticks.Differences",
+    )
 ]
 
 # Prompts are not part of what is copied.

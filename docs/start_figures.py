@@ -1,4 +1,4 @@
-"""Draws the figures of docs/start/plain.md by running its program: ``python docs/start_figures.py``, a quarter minute."""
+"""Draws the figures of docs/start/plain.md by running its program: ``python docs/start_figures.py``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ WIDTH = 1100  # pixels
 
 
 def main() -> None:
-    program = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+    program = "\n".join(
+        re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    )
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         exec(compile(program, PAGE, "exec"), {"__name__": "__main__"})

@@ -1,4 +1,4 @@
-"""Writes the numbers of README.md and docs/, and the kept table, from the runs kept here: ``python results/refresh.py``.
+"""Writes the numbers of README.md and docs/, and the kept table, from the kept runs: ``python results/refresh.py``.
 
 Each block that this script writes stands between ``<!-- name: written by results/refresh.py -->`` and
 ``<!-- end -->``. A test compares them with what it would write.

@@ -103,8 +103,7 @@ def _pip(arguments: list[str]) -> None:
 
 
 def _python(arguments: list[str]) -> None:
-    module = ["-m", arguments[1]] == arguments[:2]
-    path = arguments[1].replace(".", "/") + ".py" if module else arguments[0]
+    path = arguments[1].replace(".", "/") + ".py" if arguments[0] == "-m" else arguments[0]
     assert (ROOT / path).exists(), path
 
 
