@@ -1,4 +1,4 @@
-"""The site: ``make docs`` builds it into build/docs. Its sources are the Markdown files; the scripts here draw figures."""
+"""The site: ``make docs`` builds it into build/docs. Its sources are the Markdown files; the scripts draw figures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 PUBLIC = {name: f"sppbench.spp.{name}" for name in sppbench.spp.__all__}
-COLUMNS = "100"  # of the terminal for which help texts are wrapped
+COLUMNS = "90"  # of the terminal for which help texts are wrapped
 
 
 class CommandHelp(SphinxDirective):
