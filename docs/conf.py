@@ -14,6 +14,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import sppbench.spp
+from sppbench.files import config_directory
+from sppbench.run.help_text import groups
 
 project = "sppbench"
 author = "The sppbench authors"
@@ -79,6 +81,14 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(done.stdout, done.stdout.rstrip(), language="text")]
 
 
+class ConfigurationGroups(SphinxDirective):
+    """The groups of the configuration and their choices, each with the first sentence of its file."""
+
+    def run(self) -> list[nodes.Node]:
+        text = "\n".join(groups(config_directory()))
+        return [nodes.literal_block(text, text, language="text")]
+
+
 def render_backticks(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Names in single backticks: a link where the name is public, else code, as in Markdown."""
 
@@ -92,4 +102,5 @@ def render_backticks(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
 
 def setup(app: Sphinx) -> None:
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("configuration-groups", ConfigurationGroups)
     app.connect("autodoc-process-docstring", render_backticks)

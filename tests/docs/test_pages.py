@@ -10,7 +10,7 @@ import pytest
 import sppbench.spp
 from sppbench.__main__ import COMMANDS
 from sppbench.files import config_directory
-from tests.docs.pages import ALL, INLINE, PAGES, README, ROOT, name
+from tests.docs.pages import INLINE, PAGES, README, ROOT, name
 
 FOLDERS = "src|tests|conf|benchmarks|docs|examples|results"
 OWN = {"conf/model/mynet.yaml", "conf/sweeps/mine.yaml"}  # the reader's
@@ -57,16 +57,6 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
         public = re.findall(r'"(\w+)"', source.partition("__all__ = ")[2])
         assert len(public) > 5
         assert {f"sppbench.{package}.{one}" for one in public} <= documented
-
-
-@pytest.mark.parametrize("group", ["model", "data", "optimizer", "trainer", "spp", "sweeps", "logger"])
-def test_the_choices_of_each_group_are_the_configurations(group: str) -> None:
-    row = re.search(rf"^\| `{group}` \| (.*) \|$", ALL, re.MULTILINE)
-    assert row is not None
-    existing = {path.stem for path in (config_directory() / group).glob("*.yaml")}
-    named = set(re.findall(r"`([a-z]\w*)`", row[1]))
-    assert named <= existing | {"_h100"}
-    assert {one for one in existing if not one.endswith("_h100")} <= named
 
 
 def test_choices_in_the_text_exist() -> None:
