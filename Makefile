@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo table1 table3 smoke figures lab keep report notebooks test check launchers bench dist clean
+.PHONY: help demo table1 table3 smoke figures lab keep report notebooks test check launchers bench docs dist clean
 
 help:
 	@echo "make demo       train a small real run on this machine, to a test accuracy and figures on a page"
@@ -16,6 +16,7 @@ help:
 	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make notebooks  the notebooks in examples/notebooks, from the scripts in examples"
 	@echo "make test       linters, type checker and test suite"
+	@echo "make docs       the documentation as a site, into build/docs, with warnings as errors"
 	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
 	@echo "make bench      all timings, into docs/benchmarks, in half an hour; DATA=path/to/cifar100 for real images"
 	@echo "make dist       the wheel and the source distribution, into dist/, checked as the index does"
@@ -101,6 +102,10 @@ check: $(VENV)/.ready
 test: check
 	@echo "sppbench: the test suite, five minutes on two cores"
 	$(RUN) -m pytest -n 2 --dist worksteal
+
+docs: $(VENV)/.ready
+	$(RUN) -m sphinx --fail-on-warning --keep-going --nitpicky --builder html docs build/docs
+	@echo "The site: build/docs/index.html"
 
 launchers: $(VENV)/.ready
 	VENV=$(VENV) tests/launchers.sh
