@@ -794,6 +794,7 @@ def read_wandb(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@empty_figures
 def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
