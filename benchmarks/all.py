@@ -1,4 +1,4 @@
-"""Runs all benchmarks and writes their tables into benchmarks/README.md, each in its place between two markers.
+"""Runs all benchmarks and writes their tables into the pages of the documentation, each between two markers.
 
     python benchmarks/all.py [--root PATH] [--only usual floor]
 
@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-README = HERE / "README.md"
+DOCS = HERE.parent / "docs"
+PAGES = (*sorted((DOCS / "benchmarks").glob("*.md")), DOCS / "how_it_works" / "history_format.md")
 # The name of each table, and its command; those that take --root.
 COMMANDS = {
     "usual": ["usual.py"],
@@ -26,6 +27,7 @@ COMMANDS = {
     "launches": ["launches.py"],
     "memory": ["spp_overhead.py", "--memory"],
     "scaling": ["scaling.py"],
+    "growth": ["history_growth.py"],
     "loader": ["loader.py"],
     "start_up": ["start_up.py"],
     "end_to_end": ["end_to_end.py", "results"],
@@ -52,16 +54,19 @@ def table_of(name: str, root: Path | None) -> str:
     return f"`python {' '.join(shown)}`\n\n{done.stdout.strip()}"
 
 
-def put(page: str, name: str, content: str) -> str:
-    """The page with a table in its place.
+def put(name: str, content: str) -> None:
+    """Writes a table in its place.
 
     Raises:
-        ValueError: The page has no place for it.
+        ValueError: No page has a place for it.
     """
     place = re.compile(f"(<!-- {name} -->\\n).*?(<!-- end -->)", re.DOTALL)
-    if not place.search(page):
-        raise ValueError(f"{README} has no <!-- {name} --> ... <!-- end -->")
-    return place.sub(lambda found: f"{found[1]}{content}\n{found[2]}", page, count=1)
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        if place.search(page):
+            path.write_text(place.sub(lambda found: f"{found[1]}{content}\n{found[2]}", page), encoding="utf-8")
+            return
+    raise ValueError(f"no page has <!-- {name} --> ... <!-- end -->")
 
 
 def main() -> None:
@@ -77,7 +82,7 @@ def main() -> None:
         except subprocess.CalledProcessError:
             failed.append(name)
             continue
-        README.write_text(put(README.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+        put(name, content)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -7,7 +7,7 @@ flushed every 50 steps and at the end of an epoch, as `SPPCallback` does. 127 ep
 process, without the time that it waits for others.
 
 - append: the median of a flush.
-- parts: the files of the history.
+- parts: the files of the history, and their size; values are random, which compresses less than those of a run.
 - read: the whole history.
 - end of epoch: the means of the last epoch, as they are formed when it ends.
 - resume: what the callback does before the first step, with figures after the epochs 0, 9 and 19.
@@ -27,6 +27,7 @@ from rounds import markdown
 from sppbench.spp import read_history
 from sppbench.spp.history.parts import Origin, list_parts
 from sppbench.spp.history.run_history import RunHistory
+from sppbench.spp.schedule import Schedule
 
 LAYERS, PER_EPOCH, FLUSH = 28, 79, 50
 RUN = Origin(run_id="growth")
@@ -36,7 +37,7 @@ def rows(first: int, end: int) -> pd.DataFrame:
     """What is recorded in the steps from ``first`` until before ``end``."""
     steps = np.arange(first, end).repeat(3 * LAYERS)
     layers = np.tile(np.arange(LAYERS).repeat(3), end - first)
-    acsm, acv, mean = np.random.default_rng(first).lognormal(-5, 5, (3, len(steps)))
+    acsm, acv, mean, absmax = np.random.default_rng(first).lognormal(-5, 5, (4, len(steps)))
     return pd.DataFrame(
         {
             "step": steps,
@@ -51,12 +52,17 @@ def rows(first: int, end: int) -> pd.DataFrame:
             "acv": acv,
             "mean": mean,
             "nonfinite": 0,
+            "absmax": absmax,
+            "zeros": 0.0,
+            "subnormal": np.nan,
         }
     )
 
 
 def open_history(directory: Path, resume_at: int | None = None) -> RunHistory:
-    return RunHistory(directory, RUN, resume_at=resume_at, earlier=None, batchnorm=False)
+    return RunHistory(
+        directory, RUN, resume_at=resume_at, earlier=None, batchnorm=False, schedule=Schedule(), blocks={}
+    )
 
 
 def measure(epochs: int, directory: Path) -> list[str]:
@@ -83,6 +89,7 @@ def measure(epochs: int, directory: Path) -> list[str]:
         f"{end:,}",
         f"{1000 * median(appends):.1f} ms",
         str(len(list_parts(history.path))),
+        f"{sum(part.path.stat().st_size for part in list_parts(history.path)) / 1e6:.1f} MB",
         *(f"{read:.2f} s", f"{1000 * mean:.0f} ms", f"{resume:.2f} s"),
     ]
 
@@ -95,8 +102,8 @@ def main() -> None:
     for epochs in arguments.epochs:
         with tempfile.TemporaryDirectory() as directory:
             table.append(measure(epochs, Path(directory)))
-    print(describe())
-    print(markdown(["steps", "append", "parts", "read", "end of epoch", "resume"], table))
+    print(f"{describe()}\n")
+    print(markdown(["steps", "append", "parts", "size", "read", "end of epoch", "resume"], table))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,13 @@ NETS_IN_WORDS = {
     "gan_generator": "The generator of a GAN",
     "gan_discriminator": "The discriminator of the GAN",
 }
+FIGURES_IN_WORDS = {
+    "spp": "second moments of activations, weights and gradients",
+    "gradient": "second moments of the gradients",
+    "heatmap": "gradients by layer and step",
+    "heatmap_per_sample": "gradients by layer and step, times the size of the batch",
+    "expected": "second moments of the first step beside those that theory expects",
+}
 WHAT_ONE_SEES = {
     "ffnn": {
         "spp": "Each normalization brings activations back to 1; gradients grow towards the input by a factor a block.",

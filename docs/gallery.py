@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
-from captions import NETS_IN_WORDS, WHAT_ONE_SEES
+from captions import FIGURES_IN_WORDS, NETS_IN_WORDS, WHAT_ONE_SEES
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -37,6 +37,10 @@ from sppbench.spp import SignalProbe, expected_of_net, plot_gradient, plot_heatm
 from sppbench.spp.plots.heatmap import NOT_FINITE_COLOR, SMALL_BATCH_COLOR
 from sppbench.spp.plots.lines import COLORS
 
+INTRODUCTION = (
+    "What healthy nets look like while they train. [Read a plot](../read_a_plot/index.md) says how the figures are",
+    "drawn, and has broken nets. Drawn by `python docs/gallery.py`, which also says how each net is made.",
+)
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -252,7 +256,7 @@ def palette() -> Image.Image:
 
 def page(names: Sequence[str], directory: Path) -> str:
     """What there is in the directory, in the order of the nets and figures, each picture with a sentence."""
-    lines = ["# Gallery", "", "Drawn by `python docs/gallery.py`, which also says how each net is made.", ""]
+    lines = ["# Gallery", "", *INTRODUCTION, ""]
     for name in names:
         there = {
             figure: caption
@@ -261,7 +265,8 @@ def page(names: Sequence[str], directory: Path) -> str:
         }
         lines += [f"## {NETS_IN_WORDS[name]}", ""] if there else []
         for figure, caption in there.items():
-            lines += [f"![{name}, {figure}]({name}_{figure}.png)", "", f"*{caption}*", ""]
+            what = f"{NETS_IN_WORDS[name]}: {FIGURES_IN_WORDS[figure]}"
+            lines += [f"![{what}]({name}_{figure}.png)", "", f"*{caption}*", ""]
     return "\n".join(lines)
 
 
@@ -284,7 +289,7 @@ def main() -> None:
             for figure_name, figure in figures_of(trained):
                 save(figure, arguments.output / f"{name}_{figure_name}.png")
         print(f"    drawn after {perf_counter() - start:.0f} s")
-    (arguments.output / "README.md").write_text(page(list(WHAT_ONE_SEES), arguments.output))
+    (arguments.output / "index.md").write_text(page(list(WHAT_ONE_SEES), arguments.output))
 
 
 if __name__ == "__main__":

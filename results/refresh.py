@@ -1,6 +1,6 @@
-"""Writes the numbers of README.md, and the kept table, from the runs kept here: ``python results/refresh.py``.
+"""Writes the numbers of README.md and docs/, and the kept table, from the kept runs: ``python results/refresh.py``.
 
-Each block of the README that this script writes stands between ``<!-- name: written by results/refresh.py -->`` and
+Each block that this script writes stands between ``<!-- name: written by results/refresh.py -->`` and
 ``<!-- end -->``. A test compares them with what it would write.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sppbench.evidence.selection import Evidence, read_evidence
@@ -21,31 +21,68 @@ from sppbench.study.table.cells import read_table
 from sppbench.study.table.formats import matrix, plus_minus, write_table
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+ROOT = HERE.parent
 BLOCK = re.compile(r"(<!-- (\w+): written by results/refresh\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+OVERHEAD = re.compile(r"<!-- spp -->\n(.*?)<!-- end -->", re.DOTALL)
 LR, SEED = 0.001, 868
 SINGLE = ("ffnn", "ffnn_bn", "ffnn_bn_noaffine", "efficientnet_bn", "sn_efficientnet_mp")
 HEADLINE = "C2"
 RATIOS = ("affine on / off", "scale alone", "shift alone", "h = ", "as the study", "γ² in the change")
+WIDTHS = ("affine on / off", "h = 100 / h = 500, affine off")
+# Of the table of tools in the README: how a row begins → the variant of benchmarks/spp_overhead.py.
+TOOLS = {
+    "**sppbench**": "SignalProbe",
+    "your own hooks": "hooks to NumPy",
+    "[`wandb.watch`]": "wandb.watch",
+    "[TorchLens]": "TorchLens",
+}
 RMSE = "RMSE of log10 at the peaks"
 
 
-def refreshed(text: str) -> str:
-    """The README with all of its blocks written anew.
+def pages() -> dict[Path, str]:
+    """Every page that has blocks, with its text."""
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
+    return {path: text for path, text in texts.items() if BLOCK.search(text)}
+
+
+def written() -> dict[str, list[str]]:
+    """The lines of each block, by its name."""
+    evidence = read_evidence(HERE)
+    claims = judge(evidence)
+    return {
+        "runs": _runs(evidence),
+        "table1": pipes(*matrix(read_table(HERE / "table1"))),
+        "c2": _ratios(claims),
+        "widths": _ratios(claims, WIDTHS),
+        "claims": _verdicts(claims),
+        "figures": _figures(),
+    }
+
+
+def refreshed(text: str, blocks: Mapping[str, Sequence[str]]) -> str:
+    """A page with all of its blocks written anew.
 
     Raises:
         KeyError: A block has a name that is not known here.
     """
-    evidence = read_evidence(HERE)
-    claims = judge(evidence)
-    blocks: dict[str, Callable[[], list[str]]] = {
-        "runs": lambda: _runs(evidence),
-        "table1": lambda: pipes(*matrix(read_table(HERE / "table1"))),
-        "c2": lambda: _ratios(claims),
-        "claims": lambda: _verdicts(claims),
-        "figures": _figures,
-    }
-    return BLOCK.sub(lambda found: "\n".join([found[1].rstrip("\n"), *blocks[found[2]](), found[3]]), text)
+    return BLOCK.sub(lambda found: "\n".join([found[1].rstrip("\n"), *blocks[found[2]], found[3]]), text)
+
+
+def priced(text: str, costs: Mapping[str, str]) -> str:
+    """A page whose table of tools has the measured costs."""
+    for tool, cost in costs.items():
+        row = rf"^(\| {re.escape(tool)}.*?\| )\d+\.\d+ to \d+\.\d+( \|)"
+        text = re.sub(row, lambda found, cost=cost: found[1] + cost + found[2], text, flags=re.MULTILINE)
+    return text
+
+
+def measured() -> dict[str, str]:
+    """The range of each tool's cost, as times of a step over those without, from the page of benchmarks."""
+    pages = [*(ROOT / "benchmarks").glob("*.md"), *(ROOT / "docs" / "benchmarks").glob("*.md")]
+    (table,) = (found[1] for page in pages if (found := OVERHEAD.search(page.read_text(encoding="utf-8"))))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    ratios = {tool: [float(row[-1]) for row in rows if row[0] == name] for tool, name in TOOLS.items()}
+    return {tool: f"{min(found):.2f} to {max(found):.2f}" for tool, found in ratios.items()}
 
 
 def _runs(evidence: Evidence) -> list[str]:
@@ -64,10 +101,10 @@ def _runs(evidence: Evidence) -> list[str]:
     return pipes(["model", "test accuracy", "top-5", "the study", "time of the run"], rows)
 
 
-def _ratios(claims: Sequence[Claim]) -> list[str]:
+def _ratios(claims: Sequence[Claim], names: tuple[str, ...] = RATIOS) -> list[str]:
     """The ratios of gradients over all epochs, at equal widths and between them; and what γ² does to the gain."""
     (claim,) = (claim for claim in claims if claim.id == HEADLINE)
-    parts = [part for part in claim.parts if part.name.startswith(RATIOS) and ", epoch " not in part.name]
+    parts = [part for part in claim.parts if part.name.startswith(names) and ", epoch " not in part.name]
     rows = [[part.name, _value(part), str(part.n)] for part in parts]
     return pipes(["ratio of the gradients' second moments at the ReLU outputs", "value [95 % interval]", "seeds"], rows)
 
@@ -101,4 +138,6 @@ def _value(part: Part) -> str:
 
 if __name__ == "__main__":
     write_table(read_table(HERE / "table1"), {}, HERE / "table1")
-    write_text(README, refreshed(README.read_text(encoding="utf-8")))
+    blocks, costs = written(), measured()
+    for path, text in pages().items():
+        write_text(path, priced(refreshed(text, blocks), costs))

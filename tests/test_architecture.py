@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sppbench
+from sppbench.extras import PACKAGES
 
 SOURCE = Path(sppbench.__file__).parent
 
@@ -20,12 +21,13 @@ ROOMS: dict[str, set[str]] = {
     "aliases": set(),
     "files": set(),
     "checks": set(),
+    "extras": {"errors"},
     "stored_files": {"errors"},
     "interruption": set(),
     "streams": set(),
     "wandb_modes": set(),
-    "models": {"checks"},
-    "data": {"errors", "files"},
+    "models": {"checks", "extras"},
+    "data": {"errors", "extras", "files"},
     "spp.names": set(),
     "spp.places": set(),
     "spp.schedule": {"checks"},
@@ -43,8 +45,10 @@ ROOMS: dict[str, set[str]] = {
         *("spp.places", "spp.probe", "spp.history", "spp.diagnosis", "spp.loggers", "spp.run_figures", "spp.settings"),
     },
     "spp.recorder": {"checks", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
-    "spp.integrations": {"checks", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
-    "spp.callback": {"checks", "spp.names", "spp.probe", "spp.plots", "spp.recording", "spp.schedule", "spp.settings"},
+    "spp.integrations": {"checks", "extras", "spp.probe", "spp.loggers", "spp.recording", "spp.settings"},
+    "spp.callback": {
+        *("checks", "extras", "spp.names", "spp.probe", "spp.plots", "spp.recording", "spp.schedule", "spp.settings"),
+    },
     "run": {"errors", "files", "stored_files", "wandb_modes", "data"},
     "evidence": {"errors", "files", "stored_files", "spp.names", "spp.history", "run"},
     "study.common": {"errors", "files", "stored_files", "wandb_modes", "evidence"},
@@ -56,13 +60,13 @@ ROOMS: dict[str, set[str]] = {
         *("study.common", "study.table", "study.figures", "study.claims"),
     },
     "look": {
-        *("errors", "files", "run", "spp.names", "spp.probe", "spp.theory", "spp.diagnosis", "spp.plots"),
+        *("errors", "extras", "files", "run", "spp.names", "spp.probe", "spp.theory", "spp.diagnosis", "spp.plots"),
     },
     "dashboard": {"errors", "spp.names"},
     "comparison": {"errors", "files", "spp.names", "spp.history", "spp.comparison", "spp.plots", "study.common"},
-    "train": {"errors", "files", "interruption", "streams", "run"},
+    "train": {"errors", "extras", "files", "interruption", "streams", "run"},
     "__main__": {
-        *("errors", "interruption", "streams", "train", "evidence", "look", "dashboard", "comparison"),
+        *("errors", "extras", "interruption", "streams", "train", "evidence", "look", "dashboard", "comparison"),
         *("study.common", "study.table", "study.figures", "study.claims", "study.report"),
     },
     "__init__": {"aliases"},
@@ -87,6 +91,11 @@ def imports(tree: ast.AST) -> set[str]:
     return names
 
 
+def imports_at_the_top(tree: ast.Module) -> set[str]:
+    """As `imports`, of the statements at the top of the file alone: neither in a function nor in a condition."""
+    return imports(ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], []))
+
+
 def test_rooms_are_in_the_order_of_their_imports() -> None:
     above: set[str] = set()
     for room, used in ROOMS.items():
@@ -96,7 +105,7 @@ def test_rooms_are_in_the_order_of_their_imports() -> None:
 
 def test_the_library_stands_alone() -> None:
     outside = {used for room, uses in ROOMS.items() if room.startswith("spp.") for used in uses if "spp." not in used}
-    assert outside == {"checks", "files"}
+    assert outside == {"checks", "extras", "files"}
 
 
 def test_only_those_who_know_a_loop_import_its_library() -> None:
@@ -105,6 +114,23 @@ def test_only_those_who_know_a_loop_import_its_library() -> None:
         place = file.relative_to(SOURCE / "spp").with_suffix("").parts[0]
         used = {name.partition(".")[0] for name in imports(ast.parse(file.read_text()))} & loops.keys()
         assert all(loops[library] == place for library in used), f"{file} imports {used}"
+
+
+def test_the_probe_and_its_commands_import_no_extra() -> None:
+    """Not at the top of their files, nor of those that these import there. The callbacks try to."""
+    extras = {name for names in PACKAGES.values() for name in names}
+    todo = [SOURCE / "__main__.py"]
+    todo += [file for room in ("spp", "look", "comparison") for file in (SOURCE / room).rglob("*.py")]
+    files = dict(_files())
+    seen: set[Path] = set()
+    while todo:
+        if (file := todo.pop()) in seen:
+            continue
+        seen.add(file)
+        found = imports_at_the_top(ast.parse(file.read_text()))
+        assert not {name.partition(".")[0] for name in found} & extras, file
+        todo += [files[used] for name in found for used in _files_among(name, files)]
+    assert SOURCE / "run" / "error_text.py" in seen
 
 
 def test_imports_run_one_way() -> None:
@@ -133,9 +159,7 @@ def test_a_name_of_a_file_stands_for_one_thing() -> None:
 
 def test_no_files_import_each_other() -> None:
     """Not even inside of a room."""
-    files = {
-        ".".join(("sppbench", *file.relative_to(SOURCE).with_suffix("").parts)): file for file in SOURCE.rglob("*.py")
-    }
+    files = dict(_files())
     uses = {
         name: {found for one in imports(ast.parse(file.read_text())) for found in _files_among(one, files)} - {name}
         for name, file in files.items()
@@ -151,6 +175,12 @@ def test_no_files_import_each_other() -> None:
 
     for name in files:
         visit(name, ())
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    """The dotted name of each file, and the file."""
+    for file in SOURCE.rglob("*.py"):
+        yield ".".join(("sppbench", *file.relative_to(SOURCE).with_suffix("").parts)), file
 
 
 def _files_among(name: str, files: dict[str, Path]) -> Iterator[str]:
@@ -171,8 +201,7 @@ def _files_among(name: str, files: dict[str, Path]) -> Iterator[str]:
 )
 def test_what_starts_without_torch_imports_nothing_heavy_at_its_top(name: str) -> None:
     tree = ast.parse((SOURCE / f"{name}.py").read_text())
-    top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-    assert not {module.split(".")[0] for module in imports(top)} & HEAVY
+    assert not {module.split(".")[0] for module in imports_at_the_top(tree)} & HEAVY
 
 
 def test_the_command_answers_before_it_imports_anything_heavy() -> None:

@@ -1,4 +1,4 @@
-"""What the README and the kept table say is what the runs in results/ say."""
+"""What the README, the pages and the kept table say is what the runs in results/ say."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ from sppbench.study.table.formats import FORMATS
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_numbers_of_the_readme_are_those_of_the_kept_runs() -> None:
+def test_the_numbers_of_the_pages_are_those_of_the_kept_runs() -> None:
     refresh = runpy.run_path(str(ROOT / "results" / "refresh.py"))
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {name for _, name, _ in refresh["BLOCK"].findall(text)} == {"runs", "table1", "c2", "claims", "figures"}
-    assert refresh["refreshed"](text) == text, "python results/refresh.py writes it anew"
+    blocks, pages = refresh["written"](), refresh["pages"]()
+    assert ROOT / "README.md" in pages
+    used = {name for text in pages.values() for _, name, _ in refresh["BLOCK"].findall(text)}
+    assert used == set(blocks)
+    for path, text in pages.items():
+        assert refresh["refreshed"](text, blocks) == text, f"{path}: python results/refresh.py writes it anew"
+
+
+def test_the_costs_in_the_readme_are_those_of_the_benchmark() -> None:
+    refresh = runpy.run_path(str(ROOT / "results" / "refresh.py"))
+    text, costs = (ROOT / "README.md").read_text(encoding="utf-8"), refresh["measured"]()
+    for tool, cost in costs.items():
+        assert f"| {cost} |" in next(line for line in text.splitlines() if line.startswith(f"| {tool}"))
+    assert refresh["priced"](text, costs) == text, "python results/refresh.py writes it anew"
 
 
 def test_the_kept_table_is_of_the_kept_runs() -> None:

@@ -17,6 +17,7 @@ NEW = {
     "cnn_bn_both",
     "cnn_bn_conv",
     "cnn_bn_linear",
+    "efficientnet_bn_regularized",
     "ffnn_bn_h512",
     "ffnn_bn_noaffine_h512",
     "ffnn_bn_scale_h512",

@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from sppbench.comparison import compare_command
 from sppbench.errors import UserError
+from sppbench.extras import need
 from sppbench.interruption import exit_interrupted
 from sppbench.look import command as look
 from sppbench.streams import need_only_matplotlib, survive_any_text
@@ -48,6 +49,7 @@ class Command:
         add_arguments: Adds its arguments to a parser.
         run: Runs it and returns the exit status.
         more: What its own ``--help`` says in addition.
+        extra: What must be installed for it beside the base, see `sppbench.extras`.
     """
 
     help: str
@@ -55,6 +57,7 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     more: str = ""
+    extra: str | None = "benchmark"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["train"]:
             return _train(arguments[1:])
         chosen = _parser().parse_args(arguments)
+        if chosen.extra is not None:
+            need(arguments[0], chosen.extra)
         status: int = chosen.run(chosen)
         sys.stdout.flush()
     except UserError as error:
@@ -109,11 +114,12 @@ def _parser() -> Parser:
             name, help=command.help, description=text, epilog=STATUS.format(command.status and f"{command.status}; ")
         )
         command.add_arguments(one)
-        one.set_defaults(run=command.run)
+        one.set_defaults(run=command.run, extra=command.extra)
     return parser
 
 
 def _train(arguments: list[str]) -> int:
+    need("train", "benchmark")
     from sppbench.train import main as train
 
     sys.argv = ["sppbench train", *arguments]  # Hydra reads it, and names it in its help
@@ -368,6 +374,7 @@ COMMANDS = {
         "1 if they depart",
         lambda parser: compare_command.add_arguments(parser, _path),
         compare_command.run,
+        extra=None,
     ),
     "look": Command(
         "look at a net as it is built: one forward and backward pass, and what it shows",
@@ -375,6 +382,7 @@ COMMANDS = {
         lambda parser: look.add_arguments(parser, _path),
         look.run,
         "No data set is needed, and nothing is trained.",
+        extra=None,
     ),
     "table": Command(
         "compare the table of a sweep with the published one, from the runs finished so far",
@@ -410,7 +418,7 @@ COMMANDS = {
         "created, and a configuration of more than 4 MB, or that YAML aliases expand to more than 100,000 values, is "
         "refused.",
     ),
-    "dashboard": Command("save the W&B view of the project", "", _dashboard_arguments, _dashboard),
+    "dashboard": Command("save the W&B view of the project", "", _dashboard_arguments, _dashboard, extra="dashboard"),
 }
 
 if __name__ == "__main__":

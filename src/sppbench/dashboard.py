@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from sppbench.errors import UserError
@@ -166,10 +165,8 @@ def dashboard(entity: str, project: str, name: str, dry_run: bool = False) -> st
         dry_run: Only return the specification: no network, no login.
 
     Raises:
-        DashboardError: The extra is not installed, or W&B does not take the view.
+        DashboardError: W&B does not take the view.
     """
-    if find_spec("wandb_workspaces") is None:
-        raise DashboardError('the dashboard needs an extra: pip install "sppbench[dashboard]"')
     try:
         workspace = make_workspace(entity, project, name)
     except ValueError as error:

@@ -9,9 +9,15 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":  # the other imports take a second
+    from sppbench.extras import MissingExtra, need
     from sppbench.interruption import catch_early_interrupt
 
     catch_early_interrupt()
+    try:
+        need("train", "benchmark")
+    except MissingExtra as missing:
+        print(f"sppbench: {missing}", file=sys.stderr)
+        sys.exit(2)
 
 import logging
 import os

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sppbench.models import NFEfficientNet
-from sppbench.models.nf_efficientnet import DoubledGate, NFMBConv
+from sppbench.models import EfficientNet, NFEfficientNet
+from sppbench.models.nf_efficientnet import NFMBConv, ScaledGate
 from sppbench.models.scaled_convolution import ScaledConv2d, pink_noise, set_gains_and_biases
 
 
@@ -124,7 +125,25 @@ def test_a_block_is_its_equation() -> None:
 
 def test_a_gate_of_half_lets_a_signal_pass() -> None:
     x = torch.randn(2, 3, 4, 4)
-    assert torch.equal(DoubledGate()(x, torch.full((2, 3, 1, 1), 0.5)), x)
+    assert torch.equal(ScaledGate(2.0)(x, torch.full((2, 3, 1, 1), 0.5)), x)
+
+
+def test_without_its_parts_it_is_the_self_normalizing_net() -> None:
+    """The same function as `sn_efficientnet_nomp`'s where the weights are the same."""
+    off: dict[str, Any] = dict.fromkeys(("standardize", "weight_gain", "bias", "calibrate", "beta"), False)
+    net = NFEfficientNet(**off, branch_gain=None, gate_scale=1.0, stochastic_depth=0.0, classifier_std=None).eval()
+    theirs = EfficientNet(activation="SELU", normalization=None, init="lecun", classifier_std=None).eval()
+    ours, others = ([one for one in each.modules() if isinstance(one, nn.Conv2d)] for each in (net, theirs))
+    with torch.no_grad():
+        for layer, other in zip(ours, others, strict=True):
+            assert isinstance(layer, ScaledConv2d)
+            layer.weight.copy_(other.weight * layer.sigma * math.sqrt(layer.fan_in))
+            if layer.bias is not None:
+                assert other.bias is not None
+                layer.bias.copy_(other.bias)
+        net.classifier.load_state_dict(theirs.classifier.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(net(x), theirs(x), rtol=1e-4, atol=1e-5)
 
 
 def test_leaves_are_called_once_each_in_the_order_of_registration() -> None:
@@ -154,8 +173,6 @@ def test_impossible_values(arguments: dict[str, object], message: str) -> None:
 
 
 def test_parameters_are_those_of_the_net_with_batch_normalization_and_one_a_skip() -> None:
-    from sppbench.models import EfficientNet
-
     ours, theirs = (sum(one.numel() for one in net.parameters()) for net in (NFEfficientNet(), EfficientNet()))
     assert ours == theirs + 9
     assert isinstance(NFEfficientNet().classifier[1], nn.Linear)

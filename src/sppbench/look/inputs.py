@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -69,13 +70,12 @@ def images(net: Net, folder: Path, batch: int, shape: tuple[int, ...] | None = N
 
 def _image(path: Path, shape: tuple[int, ...], net: Net) -> Tensor:
     from PIL import Image, ImageOps
-    from torchvision.transforms.functional import normalize, to_tensor
 
     try:
         with Image.open(path) as opened:
             picture = ImageOps.fit(opened.convert("L" if shape[0] == 1 else "RGB"), (shape[2], shape[1]))
     except Exception as error:  # of any kind, by format
         raise LookError(f"--images: {path} cannot be read: {one_line(error)}") from error
-    mean, deviation = net.normalization
-    normalized: Tensor = normalize(to_tensor(picture), list(mean)[: shape[0]], list(deviation)[: shape[0]])
-    return normalized
+    pixels = torch.from_numpy(np.array(picture)).view(*shape[1:], shape[0]).permute(2, 0, 1).contiguous() / 255
+    mean, deviation = (torch.tensor(values[: shape[0]]).view(-1, 1, 1) for values in net.normalization)
+    return (pixels - mean) / deviation

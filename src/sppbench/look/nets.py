@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from sppbench.errors import UserError
+from sppbench.extras import need
 from sppbench.files import config_directory
 from sppbench.run.error_text import one_line
 
@@ -125,6 +126,7 @@ def _transformers(path: str) -> Net:
 
 
 def _sppbench(name: str) -> Net:
+    need(f"sppbench:{name}", "benchmark")
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 

@@ -4,13 +4,20 @@ Every leaf module is called exactly once in a forward pass and never works in pl
 order of their calls, so that hooks on the leaves see the signal after every step through the net.
 """
 
-from sppbench.models.cnn import CNN
-from sppbench.models.efficientnet import EfficientNet
-from sppbench.models.ffnn import FFNN
-from sppbench.models.initialization import initialize
-from sppbench.models.merges import MPScale, MPSum, Scale, Sum, mp_scale, mp_sum
-from sppbench.models.nf_efficientnet import NFEfficientNet
-from sppbench.models.un_efficientnet import UNEfficientNet
+from sppbench.extras import need
+
+try:
+    from sppbench.models.cnn import CNN
+    from sppbench.models.efficientnet import EfficientNet
+    from sppbench.models.ffnn import FFNN
+    from sppbench.models.initialization import initialize
+    from sppbench.models.merges import MPScale, MPSum, Scale, Sum, mp_scale, mp_sum
+    from sppbench.models.nf_efficientnet import NFEfficientNet
+    from sppbench.models.regularized_efficientnet import RegularizedEfficientNet
+    from sppbench.models.un_efficientnet import UNEfficientNet
+except ModuleNotFoundError:
+    need("sppbench.models", "benchmark")
+    raise
 
 __all__ = [
     "CNN",
@@ -19,6 +26,7 @@ __all__ = [
     "MPScale",
     "MPSum",
     "NFEfficientNet",
+    "RegularizedEfficientNet",
     "Scale",
     "Sum",
     "UNEfficientNet",

@@ -55,8 +55,8 @@ class SqueezeExcitation(ops.SqueezeExcitation):  # type: ignore[misc]
     ) -> None:
         super().__init__(input_channels, squeeze_channels, activation)
         # torchvision registers fc2 before the activation; leaves must be registered in the order of their calls.
-        _move_to_end(self, "fc2")
-        _move_to_end(self, "scale_activation")
+        move_to_end(self, "fc2")
+        move_to_end(self, "scale_activation")
         self.scale = gate()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -65,7 +65,8 @@ class SqueezeExcitation(ops.SqueezeExcitation):  # type: ignore[misc]
 
 
 class MBConv(torchvision_efficientnet.MBConv):  # type: ignore[misc]
-    """Inverted residual block without stochastic depth that adds its skip connection, if any, in a leaf `sum`.
+    """Inverted residual block that adds its skip connection, if any, in a leaf `sum`; without stochastic depth, unless
+    it is given a module of that name (see `RegularizedEfficientNet`).
 
     (N, C_in, H, W) → (N, C_out, ⌈H / stride⌉, ⌈W / stride⌉); there is a skip connection where both shapes are equal.
     """
@@ -86,6 +87,8 @@ class MBConv(torchvision_efficientnet.MBConv):  # type: ignore[misc]
     def forward(self, input: Tensor) -> Tensor:
         output: Tensor = self.block(input)
         if self.use_res_connect:
+            if hasattr(self, "stochastic_depth"):
+                output = self.stochastic_depth(output)
             output = self.sum(output, input)
         return output
 
@@ -167,7 +170,7 @@ class EfficientNet(torchvision_efficientnet.EfficientNet):  # type: ignore[misc]
         super().__init__(stages, dropout, stochastic_depth_prob=0.0, num_classes=num_classes)
         self.classifier[0].inplace = False
         self.flatten = nn.Flatten()
-        _move_to_end(self, "classifier")
+        move_to_end(self, "classifier")
 
         _set_in_channels(self.features[0], in_channels)
         _set_convolutions(self)
@@ -181,7 +184,7 @@ class EfficientNet(torchvision_efficientnet.EfficientNet):  # type: ignore[misc]
         return logits
 
 
-def _move_to_end(module: nn.Module, name: str) -> None:
+def move_to_end(module: nn.Module, name: str) -> None:
     """Register the child called `name` after all others of `module`."""
     child = getattr(module, name)
     delattr(module, name)

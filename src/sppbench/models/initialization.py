@@ -24,15 +24,15 @@ INITS = tuple(_KAIMING)
 def initialize(net: nn.Module, init: str) -> None:
     """Draw the weights of all convolutions and linear layers in `net` anew, in place; nothing else is drawn.
 
-    ============== ========== ==============================================================
-    init           variance   source
-    ============== ========== ==============================================================
-    `"he_fan_out"` 2/fan_out  He et al. 2015, eq. 14: keeps the gradient's second moment
-    `"he_fan_in"`  2/fan_in   He et al. 2015, eq. 10: keeps the activation's second moment
-    `"lecun"`      1/fan_in   LeCun et al. 1998, eq. 16; for SELU: Klambauer et al. 2017
-    `"lsuv"`       by layer   Mishkin & Matas 2016: `"he_fan_out"`, rescaled so that each
-                              layer's output has variance 1, see `rescale_to_unit_variance`
-    ============== ========== ==============================================================
+    ================== ========== ==============================================================
+    init               variance   source
+    ================== ========== ==============================================================
+    ``"he_fan_out"``   2/fan_out  He et al. 2015, eq. 14: keeps the gradient's second moment
+    ``"he_fan_in"``    2/fan_in   He et al. 2015, eq. 10: keeps the activation's second moment
+    ``"lecun"``        1/fan_in   LeCun et al. 1998, eq. 16; for SELU: Klambauer et al. 2017
+    ``"lsuv"``         by layer   Mishkin & Matas 2016: ``"he_fan_out"``, rescaled so that each
+                                  layer's output has variance 1
+    ================== ========== ==============================================================
 
     For a weight of shape (C_out, C_in / groups, k, k), fan_in = C_in / groups · k², what one output really sums over,
     and fan_out = C_out · k², **not** divided by groups, as in torchvision and the study. A depthwise convolution thus

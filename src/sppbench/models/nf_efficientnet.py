@@ -21,21 +21,33 @@ from sppbench.models.scaled_convolution import ScaledConv2d, set_gains_and_biase
 SQUEEZE = 4  # Hu et al. 2018; Tan & Le 2019: of a block's input channels
 
 
-class DoubledGate(nn.Module):
-    """Squeeze-and-excitation's gate times 2 (Brock et al. 2021 b): x (N, C, H, W), s (N, C, 1, 1) → 2·s·x.
+class ScaledGate(nn.Module):
+    """Squeeze-and-excitation's gate times a number c: x (N, C, H, W), s (N, C, 1, 1) → c·s·x.
 
-    A sigmoid of small logits is near ½: doubled, it lets a signal pass as it is.
+    A sigmoid of small logits is near ½: doubled (Brock et al. 2021 b), it lets a signal pass as it is.
     """
 
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        return 2 * gate * x
+        return self.scale * gate * x
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
 
 
 class NFSqueezeExcitation(nn.Module):
-    """Squeeze-and-excitation (Hu et al. 2018) with a doubled gate; (N, C, H, W) → (N, C, H, W)."""
+    """Squeeze-and-excitation (Hu et al. 2018) whose gate is times a number; (N, C, H, W) → (N, C, H, W)."""
 
     def __init__(
-        self, channels: int, squeezed: int, activation: Activation, convolution: Callable[[int, int, int], nn.Module]
+        self,
+        channels: int,
+        squeezed: int,
+        activation: Activation,
+        convolution: Callable[[int, int, int], nn.Module],
+        scale: float = 2.0,
     ) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -43,7 +55,7 @@ class NFSqueezeExcitation(nn.Module):
         self.activation = make_activation(activation)
         self.fc2 = convolution(squeezed, channels, 1)
         self.scale_activation = nn.Sigmoid()
-        self.scale = DoubledGate()
+        self.scale = ScaledGate(scale)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.fc2(self.activation(self.fc1(self.avgpool(x))))
@@ -56,7 +68,7 @@ class NFMBConv(nn.Module):
 
     (N, C_in, H, W) → (N, C_out, ⌈H / stride⌉, ⌈W / stride⌉). β is the standard deviation that x has by the theory of
     independent branches (Brock et al. 2021 a), g a learned scalar (De & Smith 2020: SkipInit, but not from
-    0). Stochastic depth (Huang et al. 2016) leaves f out for some of the samples, in training.
+    0), or 1 and not learned. Stochastic depth (Huang et al. 2016) leaves f out for some of the samples, in training.
     """
 
     def __init__(
@@ -64,40 +76,39 @@ class NFMBConv(nn.Module):
         stage: tuple[int, int, int, int, int],
         *,
         beta: float,
-        branch_gain: float,
+        branch_gain: float | None,
         drop: float,
         activation: Activation,
-        sigma: float,
-        depthwise_sigma: float,
-        standardize: bool,
-        weight_gain: bool,
+        gate_scale: float,
+        pointwise: dict[str, Any],
+        depthwise: dict[str, Any],
     ) -> None:
         super().__init__()
         ratio, kernel, stride, inputs, outputs = stage
         expanded = inputs * ratio
-        pointwise: dict[str, Any] = {"sigma": sigma, "standardize": standardize, "gain": weight_gain}
-        gate_convolution = partial(ScaledConv2d, sigma=sigma, gain=False)
+        gate_convolution = partial(ScaledConv2d, sigma=pointwise["sigma"], gain=False)
         self.beta = beta
         layers: list[nn.Module] = []
         if ratio != 1:
             layers += [ScaledConv2d(inputs, expanded, 1, **pointwise), make_activation(activation)]
         layers += [
-            ScaledConv2d(expanded, expanded, kernel, stride, expanded, sigma=depthwise_sigma, gain=weight_gain),
+            ScaledConv2d(expanded, expanded, kernel, stride, expanded, **depthwise),
             make_activation(activation),
-            NFSqueezeExcitation(expanded, max(1, inputs // SQUEEZE), activation, gate_convolution),
+            NFSqueezeExcitation(expanded, max(1, inputs // SQUEEZE), activation, gate_convolution, gate_scale),
             ScaledConv2d(expanded, outputs, 1, **pointwise),
         ]
         self.block = nn.Sequential(*layers)
         self.has_skip = stride == 1 and inputs == outputs
         if self.has_skip:
             self.stochastic_depth = ops.StochasticDepth(drop, "row")
-            self.branch_gain = nn.Parameter(torch.tensor(float(branch_gain)))
+            self.branch_gain = None if branch_gain is None else nn.Parameter(torch.tensor(float(branch_gain)))
             self.sum = Sum()
 
     def forward(self, x: Tensor) -> Tensor:
-        branch: Tensor = self.block(x / self.beta)
+        branch: Tensor = self.block(x / self.beta if self.beta != 1 else x)
         if self.has_skip:
-            branch = self.sum(self.stochastic_depth(branch) * self.branch_gain, x)
+            branch = self.stochastic_depth(branch)
+            branch = self.sum(branch if self.branch_gain is None else branch * self.branch_gain, x)
         return branch
 
 
@@ -113,13 +124,16 @@ class NFEfficientNet(nn.Module):
     SELU                                 Klambauer et al. 2017: keeps mean 0 and variance 1
     weights of one σ (`ScaledConv2d`)    Karras et al. 2024: equal relative steps in all layers
     `standardize`                        Brock et al. 2021 a; 1×1 convolutions and the stem, not depthwise ones
-    `weight_gain`, biases                Salimans & Kingma 2016; batch normalization has both, its absence neither
-    gains and biases by noise            Mishkin & Matas 2016, by channel, on noise of a spectrum of 1/f, no data
-    x + g·f(x/β)                         Brock et al. 2021 a; g from 0.5, not 0: Adam moves it 0.001 a step
-    doubled gate                         Brock et al. 2021 b
+    `weight_gain`, `bias`                Salimans & Kingma 2016; batch normalization has both, its absence neither
+    `calibrate`                          Mishkin & Matas 2016, by channel, on noise of a spectrum of 1/f, no data
+    `beta`, `branch_gain`: x + g·f(x/β)  Brock et al. 2021 a; g from 0.5, not 0: Adam moves it 0.001 a step
+    `gate_scale`                         Brock et al. 2021 b
     `stochastic_depth`                   Huang et al. 2016: linear in depth
     `dropout`                            before the classifier, as in EfficientNet
     ===================================  ===============================================================================
+
+    With all parts off (`standardize`, `weight_gain`, `bias`, `calibrate`, `beta` False, `branch_gain` None,
+    `gate_scale` 1, no stochastic depth) it computes what `sn_efficientnet_nomp` does, but with raw weights of one σ.
 
     a: "Characterizing signal propagation to close the performance gap in unnormalized ResNets"; b: "High-performance
     large-scale image recognition without normalization".
@@ -132,11 +146,15 @@ class NFEfficientNet(nn.Module):
         depthwise_sigma: that of the depthwise convolutions; None is `sigma`.
         standardize: whether 1×1 convolutions and the stem standardize their weights.
         weight_gain: whether convolutions outside of squeeze-and-excitation have a gain by channel.
-        calibrate: whether gains and biases are set by noise, see `calibrate`; else they are 1 and 0.
-        branch_gain: g at first.
+        bias: whether they have a bias by channel.
+        calibrate: whether gains and biases, where there are both, are set by noise, see `set_gains_and_biases`; else
+            they are 1 and 0.
+        beta: whether a branch is given x/β; else x.
+        branch_gain: g at first; None: 1, and not learned.
+        gate_scale: by what the gates of squeeze-and-excitation are multiplied.
         stochastic_depth: probability at the last block, in [0, 1); 0 at the first, linear between.
         dropout: probability before the classifier, in [0, 1).
-        classifier_std: standard deviation of the classifier's initial weights.
+        classifier_std: standard deviation of the classifier's initial weights; None is LeCun's, 1/sqrt(fan_in).
 
     Raises:
         ValueError: unknown `activation`, or a number out of its range.
@@ -156,11 +174,14 @@ class NFEfficientNet(nn.Module):
         depthwise_sigma: float | None = None,
         standardize: bool = True,
         weight_gain: bool = True,
+        bias: bool = True,
         calibrate: bool = True,
-        branch_gain: float = 0.5,
+        beta: bool = True,
+        branch_gain: float | None = 0.5,
+        gate_scale: float = 2.0,
         stochastic_depth: float = 0.25,
         dropout: float = 0.35,
-        classifier_std: float = 0.01,
+        classifier_std: float | None = 0.01,
     ) -> None:
         check_integer("in_channels", in_channels, 1)
         check_integer("num_classes", num_classes, 1)
@@ -169,33 +190,35 @@ class NFEfficientNet(nn.Module):
             check_number(name, "above 0", value, value > 0)
         for name, value in (("stochastic_depth", stochastic_depth), ("dropout", dropout)):
             check_number(name, "in [0, 1)", value, 0 <= value < 1)
-        check_number("classifier_std", "at least 0", classifier_std, classifier_std >= 0)
+        check_number("gate_scale", "above 0", gate_scale, gate_scale > 0)
+        if classifier_std is not None:
+            check_number("classifier_std", "None or at least 0", classifier_std, classifier_std >= 0)
         super().__init__()
-        conv: dict[str, Any] = {"sigma": sigma, "standardize": standardize, "gain": weight_gain}
-        self.features = nn.Sequential(ScaledConv2d(in_channels, 32, 3, 2, **conv), make_activation(activation))
+        depthwise: dict[str, Any] = {"sigma": depthwise_sigma, "gain": weight_gain, "bias": bias}
+        pointwise = {**depthwise, "sigma": sigma, "standardize": standardize}
+        self.features = nn.Sequential(ScaledConv2d(in_channels, 32, 3, 2, **pointwise), make_activation(activation))
         blocks = b0_blocks()
         variance = 1.0
         for place, stage in enumerate(blocks):
             block = NFMBConv(
                 stage,
-                beta=math.sqrt(variance),
+                beta=math.sqrt(variance) if beta else 1.0,
                 branch_gain=branch_gain,
                 drop=stochastic_depth * place / (len(blocks) - 1),
                 activation=activation,
-                sigma=sigma,
-                depthwise_sigma=depthwise_sigma,
-                standardize=standardize,
-                weight_gain=weight_gain,
+                gate_scale=gate_scale,
+                pointwise=pointwise,
+                depthwise=depthwise,
             )
-            variance = variance + branch_gain**2 if block.has_skip else 1.0
+            variance = variance + (1 if branch_gain is None else branch_gain) ** 2 if block.has_skip else 1.0
             self.features.append(block)
-        self.features.append(ScaledConv2d(320, 1280, 1, **conv))
+        self.features.append(ScaledConv2d(320, 1280, 1, **pointwise))
         self.features.append(make_activation(activation))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Sequential(nn.Dropout(dropout), linear := nn.Linear(1280, num_classes))
         initialize_classifier(linear, classifier_std)
-        if calibrate and weight_gain:
+        if calibrate:
             set_gains_and_biases(self, in_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class ScaledConv2d(Conv2d):
             (Qiao et al. 2019; scaled: Brock et al. 2021 a): the weight is then gain · ŵ / √fan_in. As before
             batch normalization, their scale does not matter.
         gain: Whether each output has a learned gain, from 1 (Salimans & Kingma 2016, section 2).
+        bias: Whether each output has a learned bias, from 0.
 
     Example:
         >>> layer = ScaledConv2d(3, 8, 3, sigma=0.04)
@@ -43,12 +44,15 @@ class ScaledConv2d(Conv2d):
         sigma: float,
         standardize: bool = False,
         gain: bool = True,
+        bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups)
+        padding = (kernel_size - 1) // 2
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
         self.sigma, self.standardize = sigma, standardize
         self.fan_in = in_channels // groups * kernel_size**2
         nn.init.normal_(self.weight, std=sigma)
-        nn.init.zeros_(self.get_parameter("bias"))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         self.gain = nn.Parameter(torch.ones(out_channels)) if gain else None
 
     def forward(self, input: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ def pink_noise(count: int, channels: int, size: int, generator: torch.Generator)
 
 @torch.no_grad()
 def set_gains_and_biases(net: nn.Module, in_channels: int, count: int = 256, size: int = 32) -> None:
-    """Sets the gains and biases of all `ScaledConv2d` that have gains so that each of their outputs begins with mean 0
+    """Sets the gains and biases of all `ScaledConv2d` that have both so that each of their outputs begins with mean 0
     and variance 1 on noise; in the order of their calls, each behind those before it.
 
     Layer-sequential unit variance (Mishkin & Matas 2016) by channel, with the mean: what batch normalization does in
@@ -98,7 +102,8 @@ def set_gains_and_biases(net: nn.Module, in_channels: int, count: int = 256, siz
         in_channels: of the images.
         count, size: of the images, which are the same for all nets and seeds.
     """
-    layers = [layer for layer in net.modules() if isinstance(layer, ScaledConv2d) and layer.gain is not None]
+    scaled = (layer for layer in net.modules() if isinstance(layer, ScaledConv2d))
+    layers = [layer for layer in scaled if layer.gain is not None and layer.bias is not None]
 
     def adjust(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         assert isinstance(layer, ScaledConv2d)

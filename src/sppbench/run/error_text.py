@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
+import sys
 import sysconfig
 import traceback
 from functools import cache
 from pathlib import Path
-
-import hydra
-from omegaconf.errors import OmegaConfBaseException
 
 from sppbench.errors import UserError
 
@@ -45,7 +43,7 @@ def users_place(error: BaseException) -> str | None:
 
     None if there is none, or the message says all: it is meant for the user, or about a value of the configuration.
     """
-    if isinstance(error, UserError | OmegaConfBaseException):
+    if isinstance(error, UserError) or type(error).__module__ == "omegaconf.errors":
         return None
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         return f"{error.filename}:{error.lineno}"
@@ -66,8 +64,10 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(hydra.__file__).parent)
+    hydra = sys.modules.get("hydra")  # it may not even be installed
+    if hydra is None or not (frames := traceback.extract_tb(error.__traceback__)):
+        return False
+    return Path(frames[-1].filename).is_relative_to(Path(str(hydra.__file__)).parent)
 
 
 def _is_users(filename: str) -> bool:

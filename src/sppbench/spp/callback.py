@@ -7,12 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 
 from sppbench.checks import check_type
+from sppbench.extras import need
 from sppbench.spp.names import DEFAULT_SIGNALS
 from sppbench.spp.plots.curves import Convention
 from sppbench.spp.probe.batchnorm import BatchNormProbe
@@ -21,6 +19,14 @@ from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.recording import Recording, loss_scale_of
 from sppbench.spp.schedule import EveryNSteps
 from sppbench.spp.settings import Settings
+
+try:
+    from lightning import LightningModule, Trainer
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+except ModuleNotFoundError:
+    need("SPPCallback", "lightning")
+    raise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

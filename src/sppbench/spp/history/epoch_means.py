@@ -80,9 +80,9 @@ def batchnorm_epoch_mean(steps: pd.DataFrame) -> pd.DataFrame:
         steps: As :func:`read_batchnorm` returns it.
 
     Returns:
-        One row per (epoch, depth, layer), sorted: ``steps``, the number of steps with a positive gain and positive
+        One row per (epoch, depth, layer), sorted; ``steps`` is the number of steps with a positive gain and positive
         factors, which are averaged; gain, gamma_squared, inverse_variance, projection, NaN if there is no such step;
-        and ``closure``, the largest |γ²·1/(v + ε)·p / gain - 1| among them.
+        and ``closure``, the largest ``|γ²·1/(v + ε)·p / gain - 1|`` among them.
 
     Example:
         >>> means = batchnorm_epoch_mean(read_batchnorm("run/batchnorm.parquet"))

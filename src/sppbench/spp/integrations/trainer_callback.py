@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sppbench.checks import check_type
+from sppbench.extras import need
 from sppbench.spp.loggers import logger_of
 from sppbench.spp.probe.probe import SignalProbe
 from sppbench.spp.recording import Recording, loss_scale_of
 from sppbench.spp.settings import Options, Settings
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ModuleNotFoundError:
+    need("SPPTrainerCallback", "transformers")
+    raise
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

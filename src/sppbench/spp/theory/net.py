@@ -31,6 +31,7 @@ def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = 
     what its shape says of the number of inputs and outputs.
 
     It follows
+
     - linear layers, convolutions (grouped, dilated, transposed), embeddings (He et al. 2015);
     - activation functions and what else is computed element by element (Poole et al. 2016), sums (De & Smith 2020),
       products and gates, means, dropout and stochastic depth;
@@ -45,6 +46,7 @@ def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = 
 
     It is exact for wide layers, homogeneous images and gradients at the output that have nothing to do with how alike
     two samples are, as at logits near 0. What it leaves out:
+
     - two signals with a layer of random weights between them are independent; a weight that is used twice counts as
       two;
     - neighbouring pixels are as alike as any two of an image, which matters to max-pooling of photographs;
@@ -56,7 +58,7 @@ def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = 
 
     Args:
         net: any module.
-        inputs: a batch: a tensor whose first axis is samples, as (N, C, *places), (N, features) or (N, tokens) of
+        inputs: a batch: a tensor whose first axis is samples, as ``(N, C, *places)``, (N, features) or (N, tokens) of
             integers; or a tuple or mapping of arguments.
         frame: a history of the net; the gradient that its earliest step has at the net's last layer is where gradients
             start. None is activations only.
