@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo table1 smoke figures lab keep report notebooks test check launchers bench docs dist clean
+.PHONY: help demo table1 table3 smoke figures lab keep report notebooks test check launchers bench docs dist clean
 
 help:
 	@echo "make demo       train a small real run on this machine, to a test accuracy and figures on a page"
 	@echo "make table1     all 60 runs of Table 1 on CIFAR-100, then the table; continues where it was stopped"
+	@echo "make table3     the same for the 60 small convolutional nets of the thesis' Table 3"
 	@echo "make smoke      the same with narrow nets on digits, in two minutes"
 	@echo "make figures    all runs behind the study's figures on CIFAR-100, then the figures, into results/figures"
 	@echo "make lab        what the study's tables and claims still need, at the lowest priority; what is in results/ is not run again"
@@ -54,7 +55,7 @@ $(VENV)/.joblib: $(VENV)/.ready
 	@touch $@
 
 # The table is made from the finished runs, even where cells have failed; the exit status covers both.
-table1 smoke: $(VENV)/.ready $(LAUNCHER)
+table1 table3 smoke: $(VENV)/.ready $(LAUNCHER)
 	$(SWEEP) sweeps=$@ $(ARGS); status=$$?; \
 	$(RUN) -m sppbench table outputs/$@ --output outputs/$@/table $(if $(findstring logger=,$(ARGS)),,--wandb) && exit $$status
 
@@ -71,13 +72,17 @@ lab: $(VENV)/.ready $(VENV)/.joblib
 
 # A run that is not finished, or damaged, is named and left where it is. Figures are drawn from the kept runs.
 keep: $(VENV)/.ready
-	@for sweep in table1 figures claims; do \
+	@for sweep in table1 table3 figures claims; do \
 		if [ -d outputs/$$sweep ]; then \
 			$(RUN) -m sppbench inspect outputs/$$sweep; \
 			$(RUN) -m sppbench keep outputs/$$sweep --output results/$$sweep; \
 		fi; \
 	done
-	$(RUN) -m sppbench table results/table1 --output results/table1 >/dev/null
+	@for sweep in table1 table3; do \
+		if [ -d results/$$sweep ]; then \
+			$(RUN) -m sppbench table results/$$sweep --output results/$$sweep >/dev/null || exit; \
+		fi; \
+	done
 	$(RUN) -m sppbench figures results/figures --output results/figures >/dev/null
 	$(RUN) results/refresh.py
 	$(RUN) -m sppbench claims results

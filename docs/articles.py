@@ -5,6 +5,8 @@
 A script is in jupytext's percent format: text and code in turns. In its page each piece of code is followed by what it
 printed and drew; of a page whose code has not changed these are kept, and only the text is written anew. Nothing is
 downloaded. To run all takes ten minutes on two cores; the notebooks, which have no outputs, a second.
+
+Code is marked as ``py``, not ``python``: the tests run it from the scripts, tiny, and not from the pages.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def page_of(script: Path, outputs: Sequence[Output]) -> str:
             parts.append(cell.source)
             continue
         output = next(left)
-        parts.append(f"```python\n{cell.source}\n```")
+        parts.append(f"```py\n{cell.source}\n```")
         if output.text:
             parts.append(f"```text\n{output.text}\n```")
         parts += [f"![{cell.metadata.get('alt', '')}]({figure})" for figure in output.figures]
@@ -81,12 +83,12 @@ def code_of(script: Path) -> list[str]:
 
 def code_in(page: str) -> list[str]:
     """Those in a page."""
-    return re.findall(r"^```python\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```py\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)
 
 
 def outputs_in(page: str) -> list[Output]:
     """What stands behind each cell of code in a page."""
-    code = r"^```python\n.*?^```\n\n(?:```text\n(?P<text>.*?)\n```\n\n)?(?P<figures>(?:!\[[^\]]*\]\([^)]*\)\n\n)*)"
+    code = r"^```py\n.*?^```\n\n(?:```text\n(?P<text>.*?)\n```\n\n)?(?P<figures>(?:!\[[^\]]*\]\([^)]*\)\n\n)*)"
     return [
         Output(match["text"] or "", re.findall(r"\]\(([^)]*)\)", match["figures"]))
         for match in re.finditer(code, page, re.MULTILINE | re.DOTALL)
@@ -127,8 +129,9 @@ def write_page(script: Path, again: bool) -> None:
     """The page and its figures; it is only run if its code has changed, or ``again``."""
     path = PAGES / f"{script.stem}.md"
     old = path.read_text(encoding="utf-8") if path.exists() else ""
-    if not again and code_in(old) == code_of(script):
-        path.write_text(page_of(script, outputs_in(old)), encoding="utf-8")
+    kept = outputs_in(old)
+    if not again and code_in(old) == code_of(script) and any(output.figures for output in kept):
+        path.write_text(page_of(script, kept), encoding="utf-8")
         return
     print(f"running {script.name}", flush=True)
     for drawn in PAGES.glob(f"{script.stem}-*.png"):

@@ -288,7 +288,7 @@ def cases_of(name: str) -> dict[str, Case]:
 def said(findings: Findings) -> str:
     """What `diagnose` says, without what it could not judge, in lines of a page's width."""
     lines = [f"{one.kind}: {one.text}" for one in findings] or ["nothing found"]
-    return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
+    return "\n".join(textwrap.fill(line, 86, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
 
 
 def put(page: str, name: str, case: str, words: str) -> str:

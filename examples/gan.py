@@ -41,8 +41,9 @@ def make_net(inputs: int, outputs: int, activation: nn.Module, *end: nn.Module) 
 # %% [markdown]
 # ## One probe a net
 #
-# A probe sums up all passes between two calls of `collect`. The discriminator has passes of its own and passes for the
-# generator, so we collect after its own last step, and throw away what it sees while the generator learns.
+# A probe takes all passes between two calls of `collect` together. The discriminator has passes of its own and passes
+# for the generator. So we collect after the last of its own, and throw away what the probe sees while the generator
+# learns.
 
 
 # %%

@@ -75,7 +75,7 @@ blocks: 3
 # several values: here your net beside EfficientNet-B0 with batch normalization and the study's normalizer-free one, on
 # scikit-learn's digits. On a command line it is
 #
-# ```sh
+# ```bash
 # python -m sppbench.train --config-dir conf -m model=mynet,efficientnet_bn,sn_efficientnet_mp data=digits
 # ```
 

@@ -21,7 +21,7 @@ from sppbench.spp.integrations import SPPTrainerCallback
 TINY = bool(os.environ.get("SPPBENCH_TINY"))  # a run of a second: enough to see that the code works
 OUTPUT = Path("outputs/examples")
 OUTPUT.mkdir(parents=True, exist_ok=True)
-BLOCKS, LENGTH, STEPS = (4, 16, 3) if TINY else (12, 64, 200)
+BLOCKS, LENGTH, STEPS = (11, 16, 3) if TINY else (12, 64, 200)
 WIDTH = 16 if TINY else 64
 
 files = sorted(Path(torch.__file__).parent.glob("nn/modules/*.py"))[: 2 if TINY else None]

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from sppbench.models import FFNN, EfficientNet, MPScale, MPSum, Scale, Sum
+from sppbench.models import CNN, FFNN, EfficientNet, MPScale, MPSum, Scale, Sum, UNEfficientNet
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -90,7 +90,12 @@ def test_every_argument_is_in_the_file(name: str) -> None:
 
 
 def test_defaults_of_the_classes_are_the_base_files() -> None:
-    for name, base in (("ffnn", FFNN), ("efficientnet_bn", EfficientNet)):
+    for name, base in (
+        ("ffnn", FFNN),
+        ("efficientnet_bn", EfficientNet),
+        ("cnn", CNN),
+        ("un_efficientnet", UNEfficientNet),
+    ):
         node = OmegaConf.to_container(_compose(name).model, resolve=True)
         defaults = {key: parameter.default for key, parameter in inspect.signature(base).parameters.items()}
         assert {"_target_": f"sppbench.models.{base.__name__}", **defaults} == node

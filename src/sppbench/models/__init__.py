@@ -7,17 +7,20 @@ order of their calls, so that hooks on the leaves see the signal after every ste
 from sppbench.extras import need
 
 try:
+    from sppbench.models.cnn import CNN
     from sppbench.models.efficientnet import EfficientNet
     from sppbench.models.ffnn import FFNN
     from sppbench.models.initialization import initialize
     from sppbench.models.merges import MPScale, MPSum, Scale, Sum, mp_scale, mp_sum
     from sppbench.models.nf_efficientnet import NFEfficientNet
     from sppbench.models.regularized_efficientnet import RegularizedEfficientNet
+    from sppbench.models.un_efficientnet import UNEfficientNet
 except ModuleNotFoundError:
     need("sppbench.models", "benchmark")
     raise
 
 __all__ = [
+    "CNN",
     "FFNN",
     "EfficientNet",
     "MPScale",
@@ -26,6 +29,7 @@ __all__ = [
     "RegularizedEfficientNet",
     "Scale",
     "Sum",
+    "UNEfficientNet",
     "initialize",
     "mp_scale",
     "mp_sum",

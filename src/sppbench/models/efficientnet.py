@@ -34,6 +34,15 @@ B0_STAGES = (
 )
 
 
+def b0_blocks() -> list[tuple[int, int, int, int, int]]:
+    """The 16 blocks of B0, each with its expansion, kernel size, stride, input channels and output channels."""
+    return [
+        (ratio, kernel, stride if place == 0 else 1, inputs if place == 0 else outputs, outputs)
+        for ratio, kernel, stride, inputs, outputs, count in B0_STAGES
+        for place in range(count)
+    ]
+
+
 class SqueezeExcitation(ops.SqueezeExcitation):  # type: ignore[misc]
     """Squeeze-and-excitation (Hu et al. 2018) that scales in a leaf `scale`; (N, C, H, W) → (N, C, H, W)."""
 

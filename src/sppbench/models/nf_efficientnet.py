@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torchvision import ops
 
 from sppbench.checks import check_integer, check_number
 from sppbench.models.activation import Activation, make_activation
-from sppbench.models.efficientnet import B0_STAGES
+from sppbench.models.efficientnet import b0_blocks
 from sppbench.models.initialization import initialize_classifier
 from sppbench.models.merges import Sum
 from sppbench.models.scaled_convolution import ScaledConv2d, set_gains_and_biases
@@ -39,12 +41,19 @@ class ScaledGate(nn.Module):
 class NFSqueezeExcitation(nn.Module):
     """Squeeze-and-excitation (Hu et al. 2018) whose gate is times a number; (N, C, H, W) → (N, C, H, W)."""
 
-    def __init__(self, channels: int, squeezed: int, activation: Activation, sigma: float, scale: float) -> None:
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        activation: Activation,
+        convolution: Callable[[int, int, int], nn.Module],
+        scale: float = 2.0,
+    ) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = ScaledConv2d(channels, squeezed, 1, sigma=sigma, gain=False)
+        self.fc1 = convolution(channels, squeezed, 1)
         self.activation = make_activation(activation)
-        self.fc2 = ScaledConv2d(squeezed, channels, 1, sigma=sigma, gain=False)
+        self.fc2 = convolution(squeezed, channels, 1)
         self.scale_activation = nn.Sigmoid()
         self.scale = ScaledGate(scale)
 
@@ -77,6 +86,7 @@ class NFMBConv(nn.Module):
         super().__init__()
         ratio, kernel, stride, inputs, outputs = stage
         expanded = inputs * ratio
+        gate_convolution = partial(ScaledConv2d, sigma=pointwise["sigma"], gain=False)
         self.beta = beta
         layers: list[nn.Module] = []
         if ratio != 1:
@@ -84,7 +94,7 @@ class NFMBConv(nn.Module):
         layers += [
             ScaledConv2d(expanded, expanded, kernel, stride, expanded, **depthwise),
             make_activation(activation),
-            NFSqueezeExcitation(expanded, max(1, inputs // SQUEEZE), activation, pointwise["sigma"], gate_scale),
+            NFSqueezeExcitation(expanded, max(1, inputs // SQUEEZE), activation, gate_convolution, gate_scale),
             ScaledConv2d(expanded, outputs, 1, **pointwise),
         ]
         self.block = nn.Sequential(*layers)
@@ -187,9 +197,7 @@ class NFEfficientNet(nn.Module):
         depthwise: dict[str, Any] = {"sigma": depthwise_sigma, "gain": weight_gain, "bias": bias}
         pointwise = {**depthwise, "sigma": sigma, "standardize": standardize}
         self.features = nn.Sequential(ScaledConv2d(in_channels, 32, 3, 2, **pointwise), make_activation(activation))
-        blocks = [
-            stage[:5] if i == 0 else (*stage[:2], 1, stage[4], stage[4]) for stage in B0_STAGES for i in range(stage[5])
-        ]
+        blocks = b0_blocks()
         variance = 1.0
         for place, stage in enumerate(blocks):
             block = NFMBConv(

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import yaml
 
 from sppbench.evidence.selection import read_evidence
 from sppbench.study.figures.drawing import Reading
@@ -50,6 +51,16 @@ def make_content(outputs: Path) -> Content:
 
 def page_of(content: Content, path: Path) -> Element:
     return read_page(render(content, path))
+
+
+def test_poster_and_thesis_are_cited_as_in_the_citation_file(outputs: Path, tmp_path: Path) -> None:
+    page = page_of(make_content(outputs), tmp_path / "report.html")
+    poster, thesis = yaml.safe_load((Path(__file__).parents[3] / "CITATION.cff").read_text())["references"]
+    links = {link.attributes["href"] for link in page.all("a", href=None)}
+    assert {thesis["url"], thesis["repository-code"]} <= links
+    text = page.text
+    assert poster["title"] in text
+    assert f"“{thesis['title']}”" in text
 
 
 def test_verdicts_come_first_in_words_with_exact_numbers(outputs: Path, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def _at_equal_training_loss(record: Record, net: Setup, better: Setup) -> Part |
     part = compare(
         record,
         f"{net.net} - {better.net}, at equal training loss",
-        "difference of validation loss, in nats, where the training loss is the lowest that all runs reach",
+        "difference of validation loss, in nats, where the training loss (as logged: with augmentation and dropout) is "
+        "the lowest that all runs reach",
         (net, losses[net]),
         (better, losses[better]),
         GENERALIZES_LESS,
