@@ -96,7 +96,10 @@ def render_backticks(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
         text = found[1]
         return f":py:obj:`~{PUBLIC[text]}`" if text in PUBLIC else f"``{text}``"
 
+    rules = [number for number, line in enumerate(lines) if line.lstrip().startswith("===")]
     for number, line in enumerate(lines):
+        if rules and rules[0] < number < rules[-1]:
+            continue  # in a table, whose columns must keep their widths
         lines[number] = re.sub(r"(?<![`:\w])`([^`<>]+)`(?![`_])", rendered, line)
 
 
