@@ -46,7 +46,7 @@ def test_a_departure_is_status_1_with_the_figure_and_the_text_in_files(say: Say)
     status, out, err = say("runs/old", "runs/broken", "--output", "out/deep")
     assert (status, err) == (1, "")
     assert (
-        "a and b depart first in step 2 (epoch 0) at blocks.1 (ReLU, activation): second moment 1 in a, 4 in b" in out
+        "a and b first differ in step 2 (epoch 0) at blocks.1 (ReLU, activation): second moment 1 in a, 4 in b" in out
     )
     assert "Written: out/deep/compare.png" in out
     assert Path("out/deep/compare.png").read_bytes().startswith(b"\x89PNG")
@@ -88,11 +88,11 @@ def test_another_history_beside_it_is_named(say: Say) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["runs/old", "nowhere"], "there is no run nowhere"),
+        (["runs/old", "nowhere"], "there is no run at nowhere"),
         (["runs/old", "runs"], "runs holds no history (spp.parquet); there are, for example, runs/broken, runs/old"),
         (["runs/old", "file.txt"], "file.txt"),
         (["runs/old", "runs/same", "--map", "x"], "must be OLD=NEW"),
-        (["runs/old", "runs/same", "--map", "x=y"], "no layer of a begins with 'x'"),
+        (["runs/old", "runs/same", "--map", "x=y"], "no layer name of a begins with 'x'"),
         (["runs/old", "runs/same", "--tolerance", "no"], "no is not a positive number"),
         (["runs/old", "runs/same", "--k", "3"], "k is for a comparison with seeds"),
         (["runs/old", "runs/other"], "no layer has the same name in both"),

@@ -150,7 +150,7 @@ def test_options_that_are_wrong(options: dict[str, Any], words: str) -> None:
 def test_another_initialization_is_said_first() -> None:
     text = str(compare(built(), built(lambda step, depth, signal: 1 + depth)))
     assert text.splitlines()[1].strip() == (
-        "the weights differ already in step 0, the first that both have, at 3 of 4 layers (blocks.0, blocks.1, head): "
+        "the weights already differ in step 0, the first that both have, at 3 of 4 layers (blocks.0, blocks.1, head): "
         "another initialization, or seed"
     )
 
@@ -159,7 +159,7 @@ def test_another_initialization_is_said_first() -> None:
     ("layer", "words"),
     [
         ("stem", "the weights are equal in step 0, the first that both have: so the data are others, or the first"),
-        ("head", "what comes just before agrees: blocks.1 (ReLU, activation)"),
+        ("head", "what was computed just before agrees: blocks.1 (ReLU, activation)"),
     ],
 )
 def test_what_it_may_come_from(layer: str, words: str) -> None:
@@ -172,7 +172,7 @@ def test_weights_that_were_not_recorded() -> None:
 
 
 def test_whether_it_came_at_once_or_gradually() -> None:
-    assert "it came at once: in the step before, no difference was above 0.0%" in str(
+    assert "the difference came at once: in the step before, none was above 0.0%" in str(
         compare(built(), built(since(3, "head", "activation")))
     )
     grown = built(lambda step, depth, signal: 1 + 1e-6 * 4**step, steps=range(12))
@@ -181,7 +181,7 @@ def test_whether_it_came_at_once_or_gradually() -> None:
 
 def test_weights_that_depart_first_point_to_the_optimizer() -> None:
     found = compare(built(), built(lambda step, depth, signal: 2.0 if step >= 3 else 1.0))
-    assert "so an update since step 2 was another: the optimizer, or what is not recorded" in str(found)
+    assert "so an update since step 2 differed: in the optimizer, or in something not recorded" in str(found)
 
 
 def test_the_sizes_of_the_differences() -> None:

@@ -87,7 +87,7 @@ def test_means_over_epochs_are_compared_with_means() -> None:
     [
         (lambda frame: frame.drop(columns=["acv"]), "the history of b lacks the columns acv"),
         (lambda frame: frame[:0], "the history of b has no rows"),
-        (lambda frame: frame.assign(step=frame["step"] + 50), "no step is common: steps 50 to 55 of b, steps 0 to 5"),
+        (lambda frame: frame.assign(step=frame["step"] + 50), "no step in common: steps 50 to 55 of b, steps 0 to 5"),
         (lambda frame: frame.assign(signal="update"), "no signal of a layer in common"),
     ],
 )
@@ -99,5 +99,5 @@ def test_nothing_to_compare(change: object, words: str) -> None:
 
 
 def test_a_seed_of_another_net() -> None:
-    with pytest.raises(HistoryError, match="seed 1 is no run of a with another seed: it lacks the activation of head"):
+    with pytest.raises(HistoryError, match="seed 1 is not a run of a with another seed: it lacks the activation of head"):
         pair(built(), built(), [built(layers=LAYERS[:3])])

@@ -49,7 +49,7 @@ def test_the_departure_is_marked() -> None:
     assert marks(right) == [([3, 3], [0, 1])]
     assert marks(activations) == marks(left) == []
     title = figure.legends[0].get_title().get_text().replace("\n", " ")
-    assert title.startswith("a and b depart first in step 3 (epoch 0) at head (Linear, gradient)")
+    assert title.startswith("a and b first differ in step 3 (epoch 0) at head (Linear, gradient)")
 
 
 def test_without_a_departure_the_last_step_is_drawn_and_what_has_no_ratio_is_left_out() -> None:

@@ -51,7 +51,7 @@ def _uncounted(table: Table) -> Iterable[str]:
         if run.state == "failed":
             yield f"Failed: {run.path / 'traceback.txt'} ({run.problem})"
         if run.state == "damaged":
-            yield f"Damaged, and not counted: {run.problem}"
+            yield f"Damaged, so not counted: {run.problem}"
     words: dict[State, str] = {
         "interrupted": "interrupted",
         "stopped_early": "stopped before its last epoch",
