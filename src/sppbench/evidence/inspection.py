@@ -45,7 +45,8 @@ _FINAL = ("completed", "diverged")
 _RESOLUTION = 2.0**-14
 # What conf/model and conf/data name; none of them runs code or writes outside of the folder of its data.
 SAFE_TARGETS = (
-    *("sppbench.models.FFNN", "sppbench.models.EfficientNet"),
+    *("sppbench.models.FFNN", "sppbench.models.CNN", "sppbench.models.EfficientNet"),
+    *("sppbench.models.RegularizedEfficientNet", "sppbench.models.UNEfficientNet", "sppbench.models.NFEfficientNet"),
     *("sppbench.data.CIFAR100", "sppbench.data.Digits", "sppbench.data.Synthetic"),
 )
 
