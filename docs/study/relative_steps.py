@@ -1,4 +1,4 @@
-"""Draws relative_steps.png, and writes the table of nf_efficientnet.md: by which share a step of Adam changes each layer.
+"""Draws relative_steps.png, and writes the table of nf_efficientnet.md: what a step of Adam changes of each layer.
 
     python docs/study/relative_steps.py --root data/cifar100
 
@@ -31,7 +31,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "nf_efficientnet": (NFEfficientNet, "#009E73"),
 }
-KINDS = {"depthwise": "o", "1×1": "s", "stem": "D"}  # squeeze-and-excitation is as in every net, and left out
+KINDS = {"depthwise": "o", "pointwise": "s", "stem": "D"}  # squeeze-and-excitation is as in every net, and left out
 PAGE = Path(__file__).with_name("nf_efficientnet.md")
 BEGIN, END = "<!-- relative steps: written by docs/study/relative_steps.py -->\n", "<!-- end -->"
 
@@ -66,7 +66,7 @@ def kind_of(net: nn.Module, name: str) -> str:
     layer = dict(net.named_modules()).get(name)
     if not isinstance(layer, nn.Conv2d) or name.endswith(("fc1", "fc2")):
         return ""  # among them gains, which are parameters of a convolution
-    return "depthwise" if layer.groups > 1 else "1×1" if layer.kernel_size == (1, 1) else "stem"
+    return "depthwise" if layer.groups > 1 else "pointwise" if layer.kernel_size == (1, 1) else "stem"
 
 
 def draw(found: dict[str, pd.DataFrame]) -> Figure:
@@ -83,7 +83,9 @@ def draw(found: dict[str, pd.DataFrame]) -> Figure:
     ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     ax.set_xlabel("convolutions, from the stem to the last")
     ax.set_ylabel("a step of Adam over the weights")
-    ax.set_title("One step changes every layer of nf_efficientnet alike, and the layers of the others by very different shares")
+    ax.set_title(
+        "One step changes every layer of nf_efficientnet alike, and the layers of the others by very different shares"
+    )
     ax.grid(True, axis="y", color="#e0e0e0", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
@@ -91,11 +93,11 @@ def draw(found: dict[str, pd.DataFrame]) -> Figure:
 
 
 def table(found: dict[str, pd.DataFrame]) -> str:
-    rows = ["| net | depthwise | 1×1 | largest over smallest |", "| --- | --- | --- | --- |"]
+    rows = ["| net | depthwise | pointwise | largest over smallest |", "| --- | --- | --- | --- |"]
     for name, layers in found.items():
         ranges = [
             f"{100 * shares.min():.2g} to {100 * shares.max():.2g} %"
-            for kind in ("depthwise", "1×1")
+            for kind in ("depthwise", "pointwise")
             for shares in [layers.loc[layers["kind"] == kind, "share"]]
         ]
         rows.append(f"| {name} | {' | '.join(ranges)} | {layers['share'].max() / layers['share'].min():.1f} |")
