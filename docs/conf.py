@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from sphinx.writers.html5 import HTML5Translator
 
 import sppbench.spp
 from sppbench.files import config_directory
@@ -35,6 +37,7 @@ html_title = "sppbench"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_mock_imports = [] if find_spec("transformers") else ["transformers"]
@@ -89,6 +92,15 @@ class ConfigurationGroups(SphinxDirective):
         return [nodes.literal_block(text, text, language="text")]
 
 
+def write_formula(translator: HTML5Translator, node: nodes.Element) -> None:
+    """As MathML, which browsers show without a script: MathJax would have to be loaded from elsewhere."""
+    formula = tex2mathml(node.astext())
+    if isinstance(node, nodes.math_block):
+        formula = '<div class="math">' + formula.replace("<math ", '<math display="block" ', 1) + "</div>"
+    translator.body.append(formula)
+    raise nodes.SkipNode
+
+
 def render_backticks(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Names in single backticks: a link where the name is public, else code, as in Markdown."""
 
@@ -104,6 +116,7 @@ def render_backticks(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
 
 
 def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.add_directive("command-help", CommandHelp)
     app.add_directive("configuration-groups", ConfigurationGroups)
     app.connect("autodoc-process-docstring", render_backticks)
