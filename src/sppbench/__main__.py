@@ -132,7 +132,9 @@ def _train(arguments: list[str]) -> int:
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
-    parser.add_argument("--output", type=_path, metavar="OUT", help="write the figures and the table in all formats to OUT")
+    parser.add_argument(
+        "--output", type=_path, metavar="OUT", help="write the figures and the table in all formats to OUT"
+    )
     parser.add_argument(
         "--published", type=_path, metavar="FILE", help="published values (default: the study's Table 1)"
     )
@@ -180,7 +182,10 @@ def _table(arguments: argparse.Namespace) -> int:
 def _figures_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=_path, metavar="DIR", help="an outputs directory, or one sweep of it")
     parser.add_argument(
-        "--output", type=_path, metavar="OUT", help="write the figures, their data and their runs in compact form to OUT"
+        "--output",
+        type=_path,
+        metavar="OUT",
+        help="write the figures, their data and their runs in compact form to OUT",
     )
     _add_wandb(parser, "the figures")
 
@@ -212,7 +217,9 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 
 def _claims_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="a directory that holds runs, at any depth, from any sweeps")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a directory that holds runs, at any depth, from any sweeps"
+    )
     parser.add_argument(
         "--rules", type=_path, metavar="FILE", help="tests and thresholds (default: the project's conf/claims.yaml)"
     )
@@ -322,7 +329,7 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trusted",
         action="store_true",
-        help="the runs are yours or from someone you trust: also create nets and data sets that are not sppbench's, "
+        help="you trust whoever made these runs: also create nets and data sets that are not part of sppbench, "
         "which runs whatever code their configurations name",
     )
 
@@ -370,7 +377,8 @@ def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 COMMANDS = {
     "compare": Command(
-        "compare two runs layer by layer and step by step: where they first differ by more than rounding or seeds explain",
+        "compare two runs layer by layer and step by step: where they first differ by more than rounding or seeds "
+        "explain",
         "1 if they differ",
         lambda parser: compare_command.add_arguments(parser, _path),
         compare_command.run,

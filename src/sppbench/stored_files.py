@@ -39,7 +39,7 @@ def read_yaml(file: Path) -> dict[Any, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {file}: {_reason(error)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"cannot read {file}: it holds no keys and values")
+        raise UserError(f"cannot read {file}: it is not a mapping of keys to values")
     return content
 
 

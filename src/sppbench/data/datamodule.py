@@ -191,7 +191,9 @@ class ImageDataModule(LightningDataModule):
             if low < 0 or high >= self.num_classes:
                 raise DataError(f"{part} labels must be below data.num_classes={self.num_classes}, got {low}..{high}")
         if self.val_size >= len(images.train_labels):
-            raise DataError(f"data.val_size={self.val_size} leaves none of {len(images.train_labels)} training images")
+            raise DataError(
+                f"data.val_size={self.val_size} leaves none of the {len(images.train_labels)} training images"
+            )
 
 
 def _per_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:

@@ -110,7 +110,7 @@ def look(net: Net, inputs: Tensor) -> View:
         except Exception as error:
             raise LookError(
                 f"{net.name} cannot be called with a tensor of the shape {tuple(inputs.shape)}: {one_line(error)}; "
-                "the shape of one sample can be given as --input 3,32,32"
+                "give the shape of one sample, as in --input 3,32,32"
             ) from error
         loss, words = loss_of(net, inputs, output)
         torch.autograd.backward(loss)

@@ -68,7 +68,7 @@ def _number(value: object) -> str:
 def _theory(view: View) -> str:
     recorded, given, near = view.agreement()
     if not given:
-        return "Theory: says nothing of this net."
+        return "Theory: makes no prediction for this net."
     return (
         f"Theory: {given} of {recorded} activations; {near / given:.0%} of these were measured within {NEAR:.0%} of "
         "their expected second moment."

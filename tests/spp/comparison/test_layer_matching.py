@@ -99,7 +99,8 @@ def test_prefixes_are_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefixes", "words"), [({"nowhere": "x"}, "no layer name of a begins with 'nowhere'"), ({"l.0": "l.1"}, "the same")]
+    ("prefixes", "words"),
+    [({"nowhere": "x"}, "no layer name of a begins with 'nowhere'"), ({"l.0": "l.1"}, "the same")],
 )
 def test_prefixes_that_make_no_sense(prefixes: dict[str, str], words: str) -> None:
     with pytest.raises(HistoryError, match=words):

@@ -99,5 +99,7 @@ def test_nothing_to_compare(change: object, words: str) -> None:
 
 
 def test_a_seed_of_another_net() -> None:
-    with pytest.raises(HistoryError, match="seed 1 is not a run of a with another seed: it lacks the activation of head"):
+    with pytest.raises(
+        HistoryError, match="seed 1 is not a run of a with another seed: it lacks the activation of head"
+    ):
         pair(built(), built(), [built(layers=LAYERS[:3])])

@@ -123,7 +123,7 @@ def test_a_run_that_is_still_training_says_so(demo: Path, tmp_path: Path, say: S
     assert article.one(class_="scores").text.startswith("validation accuracy in epoch 1: 55.5 %")
     assert len(article.all("img")) == 2
     content = gather(tmp_path / "outputs")
-    assert "ended without a result, as when it is killed" in content.own[0].status
+    assert "ended without a result, for example because it was killed" in content.own[0].status
 
 
 def test_the_page_is_written_anew_until_all_runs_have_ended(

@@ -112,7 +112,7 @@ def _not_judged(table: StepTable, structure: Structure | None) -> Iterator[tuple
     if absent:
         yield "steps of the optimizer", f"the frame lacks the signal {', '.join(absent)}"
     if structure is None:
-        yield "residual branches, but for modules Sum", "the model is not given"
+        yield "residual branches other than those of Sum modules", "the model is not given"
         return
     layers = [one for one in table.layers if np.isfinite(table.of("activation")[:, one.place]).any()]
     blocks = {one.block for one in layers if one.block >= 0 and one.role != "."}

@@ -164,7 +164,7 @@ def check_end(path: str | os.PathLike[str], steps: int) -> Origin | None:
 
 def _listed_parts(directory: Path) -> list[Part]:
     if not directory.is_dir():
-        raise HistoryError(f"there is no history {directory}")
+        raise HistoryError(f"there is no history at {directory}")
     parts = list_parts(directory)
     if not parts:
         raise HistoryError(f"{directory} holds no parts of a history (steps-*.parquet)")

@@ -192,7 +192,7 @@ class PartsWriter:
         """Compares what is on disk with the step at which the run goes on, and warns if something is missing."""
         if missing := self._what_is_missing(step, damage):
             log.warning(
-                f"{missing}. The run goes on at step {step}, and its history stays incomplete: to read it across the "
+                f"{missing}. The run goes on at step {step}, and its history stays incomplete: reading it across the "
                 "missing steps is an error"
             )
         if self._lacks(step):

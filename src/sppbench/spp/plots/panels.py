@@ -151,7 +151,7 @@ def _chosen(statistics: Statistic | Sequence[Statistic] | None, default: Sequenc
         return default
     chosen: list[Statistic] = [statistics] if isinstance(statistics, str) else list(dict.fromkeys(statistics))
     if not chosen:
-        raise ValueError("statistics must name one at least")
+        raise ValueError("statistics must name at least one")
     for statistic in chosen:
         check_choice("statistics", statistic, get_args(Statistic))
     return chosen
@@ -168,7 +168,9 @@ def _draw(
 ) -> Figure:
     over_blocks = axis == "blocks" or (axis == "auto" and has_roles(curves.table))
     if over_blocks and not has_roles(curves.table):
-        raise ValueError(f"the frame does not say the roles of layers in {FEWEST_BLOCKS} blocks: take axis='depth'")
+        raise ValueError(
+            f"the frame does not give the roles of layers in at least {FEWEST_BLOCKS} blocks: use axis='depth'"
+        )
     alone = len(signals) == 1
     if over_blocks:
         figure, undrawn = draw_over_blocks(curves, signals, statistics, yscale, *([1.3] if alone else []))

@@ -26,12 +26,12 @@ from sppbench.spp.sums.attention_sums import LARGEST, SUMS, head_sums, statistic
 if TYPE_CHECKING:
     import pandas as pd
 
-ASK = "its weights stay inside of a fused kernel: AttentionProbe(model, multihead=True) computes its logits again"
+ASK = "its weights stay inside a fused kernel: AttentionProbe(model, multihead=True) computes its logits again"
 FUSED = "scaled_dot_product_attention hides its weights: use an implementation that calls softmax"
-HIDDEN = "it has called no softmax over (N, H, L, S): use an implementation that does"
+HIDDEN = "it called no softmax over (N, H, L, S): use an implementation that does"
 EAGER = 'attention of kind "{}" hides its weights: load the model with attn_implementation="eager"'
 IN_GRAPH = "in a compiled graph its logits are not seen: do not compile the steps that are recorded"
-TENSOR_PARALLEL = "tensor-parallel processes have only some of its heads each"
+TENSOR_PARALLEL = "each tensor-parallel process has only some of its heads"
 
 
 @dataclass(frozen=True)

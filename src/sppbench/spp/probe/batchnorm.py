@@ -44,7 +44,7 @@ _NODES = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNor
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 _STATISTICS = {"running_mean", "running_var"}
 _FAR = 64  # nodes between a module's output and the normalization in it
-_IN_GRAPH = "in a compiled graph the normalization inside of it cannot be followed"
+_IN_GRAPH = "in a compiled graph the normalization inside it cannot be followed"
 _OUTER, _INNER = "outer", "inner"  # slots
 
 

@@ -266,7 +266,7 @@ class SignalProbe(SteppingProbe):
         """What this process holds of a tensor of the batch; None if that is not known."""
         try:
             if torch.compiler.is_compiling():
-                raise Unknown("in a compiled graph it is not known what tensor-parallel processes hold of it")
+                raise Unknown("in a compiled graph it is not known which part of it each tensor-parallel process holds")
             return self._spread.held(x, axis)
         except Unknown as reason:
             self._layers.skip(layer, str(reason))
@@ -366,8 +366,8 @@ class SignalProbe(SteppingProbe):
             rows, values = self._reduce(sums, self._row, self._layers.state, loss_scale, processes, shares)
         except DifferentNets:
             log.warning(
-                "processes have recorded no layer in common, as stages of a pipeline do, and nothing more is recorded: "
-                "give the probe of each stage the process_group of its data-parallel processes"
+                "the processes have no recorded layer in common, as with the stages of a pipeline, so nothing more "
+                "is recorded: give the probe of each stage the process_group of its data-parallel processes"
             )
             self.close()
             return None

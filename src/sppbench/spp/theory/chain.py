@@ -149,7 +149,7 @@ def _rule_by_kind(layer: str, kind: str, gain: Array) -> Rule:
     if kind in ACTIVATIONS:
         return Elementwise.named(kind)
     raise ValueError(
-        f"no theory by name for {layer}, a {kind}: these are for chains of Linear, BatchNorm1d and "
+        f"no named theory for {layer}, a {kind}: the named theories are for chains of Linear, BatchNorm1d and "
         f"{', '.join(ACTIVATIONS)}; see expected_of_net for other nets"
     )
 

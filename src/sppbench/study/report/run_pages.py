@@ -119,7 +119,7 @@ def status(run: Run) -> str:
     if run.is_under_way:
         return f"still training: {progress}"
     if run.state == "unfinished":
-        return f"ended without a result, as when it is killed; the same command resumes it ({progress})"
+        return f"ended without a result, for example because it was killed; the same command resumes it ({progress})"
     if run.state == "interrupted":
         return f"interrupted; the same command resumes it ({progress})"
     words = {"stopped_early": f"stopped early ({progress})", "failed": f"failed ({progress})"}
