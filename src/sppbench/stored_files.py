@@ -76,7 +76,7 @@ def _loader() -> Any:
 
 
 def _count(node: Any, known: dict[int, int]) -> int:
-    """The number of values in a YAML node, with each alias written out; an alias inside of itself is infinitely many.
+    """The number of values in a YAML node, with each alias written out; an alias inside itself is infinitely many.
 
     Args:
         known: What has been counted, by identity; 0 while it is being counted.

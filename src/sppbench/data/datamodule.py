@@ -154,7 +154,7 @@ class ImageDataModule(LightningDataModule):
     def training_evaluation_dataloader(self, images: int = 10_000) -> TensorLoader:
         """Batches of the first training images, in a fixed order, without augmentation.
 
-        Not a share of them, as of the other loaders: each process of a distributed run gets all.
+        Unlike with the other loaders, each process of a distributed run gets all of them, not a share.
 
         Args:
             images: How many; fewer where the training set is smaller.

@@ -66,7 +66,7 @@ def batchnorm_epochs(run: Path) -> pd.DataFrame:
     """The epoch means of the backward gains, one row per (epoch, layer), with the columns of `batchnorm_epoch_mean`.
 
     Raises:
-        HistoryError: As of `spp_epochs`.
+        HistoryError: As in `spp_epochs`.
     """
     full = run / "batchnorm.parquet"
     if not full.exists():
@@ -103,7 +103,7 @@ def says_batchnorm(run: Path) -> bool | None:
     """Whether gains were recorded, as the footers of a run's signals say it; None where they do not.
 
     Raises:
-        HistoryError: As of `compare_with_result`.
+        HistoryError: As in `compare_with_result`.
     """
     if (full := run / "spp.parquet").exists():
         origin = compare_with_result(full)

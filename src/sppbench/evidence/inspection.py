@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _FINAL = ("completed", "diverged")
 _RESOLUTION = 2.0**-14
-# What conf/model and conf/data name; none of them runs code or writes outside of the folder of its data.
+# What conf/model and conf/data name; none of them runs code or writes outside the folder of its data.
 SAFE_TARGETS = (
     *("sppbench.models.FFNN", "sppbench.models.EfficientNet"),
     *("sppbench.data.CIFAR100", "sppbench.data.Digits", "sppbench.data.Synthetic"),
@@ -73,8 +73,8 @@ def inspect_run(run: Path, data_root: Path | None = None, trusted: bool = False)
 
     Args:
         run: Its directory.
-        data_root: As of `inspect`.
-        trusted: As of `inspect`.
+        data_root: As in `inspect`.
+        trusted: As in `inspect`.
 
     Raises:
         InspectionError: It cannot be inspected.

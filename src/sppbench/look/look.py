@@ -67,7 +67,7 @@ class View:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A block whose random numbers follow from a seed; outside of it they go on as if it had not been."""
+    """A block whose random numbers follow from a seed; outside it they go on as if it had not been."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

@@ -28,7 +28,7 @@ _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside of what ``torch.compile`` and data parallelism wrap around it."""
+    """The module inside what ``torch.compile`` and data parallelism wrap around it."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module

@@ -106,7 +106,7 @@ class Values:
     Args:
         run: The run.
         batches: The epoch means over "all" batches, or over "full" ones.
-        convention: As of `sppbench.spp.plot_spp`.
+        convention: As in `sppbench.spp.plot_spp`.
         epochs: Those of them that the run has.
 
     Attributes:
