@@ -33,7 +33,7 @@ def test_the_same_numbers_are_identical_and_rounding_is_not() -> None:
     assert compare(a, a.sample(frac=1, random_state=0)).verdict == "identical"
     found = compare(a, a.assign(acv=a["acv"] * (1 + 3e-7)))
     assert (found.verdict, bool(found), found.departures) == ("the same", True, ())
-    assert "no difference stays beyond rounding to float32" in str(found)
+    assert "no lasting difference exceeds rounding to float32" in str(found)
 
 
 @pytest.mark.parametrize("name", ["mean", "nonfinite", "absmax", "zeros"])
@@ -85,7 +85,7 @@ def test_departures_are_in_order() -> None:
 def test_an_outlier_of_one_step_is_no_departure() -> None:
     found = compare(built(), built(where((1, "stem", "activation"), (4, "head", "gradient"))))
     assert (found.verdict, found.alone) == ("the same", 2)
-    assert "2 values are beyond it for a single step: not counted" in str(found)
+    assert "2 values are beyond this for a single step only: not counted" in str(found)
     assert first(compare(built(), built(where((3, "stem", "gradient"), (4, "stem", "gradient")))))[0] == 3
 
 

@@ -88,7 +88,7 @@ def test_a_dead_layer_is_blamed_on_its_weights_or_its_nonlinearity() -> None:
     one = next(one for one in found if one.kind == "dead" and one.signal == "activation")
     assert (one.layer, one.number) == ("3", 0)
     assert "the nonlinearity (ReLU) passes on nothing of 2" in one.text
-    assert "mean -1e+02" in one.text
+    assert "mean is -1e+02" in one.text
     # Backwards: 4, without bias, gives zeros as well, at which the slope of ReLU is zero.
     one = next(one for one in found if one.kind == "dead" and one.signal == "gradient")
     assert (one.layer, one.others) == ("4", ("3", "2", "1", "0"))
