@@ -131,7 +131,9 @@ def _train(arguments: list[str]) -> int:
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a directory that holds <model>/lr=<lr>/seed=<seed>/"
+    )
     parser.add_argument(
         "--output", type=_path, metavar="OUT", help="write the figures and the table in all formats to OUT"
     )
@@ -144,7 +146,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="differences up to this many points of accuracy count as equal (default: 2)",
     )
-    _add_wandb(parser, "table and figures")
+    _add_wandb(parser, "the table and the figures")
     _add_format(parser, ("terminal", "markdown", "csv", "latex", "json"))
 
 
@@ -248,7 +250,9 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth, or is one")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a run, or a directory that holds runs, at any depth"
+    )
     parser.add_argument(
         "--output", type=_path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
     )
@@ -289,7 +293,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _keep_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a directory that holds <model>/lr=<lr>/seed=<seed>/"
+    )
     parser.add_argument("--output", type=_path, metavar="OUT", required=True, help="where to keep them")
 
 
@@ -319,7 +325,7 @@ def _keep(arguments: argparse.Namespace) -> int:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="a directory that holds runs, at any depth")
     parser.add_argument(
         "--data-root",
         type=_path,
@@ -422,9 +428,10 @@ COMMANDS = {
         "1 if a run could not be inspected",
         _inspect_arguments,
         _inspect,
-        "It is safe for runs from others: of what their configurations name, only nets and data sets of sppbench are "
-        "created, and a configuration of more than 4 MB, or that YAML aliases expand to more than 100,000 values, is "
-        "refused.",
+        "It is safe for other people's runs: of what their configurations name, only nets and data sets of sppbench "
+        "are "
+        "created. A configuration is refused if it is larger than 4 MB, or if its YAML aliases expand to more than "
+        "100,000 values.",
     ),
     "dashboard": Command("save the W&B view of the project", "", _dashboard_arguments, _dashboard, extra="dashboard"),
 }

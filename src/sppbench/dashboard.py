@@ -115,7 +115,7 @@ def _table() -> Section:
     return _section(
         "Table",
         WeavePanelSummaryTable(table_name="table"),
-        _images("Accuracy over the learning rate", "accuracy_over_lr"),
+        _images("Accuracy by learning rate", "accuracy_over_lr"),
         _images("Validation accuracy", "curves"),
         WeavePanelSummaryTable(table_name="report/claims"),
         _images("Figures 1 to 5 of the study", *STUDY_FIGURES),

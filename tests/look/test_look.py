@@ -58,7 +58,7 @@ def test_a_signal_that_dies_is_named_and_drawn(here: Path, capsys: pytest.Captur
     assert main(["look", "own_nets_of_a_test.Faint"]) == 1
     out = capsys.readouterr().out
     assert "Faint: 3,332 parameters, 25 layers" in out
-    assert "called once with noise of the shape (8, 16); loss: cross-entropy, random classes" in out
+    assert "called once with noise of shape (8, 16); loss: cross-entropy, random classes" in out
     assert "\n- vanishing: " in out
     folder = here / "outputs" / "look" / "own_nets_of_a_test.Faint"
     assert f"Written: {folder.relative_to(here)}/signals.png" in out
@@ -106,7 +106,7 @@ def test_a_seed_gives_the_same_numbers_and_leaves_no_trace(here: Path, capsys: p
         (["own_nets_of_a_test.Wrong", "--input", "3"], "own_nets_of_a_test.py:18"),
         (
             ["own_nets_of_a_test.healthy", "--input", "5,8,8"],
-            "cannot be called with a tensor of the shape (8, 5,",
+            "cannot be called with a tensor of shape (8, 5,",
         ),
         (["own_nets_of_a_test.Faint", "--images", "."], "is not known to take images"),
         (["own_nets_of_a_test.healthy", "--images", "none"], "none is not a directory"),

@@ -109,7 +109,7 @@ def look(net: Net, inputs: Tensor) -> View:
                 output = module(**dict.fromkeys(net.arguments, inputs)) if net.arguments else module(inputs)
         except Exception as error:
             raise LookError(
-                f"{net.name} cannot be called with a tensor of the shape {tuple(inputs.shape)}: {one_line(error)}; "
+                f"{net.name} cannot be called with a tensor of shape {tuple(inputs.shape)}: {one_line(error)}; "
                 "give the shape of one sample, as in --input 3,32,32"
             ) from error
         loss, words = loss_of(net, inputs, output)

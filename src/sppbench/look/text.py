@@ -35,7 +35,7 @@ def text_of(view: View, inputs: str) -> str:
     lines = [
         f"{view.name}: {view.parameters:,} parameters, {view.frame['layer'].nunique()} layers and weights recorded in "
         f"{view.seconds:.1f} s",
-        f"called once with {inputs} of the shape {view.shape}; loss: {view.loss}",
+        f"called once with {inputs} of shape {view.shape}; loss: {view.loss}",
         "",
         *_layers(table_of(view)),
         "",

@@ -179,7 +179,7 @@ def test_what_is_odd_about_a_run_stands_beside_it(demo: Path, tmp_path: Path, sa
     assert of_run["run-x-ffnn-lr=0.1-seed=1"] == ["no memory"]
     assert of_run["run-x-ffnn-lr=0.1-seed=2"][:2] == [
         "diverged: the loss of step 3 is not finite",
-        "it predicts not a number",
+        "it predicts NaN",
     ]
     assert "spp.parquet" in of_run["run-demo"][0]
     assert "3 of them" in found.one(id="answer").text

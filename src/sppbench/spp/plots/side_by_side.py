@@ -83,7 +83,7 @@ def plot_comparison(found: Comparison, labels: tuple[str, str]) -> Figure:
     dense = not axes.fits_names(pairing.layers, WIDTHS[len(signals)])
     lines.add_legend(figure, _legend(labels), dense, textwrap.fill(headline(found), 110))
     step_bins = StepBins.of(len(pairing.steps)).size
-    binned = f"each column is the largest of {step_bins} steps" if step_bins > 1 else ""
+    binned = f"each column shows the largest difference in {step_bins} steps" if step_bins > 1 else ""
     axes.add_note(figure, "    ".join(filter(None, (binned, undrawn.note()))))
     return figure
 

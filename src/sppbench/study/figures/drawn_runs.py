@@ -73,7 +73,7 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
             notes.append(note)
     usual, odd = unusual(layers)
     for seed in odd:
-        count = f"{len(layers[seed])} layers, and not the {len(usual or ())}"
+        count = f"{len(layers[seed])} layers, not the {len(usual or ())}"
         notes.append(f"not drawn: {whole.pop(seed).path} has {count} that the other seeds of {model} have")
     runs = sorted(whole.values(), key=lambda run: (run.seed != published.seeds[0], run.seed))
     return Net(model, tuple(runs), tuple(notes))

@@ -163,7 +163,7 @@ def oddities(run: Run) -> Iterator[str]:
     if result is not None and result.diverged_at is not None:
         yield f"diverged: the loss of step {result.diverged_at} is not finite"
     if run.kind in ("NaN", "constant prediction"):
-        what = "not a number" if run.kind == "NaN" else "the same class for all test images"
+        what = "NaN" if run.kind == "NaN" else "the same class for all test images"
         yield f"it predicts {what}"
     yield from run.lost
     if run.has_signals:
