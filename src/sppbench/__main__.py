@@ -131,8 +131,12 @@ def _train(arguments: list[str]) -> int:
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
-    parser.add_argument("--output", type=_path, metavar="OUT", help="write the figures and the table in all formats to OUT")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a directory that holds <model>/lr=<lr>/seed=<seed>/"
+    )
+    parser.add_argument(
+        "--output", type=_path, metavar="OUT", help="write the figures and the table in all formats to OUT"
+    )
     parser.add_argument(
         "--published", type=_path, metavar="FILE", help="published values (default: the study's Table 1)"
     )
@@ -142,7 +146,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="differences up to this many points of accuracy count as equal (default: 2)",
     )
-    _add_wandb(parser, "table and figures")
+    _add_wandb(parser, "the table and the figures")
     _add_format(parser, ("terminal", "markdown", "csv", "latex", "json"))
 
 
@@ -180,7 +184,10 @@ def _table(arguments: argparse.Namespace) -> int:
 def _figures_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=_path, metavar="DIR", help="an outputs directory, or one sweep of it")
     parser.add_argument(
-        "--output", type=_path, metavar="OUT", help="write the figures, their data and their runs in compact form to OUT"
+        "--output",
+        type=_path,
+        metavar="OUT",
+        help="write the figures, their data and their runs in compact form to OUT",
     )
     _add_wandb(parser, "the figures")
 
@@ -212,7 +219,9 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 
 def _claims_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="a directory that holds runs, at any depth, from any sweeps")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a directory that holds runs, at any depth, from any sweeps"
+    )
     parser.add_argument(
         "--rules", type=_path, metavar="FILE", help="tests and thresholds (default: the project's conf/claims.yaml)"
     )
@@ -241,7 +250,9 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth, or is one")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a run, or a directory that holds runs, at any depth"
+    )
     parser.add_argument(
         "--output", type=_path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
     )
@@ -282,7 +293,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _keep_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a directory that holds <model>/lr=<lr>/seed=<seed>/"
+    )
     parser.add_argument("--output", type=_path, metavar="OUT", required=True, help="where to keep them")
 
 
@@ -312,7 +325,7 @@ def _keep(arguments: argparse.Namespace) -> int:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="a directory that holds runs, at any depth")
     parser.add_argument(
         "--data-root",
         type=_path,
@@ -322,7 +335,7 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trusted",
         action="store_true",
-        help="the runs are yours or from someone you trust: also create nets and data sets that are not sppbench's, "
+        help="you trust whoever made these runs: also create nets and data sets that are not part of sppbench, "
         "which runs whatever code their configurations name",
     )
 
@@ -370,7 +383,8 @@ def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 COMMANDS = {
     "compare": Command(
-        "compare two runs layer by layer and step by step: where they first differ by more than rounding or seeds explain",
+        "compare two runs layer by layer and step by step: where they first differ by more than rounding or seeds "
+        "explain",
         "1 if they differ",
         lambda parser: compare_command.add_arguments(parser, _path),
         compare_command.run,
@@ -414,9 +428,10 @@ COMMANDS = {
         "1 if a run could not be inspected",
         _inspect_arguments,
         _inspect,
-        "It is safe for runs from others: of what their configurations name, only nets and data sets of sppbench are "
-        "created, and a configuration of more than 4 MB, or that YAML aliases expand to more than 100,000 values, is "
-        "refused.",
+        "It is safe for other people's runs: of what their configurations name, only nets and data sets of sppbench "
+        "are "
+        "created. A configuration is refused if it is larger than 4 MB, or if its YAML aliases expand to more than "
+        "100,000 values.",
     ),
     "dashboard": Command("save the W&B view of the project", "", _dashboard_arguments, _dashboard, extra="dashboard"),
 }

@@ -56,10 +56,10 @@ def test_a_departure_is_status_1_with_the_figure_and_the_text_in_files(say: Say)
 def test_a_port_with_other_names(say: Say) -> None:
     status, out, _ = say("runs/old", "runs/port")
     assert status == 0
-    assert "matched by the order of execution and their kinds: 4 layers, stem = model.stem" in out
+    assert "matched by order of execution and kind: 4 layers, stem = model.stem" in out
     status, out, _ = say("runs/old", "runs/port", "--map", "=model")
     assert status == 0
-    assert "matched by the order" not in out
+    assert "matched by order" not in out
 
 
 def test_other_seeds(say: Say) -> None:
@@ -82,7 +82,7 @@ def test_what_was_kept_of_a_run_is_compared_with_its_means(say: Say, tmp_path: P
 
 def test_another_history_beside_it_is_named(say: Say) -> None:
     HistoryWriter("runs/old/spp-2.parquet").append(built())
-    assert "runs/old also holds spp-2.parquet, of another run: not compared" in say("runs/old", "runs/same")[1]
+    assert "runs/old also holds spp-2.parquet of another run: not compared" in say("runs/old", "runs/same")[1]
 
 
 @pytest.mark.parametrize(

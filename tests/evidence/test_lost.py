@@ -49,7 +49,7 @@ def test_gains_that_are_gone(
     assert whole.lost == []
     (run / name).unlink() if compact else shutil.rmtree(run / name)
     (lacking,) = read_evidence(tmp_path).runs
-    line = f"{run / name} is gone: the run recorded gains of batch normalizations"
+    line = f"{run / name} is missing, although the run recorded gains of batch normalizations"
     assert lacking.lost == ([line] if missed else [])
 
 

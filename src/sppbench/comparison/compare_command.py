@@ -43,13 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
         "--tolerance",
         type=_positive,
         metavar="X",
-        help="largest relative difference that still counts as equal, instead of what rounding explains; not with --seeds",
+        help="largest relative difference that still counts as equal, instead of what rounding explains; not with "
+        "--seeds",
     )
     parser.add_argument(
         "--k",
         type=_positive,
         metavar="K",
-        help="how many standard deviations between seeds still count as equal (default: a quantile at level 1 %%); with --seeds",
+        help="how many standard deviations between seeds still count as equal (default: a quantile at level 1 %%); "
+        "with --seeds",
     )
     parser.add_argument("--output", type=path, metavar="DIR", help="write compare.png and compare.txt to DIR")
 

@@ -177,7 +177,7 @@ def _alike(
         except EvidenceError as error:
             problems.append(f"left out: {error}")
     _, odd = unusual({seed: tuple(zip(frame["epoch"], frame["layer"], strict=True)) for seed, frame in frames.items()})
-    problems += [f"left out: {model}, seed {seed}, has other {what} than the other seeds" for seed in odd]
+    problems += [f"left out: {model}, seed {seed}, does not have the same {what} as the other seeds" for seed in odd]
     return [frame for seed, frame in frames.items() if seed not in odd], problems
 
 

@@ -53,7 +53,7 @@ class CSVLogger(Logger):
         """
         if not self._path.exists():
             if epochs > 0:
-                log.warning(f"{self._path} is gone: it will lack the epochs before step {step}")
+                log.warning(f"{self._path} is gone: the new one will lack the epochs before step {step}")
             return
         try:
             with self._path.open(newline="", encoding="utf-8") as file:

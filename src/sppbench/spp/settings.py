@@ -37,7 +37,7 @@ class Settings:
     Args:
         every_n_steps: Record each n-th step. Or a function ``step -> bool``, the same in all processes.
         start, stop: Record only steps from ``start`` on, and before ``stop``.
-        layers, signals: As of ``SignalProbe``.
+        layers, signals: As in ``SignalProbe``.
         epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is. By default after
             1, 2, 4, 8, ... epochs.
         convention: None: figures show the second moment. ``definition`` or ``study``: they show its two parts, ACSM and

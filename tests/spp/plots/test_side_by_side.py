@@ -87,7 +87,7 @@ def test_of_steps_that_share_a_column_the_largest_difference_is_drawn() -> None:
     drawn = cells(figure.axes[0], 0)
     assert drawn.shape == (1, 450)
     np.testing.assert_allclose(drawn[0, :3], np.log10([1, 0.1, 10]), atol=1e-6)
-    assert figure.get_supxlabel() == "each column is the largest of 2 steps"
+    assert figure.get_supxlabel() == "each column shows the largest difference in 2 steps"
 
 
 def odd(step: int, depth: int, signal: str) -> float:

@@ -72,7 +72,9 @@ def match_layers(a: Net, b: Net, prefixes: Mapping[str, str] | None = None) -> M
     names = {name: renamed(name, prefixes or {}) for name, _, _ in a}
     for old in prefixes or {}:
         if not any(renamed(name, {old: "\0"}) != name for name in names):
-            raise HistoryError(f"no layer name of a begins with {old!r}; there are, for example, {', '.join([*names][:4])}")
+            raise HistoryError(
+                f"no layer name of a begins with {old!r}; there are, for example, {', '.join([*names][:4])}"
+            )
     if len({*names.values()}) < len(names):
         raise HistoryError("the new names give two layers of a the same name")
     places = {name: place for place, (name, _, _) in enumerate(b)}
@@ -125,8 +127,8 @@ def _matched_whole(a: Net, b: Net) -> dict[int, int]:
 
 def _no_match(what: str) -> HistoryError:
     return HistoryError(
-        f"no layer has the same name in both, and by the order of execution they do not match: {what}; name "
-        "beginnings of names that belong together (rename, or --map OLD=NEW)"
+        f"no layer has the same name in both, and they do not match by order of execution either: {what}; say which "
+        "beginnings of names correspond (rename, or --map OLD=NEW)"
     )
 
 

@@ -171,7 +171,7 @@ def by_seeds(pairing: Pairing, k: float | None = None, precision: str | None = N
     Args:
         pairing: Two runs, and at least one more of a.
         k: How many standard deviations are allowed; by default the quantile, see above.
-        precision: As of `by_rounding`.
+        precision: As in `by_rounding`.
     """
     family = np.concatenate([second_moments(pairing.a)[None], pairing.seeds])
     runs = len(family)

@@ -97,7 +97,7 @@ def select_curves(
     unneeded = {*LATER_COLUMNS, *(["samples"] if averaged else [])}
     check_frame(frame, [name for name in COLUMNS if name not in unneeded])
     if averaged and full_batches_only:
-        raise ValueError("full_batches_only needs a history; this frame is averaged over steps already")
+        raise ValueError("full_batches_only needs a history; this frame is already averaged over steps")
     if per_sample:
         frame = gradients_per_sample(frame)
     whole = frame
