@@ -17,7 +17,7 @@ from sppbench.spp.places import with_places
 from sppbench.spp.probe.blocks import find_blocks
 from sppbench.spp.probe.bypass import TRANSFORMED, is_transformed, why_bypassed
 from sppbench.spp.probe.calls import Pass, Replayed, in_backward, label
-from sppbench.spp.probe.channel_axis import is_second
+from sppbench.spp.probe.channel_axis import Second, is_second, is_second_inside
 from sppbench.spp.probe.layers import (
     LayerChoice,
     choose_layers,
@@ -202,7 +202,7 @@ class SignalProbe(SteppingProbe):
         return hook
 
     def _layer_hook(self, name: str, own: nn.Module) -> Hook:
-        slots, second = self._slots[name], is_second(own)
+        slots, second = self._slots[name], (is_second(own), is_second_inside(own))
 
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
             if not self._recording or module is not own or not self._model.training:
@@ -217,9 +217,7 @@ class SignalProbe(SteppingProbe):
 
         return hook
 
-    def _record(
-        self, name: str, slots: Slots, module: nn.Module, second: bool | None, arguments: Any, output: Any
-    ) -> Any:
+    def _record(self, name: str, slots: Slots, module: nn.Module, second: Second, arguments: Any, output: Any) -> Any:
         call = self._pass.call(name)
         layer = label(name, call)
         x = recorded_tensor(output)
@@ -257,8 +255,9 @@ class SignalProbe(SteppingProbe):
             self._hook_gradient(module, x, axis, lambda: layer, held.share)
         return None
 
-    def _axis_of(self, layer: str, second: bool | None, arguments: Any, x: Tensor) -> int | None:
-        axis = self._pass.axis.of(second, arguments, x)
+    def _axis_of(self, layer: str, second: Second, arguments: Any, x: Tensor) -> int | None:
+        own, inside = second
+        axis = self._pass.axis.of(own, arguments, x, inside)
         if self._pass.axis.guessed:
             self._layers.guess(layer)
         return axis
