@@ -31,7 +31,9 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "nf_efficientnet": (NFEfficientNet, "#009E73"),
 }
-KINDS = {"depthwise": "o", "pointwise": "s", "stem": "D"}  # squeeze-and-excitation is as in every net, and left out
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5)
+POINTWISE = "1\N{MULTIPLICATION SIGN}1"
+KINDS = {"depthwise": "o", POINTWISE: "s", "stem": "D"}  # squeeze-and-excitation is as in every net, and left out
 PAGE = Path(__file__).with_name("nf_efficientnet.md")
 BEGIN, END = "<!-- relative steps: written by docs/study/relative_steps.py -->\n", "<!-- end -->"
 
@@ -66,11 +68,11 @@ def kind_of(net: nn.Module, name: str) -> str:
     layer = dict(net.named_modules()).get(name)
     if not isinstance(layer, nn.Conv2d) or name.endswith(("fc1", "fc2")):
         return ""  # among them gains, which are parameters of a convolution
-    return "depthwise" if layer.groups > 1 else "pointwise" if layer.kernel_size == (1, 1) else "stem"
+    return "depthwise" if layer.groups > 1 else POINTWISE if layer.kernel_size == (1, 1) else "stem"
 
 
 def draw(found: dict[str, pd.DataFrame]) -> Figure:
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     ax = figure.subplots()
     for name, layers in found.items():
         color = NETS[name][1]
@@ -80,7 +82,8 @@ def draw(found: dict[str, pd.DataFrame]) -> Figure:
             label = f"{name}, {kind}" if kind != "stem" else None
             ax.plot(of_kind.index, of_kind["share"], marker, color=color, markersize=5, label=label)
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    ax.set_yticks([share / 100 for share in TICKS], [f"{share:g} %" for share in TICKS])
+    ax.set_yticks([], minor=True)
     ax.set_xlabel("convolutions, from the stem to the last")
     ax.set_ylabel("a step of Adam over the weights")
     ax.set_title(
@@ -88,16 +91,16 @@ def draw(found: dict[str, pd.DataFrame]) -> Figure:
     )
     ax.grid(True, axis="y", color="#e0e0e0", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def table(found: dict[str, pd.DataFrame]) -> str:
-    rows = ["| net | depthwise | pointwise | largest over smallest |", "| --- | --- | --- | --- |"]
+    rows = [f"| net | depthwise | {POINTWISE} | largest over smallest |", "| --- | --- | --- | --- |"]
     for name, layers in found.items():
         ranges = [
             f"{100 * shares.min():.2g} to {100 * shares.max():.2g} %"
-            for kind in ("depthwise", "pointwise")
+            for kind in ("depthwise", POINTWISE)
             for shares in [layers.loc[layers["kind"] == kind, "share"]]
         ]
         rows.append(f"| {name} | {' | '.join(ranges)} | {layers['share'].max() / layers['share'].min():.1f} |")
@@ -111,6 +114,7 @@ def main() -> None:
     data.prepare_data()
     data.setup()
     found = {name: learn(make, data) for name, (make, _) in NETS.items()}
+    pd.concat(found, names=["net"]).to_csv(Path(__file__).with_suffix(".csv"), float_format="%.4g")
     draw(found).savefig(Path(__file__).with_suffix(".png"), dpi=110)
     print(table(found))
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
