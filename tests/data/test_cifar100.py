@@ -84,7 +84,7 @@ def test_source_that_may_not_be_read(hub_root: tuple[Path, Images], monkeypatch:
 
 
 def test_validation_larger_than_the_data(hub_root: tuple[Path, Images]) -> None:
-    with pytest.raises(DataError, match=r"data\.val_size=20 leaves none of 20 training images"):
+    with pytest.raises(DataError, match=r"data\.val_size=20 leaves none of the 20 training images"):
         CIFAR100(hub_root[0], val_size=20).setup()
 
 

@@ -113,7 +113,7 @@ WHOLE = png(PIXELS[:32])
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda root: (root / TRAIN_2).unlink(), rf"{TRAIN_2} missing in .*hub: 1 of 2 files are there"),
+        (lambda root: (root / TRAIN_2).unlink(), rf"missing from .*hub: {TRAIN_2}; 1 of 2 files are there"),
         (lambda root: (root / "test-00000-of-00001.parquet").unlink(), r"no test-\*\.parquet in .*hub"),
         (lambda root: [file.unlink() for file in root.glob("train*")], r"no train-\*\.parquet in .*hub"),
         (lambda root: (root / TRAIN_2).rename(root / "train-2.parquet"), r"train-2.parquet is not named like a shard"),

@@ -75,7 +75,7 @@ def test_the_commands_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ):
         assert main(command) == status
         said = "".join(capsys.readouterr()).replace("\\", "")  # Markdown escapes
-        assert said.count(f"{run / 'batchnorm.parquet'} is gone") == 1, command
+        assert said.count(f"{run / 'batchnorm.parquet'} is missing") == 1, command
 
 
 def test_keep_says_what_was_not_inspected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

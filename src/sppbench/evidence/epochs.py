@@ -1,6 +1,6 @@
 """Epoch means of what a run recorded: the compact form of its histories, a hundredth of their size.
 
-Beside ``spp.parquet`` and ``batchnorm.parquet``, with one row a step, stand their means in one file each:
+Beside ``spp.parquet`` and ``batchnorm.parquet``, with one row per step, stand their means in one file each:
 
 - ``spp_epochs.parquet``: the table that `sppbench.spp.epoch_mean` gives, once over all batches and once over full ones
   (the column ``batches``, "all" or "full"), of activations, gradients and parameters.

@@ -25,7 +25,7 @@ def has_gains(run: Path) -> bool:
 
 
 def lost_histories(run: Path, recorded: frozenset[str]) -> list[str]:
-    """What is lost of the histories of a run that came to its end, a line each with the file.
+    """What is lost of the histories of a run that came to its end, one line each with the file.
 
     Full histories must be whole and of this run. Gains are missed where the signals beside them say that there were
     some; where these say nothing, as in earlier versions, if they show a batch normalization and the run was to record

@@ -31,7 +31,7 @@ class Profiles:
     Attributes:
         table: A row per (seed, epoch, layer), sorted by seed and epoch, layers in order of execution, with columns of
             logarithms, all of them finite.
-        problems: Which runs were left out and why, a line each.
+        problems: Which runs were left out and why, one line each.
     """
 
     table: pd.DataFrame

@@ -180,7 +180,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv: a row an epoch, with losses and accuracies.
+        """metrics.csv: a row per epoch, with losses and accuracies.
 
         Raises:
             EvidenceError: It is missing or damaged.

@@ -250,7 +250,7 @@ def unfinished_kinds(looks: Sequence[Look]) -> dict[str, SweepCell]:
 
 
 def dry_run(name: str, looks: Sequence[Look], measured: Mapping[str, float] = MappingProxyType({})) -> str:
-    """What the sweep would do now: a line a cell, the numbers of each state, and the time it would take.
+    """What the sweep would do now: a line per cell, the numbers of each state, and the time it would take.
 
     Args:
         name: Of the sweep.

@@ -50,7 +50,7 @@ class Recorder:
         loggers: W&B runs and TensorBoard writers (``SummaryWriter``) that are given the scalars of :meth:`end_epoch`
             and the figures, ``spp/panels``, ``spp/gradients``, ``spp/heatmap_activation``, ``spp/heatmap_gradient``.
         options: ``every_n_steps``, ``start``, ``stop``, ``layers``, ``signals``, ``epochs``, ``convention``,
-            ``flush_every_n_steps``, ``batchnorm``, ``run_id``, ``config_hash`` and ``log_layers``, as of
+            ``flush_every_n_steps``, ``batchnorm``, ``run_id``, ``config_hash`` and ``log_layers``, as in
             ``SPPCallback``.
 
     Attributes:

@@ -35,7 +35,7 @@ LIMITS: Final[dict[str, Limit]] = {
     "small update": Limit(1e-6, "You et al. 2017, section 4; about 1e-3 is usual"),
     "underflow": Limit(0.1, "Micikevicius et al. 2018, section 3.2"),
     "below epsilon": Limit(1e-8, "Kingma & Ba 2015, algorithm 1: ε"),
-    "batch normalization gain": Limit(1e4, "Yang et al. 2019, section 3: π/(π - 1) a layer is usual behind ReLU"),
+    "batch normalization gain": Limit(1e4, "Yang et al. 2019, section 3: π/(π - 1) per layer is usual after ReLU"),
 }
 
 #: Kinds that `sppbench.spp.history.health.Watch` warns of whenever steps are written.

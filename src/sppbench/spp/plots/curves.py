@@ -1,4 +1,4 @@
-"""From a history to what a figure draws: the layers in order, and one curve an epoch. Tables in, tables out."""
+"""From a history to what a figure draws: the layers in order, and one curve per epoch. Tables in, tables out."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def plot_heatmap(
     by b, and there is nothing to mark; see `sppbench.spp.plots.per_sample`.
 
     Args:
-        frame: a history, or its `epoch_mean`, which gives a column an epoch. Needs the columns step, epoch, depth,
+        frame: a history, or its `epoch_mean`, which gives a column per epoch. Needs the columns step, epoch, depth,
             layer, kind, signal, second_moment and that of the statistic.
         signal: "activation", "gradient", "parameter", "parameter_gradient" or "update".
         statistic: "acsm", "acv" or "second_moment", by definition, see the module's docstring.

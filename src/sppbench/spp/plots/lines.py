@@ -214,7 +214,7 @@ def add_legend(
     Args:
         figure: gets the legend.
         labels: of the curves, in the order of drawing.
-        dense: as of the curves' `Style`.
+        dense: as in the curves' `Style`.
         title: of the figure, one or more lines.
         expected: labels of the expected curves that are drawn, as long as they may be, by their number.
     """

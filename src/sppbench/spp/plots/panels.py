@@ -52,7 +52,7 @@ def plot_spp(
     axis: DepthAxis = "auto",
     per_sample: bool = False,
 ) -> Figure:
-    """Second moments of activations, weights and gradients through the net, a curve an epoch.
+    """Second moments of activations, weights and gradients through the net, a curve per epoch.
 
     Where a net has at least four equal blocks, such as a transformer or a ResNet, each role that layers have in them
     (``mlp.fc1``) has a small panel with the blocks on x; layers that are in no block, or in one only, share the last

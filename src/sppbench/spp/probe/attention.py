@@ -224,7 +224,7 @@ class AttentionProbe(SteppingProbe):
         return AttentionReadings(self.step - 1, self.epoch, heads, statistics(vector.view(-1, SUMS)))
 
     def collect(self) -> pd.DataFrame:
-        """Ends the step and returns its table, one row a head that was measured.
+        """Ends the step and returns its table, one row per head that was measured.
 
         Columns: step, epoch, depth (order of first execution among the modules of attention, from 0), layer, head (from
         0), logit_second_moment, logit_absmax, entropy (nats); NaN for a head all of whose logits are masked.

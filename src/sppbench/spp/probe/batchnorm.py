@@ -264,7 +264,7 @@ class BatchNormProbe(SteppingProbe):
         return BatchNormReadings(self.step - 1, self.epoch, self.layers, depths, factors(found))
 
     def collect(self) -> pd.DataFrame:
-        """Ends the step and returns its table, one row a layer that was measured.
+        """Ends the step and returns its table, one row per layer that was measured.
 
         Columns: step, epoch, depth (order of first execution among the batch normalizations, from 0), layer, gain,
         gamma_squared, inverse_variance, projection. All factors of a layer that no gradient reaches are NaN; where all

@@ -29,7 +29,7 @@ class Net:
     Attributes:
         model: Its name.
         runs: The drawn one first: of the study's first seed if it is there, else of the smallest.
-        notes: What must be said of its runs, a line each.
+        notes: What must be said of its runs, one line each.
     """
 
     model: str

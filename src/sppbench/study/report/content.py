@@ -40,7 +40,7 @@ class Content:
         table_problem: Why there is none; empty if there is one.
         drawings: The figures that could be drawn.
         figure_notes: What is missing or odd about them.
-        problems: Files and runs that are damaged or odd, and runs that are there twice, a line each.
+        problems: Files and runs that are damaged or odd, and runs that are there twice, one line each.
         departures: Runs that do not count for the claims: by how they depart from the protocol, their paths.
         findings: By the name of a run: what is wrong in it, see `run_findings`.
     """

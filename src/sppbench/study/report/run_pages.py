@@ -54,7 +54,7 @@ class RunPage:
         name: Its path below the directory of all runs.
         status: How far it is, or how it ended, in words.
         scores: Those of the test, or of the last epoch so far.
-        findings: What is odd about it, a line each; empty if nothing is.
+        findings: What is odd about it, one line each; empty if nothing is.
         pictures: Its figures.
         notes: Figures that cannot be drawn, and why.
     """
@@ -156,7 +156,7 @@ def _epochs(run: Run) -> pd.DataFrame:
 
 
 def oddities(run: Run) -> Iterator[str]:
-    """What is odd about a run, a line each."""
+    """What is odd about a run, one line each."""
     result = run.result
     if run.problem:
         yield run.problem

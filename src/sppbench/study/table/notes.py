@@ -1,4 +1,4 @@
-"""What a reader of the table must know beside its numbers, one text a fact."""
+"""What a reader of the table must know beside its numbers, one text per fact."""
 
 from __future__ import annotations
 
