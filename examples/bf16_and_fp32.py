@@ -112,7 +112,8 @@ print(found)
 # marks where they depart. Below is that step over the depth of the net.
 #
 # In the first steps activations and gradients are white, and updates are blue: much too small. From there it spreads.
-# The gradients turn red later, as the net in bf16 has learned less. Gray rows have no ratio: those updates are zero.
+# The net in bf16 learns less: its logits, the last row on the left, stay smaller, and its gradients stay larger. Gray
+# rows have no ratio: a GELU has no weights, and the updates of the normalizations are zero in bf16.
 
 # %% alt="Ratio of bf16 to fp32 by layer and step: in the first steps all agrees but the updates of the weights"
 figure = plot_compare(fp32, bf16, labels=("fp32", "weights in bf16"))
@@ -130,7 +131,8 @@ for name, history in {"fp32": fp32, "autocast": autocast, "weights in bf16": bf1
     print(f"{name:15}: {first:.0%} of a weight's updates are exactly zero in the first step, {last:.0%} in the last")
 
 # %% [markdown]
-# A layer normalization is the clearest case, the gray rows: its gains are 1, and none of them ever moves.
+# A layer normalization is the clearest case: its gains are 1, the next smaller number is 0.996, and a step of 0.0001 does
+# not get there. None of them ever moves.
 #
 # ## The cure, and what to try next
 #

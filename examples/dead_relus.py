@@ -84,7 +84,7 @@ figure
 
 # %% [markdown]
 # `diagnose` says it in words: which layer died, in which step, and why. A unit that is zero for every image has a slope
-# of zero for every image, too. No gradient passes it, so nothing can bring it back.
+# of zero for every image, too. No gradient passes it, so no gradient can bring it back.
 
 # %%
 print(diagnose(sick, sick_net))
@@ -122,8 +122,8 @@ panels[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 figure.savefig(OUTPUT / "dead_relus_zeros.png", dpi=150)
 
 # %% [markdown]
-# On the left nearly all units are lost within thirty steps. On the right each layer keeps half of them, and the loss
-# goes to zero.
+# On the left most outputs are zero within thirty steps, and behind the last ReLU all of them. On the right each layer
+# keeps about half of them, and the loss goes to zero.
 #
 # ## What to try next
 #

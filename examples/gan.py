@@ -127,8 +127,9 @@ figure.savefig(OUTPUT / "gan.png", dpi=150)
 #
 # ## The cure
 #
-# With -log D, on the right, the factor is 1 - D(G(z)), which is nearly one. The same discriminator, five steps ahead,
-# now teaches the generator, and so the generator goes on teaching the discriminator: neither dies.
+# With -log D, on the right, the factor is 1 - D(G(z)), which is nearly one. For a hundred steps the discriminator wins
+# here, too, and its gradients fall. But those of the generator rise: it learns, its fakes become hard to tell, and the
+# gradients of the discriminator come back. Neither dies.
 #
 # Read it off in this order. Do gradients fall at *all* layers of a net at once? Then look at the loss. Do they fall
 # from layer to layer? Then look at the net, as in the example on the edge of chaos.

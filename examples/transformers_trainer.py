@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sppbench.spp import read_history
 from sppbench.spp.integrations import SPPTrainerCallback
@@ -21,7 +22,7 @@ from sppbench.spp.integrations import SPPTrainerCallback
 TINY = bool(os.environ.get("SPPBENCH_TINY"))  # a run of a second: enough to see that the code works
 OUTPUT = Path("outputs/examples")
 OUTPUT.mkdir(parents=True, exist_ok=True)
-BLOCKS, LENGTH, STEPS = (11, 16, 3) if TINY else (12, 64, 200)
+BLOCKS, LENGTH, STEPS = (3, 16, 3) if TINY else (12, 64, 200)
 WIDTH = 16 if TINY else 64
 
 files = sorted(Path(torch.__file__).parent.glob("nn/modules/*.py"))[: 2 if TINY else None]
@@ -32,9 +33,9 @@ dataset = [{"input_ids": piece, "labels": piece} for piece in pieces]
 # %% [markdown]
 # ## One callback
 #
-# The callback is all that is added to an ordinary `Trainer`. `layers` chooses what is recorded: the blocks, whose
-# outputs are the residual stream, and the projections inside, which read from it and add to it. A step is one of the
-# trainer's: the two parts of an accumulated batch count as one.
+# The callback is all that is added to an ordinary `Trainer`. `layers` chooses what is recorded, by class or by name: the
+# blocks, whose outputs are the residual stream, and the projections inside, which read from it and add to it. A step is
+# one of the trainer's: the two parts of an accumulated batch count as one.
 
 # %%
 torch.manual_seed(0)
@@ -60,7 +61,7 @@ arguments = TrainingArguments(
     disable_tqdm=True,
     use_cpu=True,
 )
-callback = SPPTrainerCallback(layers=["model.layers.?", "model.layers.??", "*_proj"], epochs=())
+callback = SPPTrainerCallback(layers=[LlamaDecoderLayer, "*_proj"], epochs=())
 trainer = Trainer(LlamaForCausalLM(config), arguments, train_dataset=dataset, callbacks=[callback])
 result = trainer.train()
 print(f"mean loss of {STEPS} steps: {result.training_loss:.2f} nats a byte; guessing among 256 bytes costs 5.55")

@@ -29,7 +29,7 @@ def test_a_run_and_its_repetition(command: Any, tmp_path: Path, capfd: pytest.Ca
     assert read_result(run / "result.json").status == "completed"
     assert "test accuracy" in capfd.readouterr().out
     assert command("trainer.max_epochs=1") == 0
-    assert "completed already: test accuracy" in capfd.readouterr().out
+    assert "is already completed: test accuracy" in capfd.readouterr().out
     assert command("trainer.max_epochs=2") == 2
     assert "trainer.max_epochs (1 there, 2 now)" in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"], "nothing is written beside the run directory"

@@ -115,9 +115,8 @@ def main() -> None:
         ax.grid(True, color="#e0e0e0", linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
     axes[-1].axhline(ADAM_EPSILON**2, color="black", linewidth=0.8, linestyle=":")
-    axes[-1].text(
-        1, ADAM_EPSILON**2, "Adam's ε, squared", transform=axes[-1].get_yaxis_transform(), ha="right", va="top"
-    )
+    place = {"transform": axes[-1].get_yaxis_transform(), "ha": "left", "va": "center"}
+    axes[-1].text(1.01, ADAM_EPSILON**2, "Adam's\nε²", **place)
     axes[-1].set_xlabel("depth in layers, in the order of their calls")
     title = "median and range of five seeds; dots are depthwise convolutions"
     axes[0].legend(frameon=False, ncols=len(NETS), loc="lower center", bbox_to_anchor=(0.5, 1.0), title=title)

@@ -195,7 +195,7 @@ class SppbenchSweeper(Sweeper):
                     left = _free_again(cells, failures)
         except (KeyboardInterrupt, SystemExit) as stop:
             again = "the same command without overwrite=true" if cells[0].config["overwrite"] else "the same command"
-            print(f"sppbench: interrupted; {again} goes on from here", file=sys.stderr)
+            print(f"sppbench: interrupted; {again} continues from here", file=sys.stderr)
             sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
         text, everything_is_done = summary(name, [look_at(cell) for cell in cells], failures)
         print(text)

@@ -44,6 +44,8 @@ def _run(line: str, variables: dict[str, str]) -> None:
         _train(arguments[2:])
     elif program == "sppbench" and arguments[:1] == ["train"]:
         _train(arguments[1:])
+    elif "/" in program:
+        assert (ROOT / program).exists(), program
     else:
         PROGRAMS[program](arguments)
 

@@ -39,7 +39,7 @@ def test_make_targets_are_explained() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony is not None
     targets = {*phony[1].split()} - {"help"}
-    assert {found for text in INLINE for found in re.findall(r"^make (\w+)", text)} <= targets
+    assert {found for text in INLINE for found in re.findall(r"^make (\w+)", text)} <= targets | {"help"}
     assert set(re.findall(r'@echo "make (\w+) ', makefile)) >= targets - {"check"}
 
 

@@ -111,7 +111,7 @@ def test_figures_and_report_are_made_all_the_same(
     DAMAGES["metrics.csv with a BOM"][0](runs[67])
     DAMAGES["spp.parquet is junk"][0](runs[472])
     shutil.rmtree(runs[362] / "batchnorm.parquet")
-    gone = f"{runs[362] / 'batchnorm.parquet'} is gone"
+    gone = f"{runs[362] / 'batchnorm.parquet'} is missing"
     for command in (["figures", str(tmp_path)], ["report", str(tmp_path), "--output", str(tmp_path / "report.html")]):
         assert main(command) == 0
         out, err = capsys.readouterr()

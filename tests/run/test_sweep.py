@@ -128,7 +128,7 @@ def test_a_stopped_sweep_goes_on(command: Command, capfd: Output, monkeypatch: p
     with monkeypatch.context() as stopped:
         at_step(stopped, 10, send(signal.SIGINT))  # the second step of the second cell
         assert command("-m", "seed=1,2,3") == 130
-    assert "interrupted; the same command goes on from here" in capfd.readouterr().err
+    assert "interrupted; the same command continues from here" in capfd.readouterr().err
     assert statuses(seeds(1, 2)) == ["completed", "interrupted"]
     assert not seeds(3)[0].exists()
     assert command("-m", "seed=1,2,3") == 0
@@ -552,7 +552,7 @@ def test_kinds_of_which_none_has_finished_are_measured(
     assert captured.out.splitlines()[-1] == "estimated time: unknown, as no cell has finished yet"
     assert command("-m", "model.depth=1", "seed=1,2", "sweeps.dry_run=true") == 0
     assert capfd.readouterr().out.splitlines()[-1] == (
-        "estimated time: 0:03:20, one cell after the other, by a few steps of ffnn that were measured just now"
+        "estimated time: 0:03:20, one cell after another, from a few steps of ffnn measured just now"
     )
     assert not Path("outputs").exists()
 
@@ -561,8 +561,8 @@ def test_measured_kinds_do_not_take_the_time_of_others() -> None:
     looks = [fabricated(1, "completed", 10), fabricated(2, "missing"), fabricated(1, "missing", 0, "bn")]
     assert set(unfinished_kinds(looks)) == {"bn"}
     assert seconds_left(looks, {"bn": 70}) == (80, 0)
-    how = "by a few steps of bn that were measured just now and by the cells that have finished"
-    assert dry_run("x", looks, {"bn": 70}).endswith(f"0:01:20, one cell after the other, {how}")
+    how = "from a few steps of bn measured just now and from the cells that have finished"
+    assert dry_run("x", looks, {"bn": 70}).endswith(f"0:01:20, one cell after another, {how}")
 
 
 def test_lines_about_a_sweep() -> None:

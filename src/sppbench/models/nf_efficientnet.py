@@ -141,11 +141,11 @@ class NFEfficientNet(nn.Module):
     Args:
         in_channels: channels of the images.
         num_classes: number of logits.
-        activation: as of `EfficientNet`; the theory of β is for SELU.
+        activation: as in `EfficientNet`; the theory of β is for SELU.
         sigma: σ of the raw weights, above 0: a step of Adam moves each layer by lr/σ.
         depthwise_sigma: that of the depthwise convolutions; None is `sigma`.
         standardize: whether 1×1 convolutions and the stem standardize their weights.
-        weight_gain: whether convolutions outside of squeeze-and-excitation have a gain by channel.
+        weight_gain: whether convolutions outside squeeze-and-excitation have a gain by channel.
         bias: whether they have a bias by channel.
         calibrate: whether gains and biases, where there are both, are set by noise, see `set_gains_and_biases`; else
             they are 1 and 0.

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from sppbench.spp.probe.channel_axis import ChannelAxis, KnownAxes, is_second
+from sppbench.spp.probe.channel_axis import ChannelAxis, KnownAxes, is_second, is_second_inside
 from sppbench.spp.probe.layers import choose_layers, unwrapped
 
 
@@ -130,6 +130,38 @@ def test_a_tensor_that_a_module_returned_tells_where_its_channels_are() -> None:
     wide = torch.zeros(2, 5, 8)
     call(nn.Linear(1, 8), (), wide)
     assert call(nn.Identity(), (wide,), torch.zeros(2, 8, 5)) == (2, True)  # a permutation: neither of both is kept
+
+
+def test_what_is_inside_of_a_block_tells_where_its_channels_are() -> None:
+    transformer = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU())
+    convolutional = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+    mixed = nn.Sequential(nn.Conv2d(8, 8, 1), nn.LayerNorm(8))
+
+    def after(before: nn.Module | None, block: nn.Module, shape: tuple[int, ...]) -> tuple[int | None, bool]:
+        """Of a block that is given a tensor that no module has returned, behind a module with 8 channels."""
+        rule = ChannelAxis()
+        if before is not None:
+            known = torch.zeros(2, *(8, 5, 5) if is_second(before) else (5, 8))
+            rule.note(known, rule.of(is_second(before), (), known))
+        return rule.of(is_second(block), (), torch.zeros(shape), is_second_inside(block)), rule.guessed
+
+    # Before any other: the blocks alone are recorded.
+    assert after(None, transformer, (2, 5, 8)) == (2, False)
+    assert after(None, transformer, (2, 5, 5, 8)) == (3, False)
+    assert after(None, convolutional, (2, 8, 5, 5)) == (1, False)
+    assert after(None, convolutional, (2, 25, 8)) == (2, True)  # patches, flattened
+    assert after(None, mixed, (2, 8, 5, 5)) == (1, True)
+    # Where the number of channels fits at both ends, or at none.
+    linear, convolution = nn.Linear(8, 8), nn.Conv2d(8, 8, 1)
+    assert after(linear, transformer, (2, 8, 8)) == (2, False)
+    assert after(linear, transformer, (2, 5, 3)) == (2, False)
+    assert after(linear, mixed, (2, 8, 8)) == (2, True)
+    assert after(convolution, convolutional, (2, 8, 8, 8)) == (1, False)
+    assert after(convolution, transformer, (2, 8, 8, 8)) == (1, True)
+    assert after(linear, transformer, (2, 8, 5, 5)) == (
+        1,
+        True,
+    )  # at the other one: permuted
 
 
 def test_a_tensor_that_is_gone_tells_nothing() -> None:

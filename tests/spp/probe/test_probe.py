@@ -320,6 +320,17 @@ def test_an_axis_that_only_sizes_tell_is_said_once() -> None:
     assert probe._layers.rows["activation", "drop"].channels == 8
 
 
+def test_blocks_alone_tell_where_their_channels_are_by_what_is_inside() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Linear(3, 8), nn.TransformerEncoder(layer, 2))
+    with SignalProbe(model, layers=nn.TransformerEncoderLayer) as probe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss_of(model(torch.randn(4, 8, 3))).backward()
+        probe.collect()
+    rows = probe._layers.rows
+    assert {rows["gradient", f"1.layers.{block}"].channels for block in range(2)} == {8}
+
+
 # -- calls of any kind ------------------------------------------------------------------------------------------------
 
 

@@ -243,7 +243,7 @@ def test_a_pipeline_stage_is_refused_in_one_line() -> None:
     class PipelineStage:
         pass
 
-    with pytest.raises(TypeError, match=r"not into a PipelineStage; give the submod of each stage a probe"):
+    with pytest.raises(TypeError, match=r"not into a PipelineStage; give each stage's submod a probe"):
         SignalProbe(PipelineStage())  # type: ignore[arg-type]
 
 

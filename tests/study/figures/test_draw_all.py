@@ -244,7 +244,7 @@ def test_a_run_with_other_layers_than_its_fellows_is_left_out(tmp_path: Path) ->
     for seed in (67, 472):
         write_ffnn(tmp_path, ON_500, seed, gradient(figure1))
     drawings, notes = draw(tmp_path)
-    assert f"not drawn: {odd} has 28 layers, and not the 29 that the other seeds of {ON_500} have" in notes
+    assert f"not drawn: {odd} has 28 layers, not the 29 that the other seeds of {ON_500} have" in notes
     assert "seed 67" in drawings["figure2_h500"].caption
     assert len(drawings["figure2_h500"].curves) == 29 * 3
 

@@ -97,7 +97,7 @@ def test_damage_is_said_and_stops_nothing(tmp_path: Path, say: Say, monkeypatch:
     for words in (
         "seed=472: ",
         "not finite, the first in epoch 0",
-        "seed=362 recorded 26 layers, and not 29",
+        "seed=362 recorded 26 layers, not 29",
         "ffnn_bn_noaffine/lr=0.001/seed=472",
         "cannot read",
     ):

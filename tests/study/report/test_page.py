@@ -261,7 +261,7 @@ def test_odd_recordings_are_named(tmp_path: Path) -> None:
     nan, shorter, damaged = sorted(odd_runs(read_evidence(tmp_path)), key=lambda text: text.partition("seed=")[2])
     assert "seed=3: " in nan
     assert "not finite, the first in epoch 9" in nan
-    assert "seed=4 recorded 28 layers, and not 29" in shorter
+    assert "seed=4 recorded 28 layers, not 29" in shorter
     assert "seed=5" in damaged
 
 

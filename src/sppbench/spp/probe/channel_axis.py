@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ _CHANNELS_SECOND = (
     *(nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
 )
 _CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
+# What is_second and is_second_inside say of a module.
+Second: TypeAlias = tuple[bool | None, bool | None]
 # Tensors of one pass that are known.
 _MANY = 1 << 12
 
@@ -39,13 +41,15 @@ class ChannelAxis:
     them where the tensor that it was given has them, which is known if that is the very tensor that a module before it
     returned. Else they are where the module before it had them. If the number of channels there does not fit, they may
     be at the other end, where it does (a permutation in between): at the second axis for four or more axes, at the last
-    always. Before the first such module: second for four or more axes, last for three.
+    always. Before the first such module: where the modules inside of it put them, as in a block that is recorded as a
+    whole, or second for four or more axes, last for three.
 
     A permutation to a size that equals the number of channels is not seen: name the axis with ``channel_axis``.
 
     Attributes:
         guessed: Whether neither the last module nor the tensor that it was given told the axis, and the number of
-            channels did not, either: it fits at both ends, or at the other one, or nowhere.
+            channels did not, either: it fits at both ends, or at the other one, or nowhere. Where it fits at both or
+            nowhere, the modules inside tell it if they do as the module before.
     """
 
     def __init__(self) -> None:
@@ -54,12 +58,13 @@ class ChannelAxis:
         self._second: bool | None = None
         self._channels: int | None = None
 
-    def of(self, second: bool | None, given: Sequence[Any], x: Tensor) -> int | None:
+    def of(self, second: bool | None, given: Sequence[Any], x: Tensor, inside: bool | None = None) -> int | None:
         """The axis, counted from 0, of the output ``x`` of a module; None for (N,), which is all one channel.
 
         Args:
             second: What :func:`is_second` says of the module.
             given: What it was called with.
+            inside: What :func:`is_second_inside` says of it.
         """
         self.guessed = False
         ndim = int(x.ndim)
@@ -68,7 +73,7 @@ class ChannelAxis:
         if ndim <= 2:
             return ndim - 1
         if second is None:
-            return self._inherited(given, x)
+            return self._inherited(given, x, inside)
         return 1 if second else ndim - 1
 
     def note(self, x: Tensor, axis: int | None) -> None:
@@ -83,22 +88,25 @@ class ChannelAxis:
         else:
             self._known.add(x, axis)
 
-    def _inherited(self, given: Sequence[Any], x: Tensor) -> int:
+    def _inherited(self, given: Sequence[Any], x: Tensor, inside: bool | None) -> int:
         if torch.compiler.is_compiling():
             axis = _find_traced([x, *(one for one in given if isinstance(one, Tensor))])
         else:
             axis = self._known.find((x, *given))
         if axis is not None:
             return axis
-        return 1 if self._is_second_by_size(x) else int(x.ndim) - 1
+        if inside and x.ndim == 3:  # as of patches: the outputs of convolutions, flattened and transposed
+            inside = None
+        return 1 if self._is_second_by_size(x, inside) else int(x.ndim) - 1
 
-    def _is_second_by_size(self, x: Tensor) -> bool:
+    def _is_second_by_size(self, x: Tensor, inside: bool | None) -> bool:
         if self._second is None:
-            self.guessed = True
-            return x.ndim > 3
+            self.guessed = inside is None
+            return x.ndim > 3 if inside is None else inside
         here, there = (1, -1) if self._second else (-1, 1)
         fits_here, fits_there = x.shape[here] == self._channels, x.shape[there] == self._channels
-        self.guessed = fits_there or not fits_here
+        agree = inside is self._second and (fits_here or not fits_there)
+        self.guessed = (fits_there or not fits_here) and not agree
         if not self._second and x.ndim == 3:  # that a sequence is as long as there were channels is a coincidence
             return False
         return self._second is not (fits_there and not fits_here)
@@ -115,6 +123,12 @@ def is_second(module: nn.Module) -> bool | None:
         return False
     # Those of libraries other than torch.
     return False if class_name(module).endswith(("LayerNorm", "RMSNorm")) else None
+
+
+def is_second_inside(module: nn.Module) -> bool | None:
+    """What :func:`is_second` says of all modules inside of one that are sure; None if none is, or they differ."""
+    said = {is_second(one) for one in module.modules()} - {None}
+    return said.pop() if len(said) == 1 else None
 
 
 class KnownAxes:
