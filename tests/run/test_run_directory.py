@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sppbench.files import replacing
 from sppbench.run import run_directory
 from sppbench.run.results import FINAL
 from sppbench.run.run_directory import Owner, RunDirectory, RunDirectoryError, config_hash, flatten, identity
@@ -252,7 +253,11 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_what_a_crash_leaves_before_the_run_began_is_in_nobody_s_way(tmp_path: Path) -> None:
-    for name in (".lock", ".run_id", ".config.yaml.tmp"):
+    for name in ("config.yaml", ".owner", ".run_id"):
+        with replacing(tmp_path / name) as temporary:
+            pass
+        (tmp_path / name).rename(temporary)  # another process, too, may be about to write it
+    for name in (".lock", ".run_id"):
         (tmp_path / name).touch()
     run = RunDirectory(tmp_path, CONFIG)
     assert run.completed() is None

@@ -53,7 +53,7 @@ _FIGURE = re.compile(r"spp(_gradient)?_epoch=\d+\.png")
 # What describes all attempts at a run.
 _RECORDS = ("train.log", "wandb", "tensorboard", ".run_id")
 # There may be these where no run has begun yet: what a crash left just before that, and the lock.
-_HARMLESS = frozenset({".lock", ".owner", ".run_id", ".config.yaml.tmp", ".owner.tmp", ".run_id.tmp"})
+_HARMLESS = frozenset({".lock", ".owner", ".run_id", ".config.yaml.tmp", "..owner.tmp", "..run_id.tmp"})
 
 
 class RunDirectoryError(UserError):

@@ -114,7 +114,9 @@ def test_whose_runs_they_are(demo: Path, tmp_path: Path, without_figures: None) 
     assert not gather(demo).studied
 
 
-def test_a_run_that_is_still_training_says_so(demo: Path, tmp_path: Path, say: Say) -> None:
+def test_a_run_that_is_still_training_says_so(
+    demo: Path, tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "report.html"
     with training(demo):
         assert "1 still training" in say(tmp_path / "outputs", "--output", file)[1]
@@ -122,6 +124,7 @@ def test_a_run_that_is_still_training_says_so(demo: Path, tmp_path: Path, say: S
     assert "still training: 2 of 20 epochs are over" in article.text
     assert article.one(class_="scores").text.startswith("validation accuracy in epoch 1: 55.5 %")
     assert len(article.all("img")) == 2
+    monkeypatch.setattr("sppbench.study.report.run_pages._figures", lambda run: [])  # not drawn again
     content = gather(tmp_path / "outputs")
     assert "ended without a result, for example because it was killed" in content.own[0].status
 
