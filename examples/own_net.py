@@ -81,12 +81,12 @@ blocks: 3
 # ```
 
 # %%
-EPOCHS = 1 if TINY else 5
+EPOCHS = 1 if TINY else 8
 NETS = "mynet" if TINY else "mynet,efficientnet_bn,sn_efficientnet_mp"
 command = [
     *(sys.executable, "-m", "sppbench.train", "--config-dir", "conf", "-m", f"model={NETS}", "data=digits"),
     *(f"trainer.max_epochs={EPOCHS}", "trainer=cpu", "logger=csv", "sweeps.name=mine", "overwrite=true"),
-    "data.image_size=16",  # the digits have 8 x 8 pixels
+    *("data.image_size=16", "data.padding=1", "data.batch_size=64"),  # the digits have 8 x 8 pixels
 ]
 if TINY:
     command += [f"trainer.limit_{part}_batches=1" for part in ("train", "val", "test")]

@@ -86,9 +86,12 @@ late = history[(history["step"] >= STEPS * 5 // 6) & (history["signal"] == "grad
 for role, rows in late.groupby("role"):
     means = rows.groupby("block")["second_moment"].mean()
     panels[1].plot(means.index, means, marker=".", label=role)
-    print(f"{role:17}: gradient at the first block over that at the last: {means.iloc[0] / means.iloc[-1]:.2g}")
+    print(
+        f"{role:17}: gradient at the first block over that at the last: {means.iloc[0] / means.iloc[-1]:.2g}, "
+        f"least at block {means.idxmin()}"
+    )
 panels[0].set(title="residual stream", ylabel="second moment of the activation")
-panels[1].set(title=f"outputs by role, last {STEPS - STEPS * 5 // 6} steps", ylabel="second moment of the gradient")
+panels[1].set(title=f"gradients by role, last {STEPS - STEPS * 5 // 6} steps", ylabel="second moment of the gradient")
 for axes in panels:
     axes.set(xlabel="block", yscale="log", xticks=range(0, BLOCKS, 2))
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

@@ -129,7 +129,6 @@ def test_page_is_that_of_the_script(articles: ModuleType, name: str) -> None:
     outputs = articles.outputs_in(page)
     assert page == articles.page_of(ROOT / "examples" / f"{name}.py", outputs)
     figures = [figure for output in outputs for figure in output.figures]
-    if not figures:
-        pytest.skip(f"not run yet: python docs/articles.py {name}")
+    assert figures
     assert sorted(figures) == sorted(path.name for path in folder.glob(f"{name}-*.png"))
     assert any(output.text for output in outputs)
