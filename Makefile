@@ -11,19 +11,19 @@ help:
 	@echo "make table3     the same for the 60 small convolutional nets of the thesis' Table 3"
 	@echo "make smoke      the same with narrow nets on digits, in two minutes"
 	@echo "make figures    all runs behind the study's figures on CIFAR-100, then the figures, into results/figures"
-	@echo "make lab        what the study's tables and claims still need, at the lowest priority; what is in results/ is not run again"
-	@echo "make keep       what has finished, into results/ in compact form, with the tables, figures and numbers made from it"
-	@echo "make report     one HTML page of everything in outputs/: verdicts, Table 1, figures, runs"
+	@echo "make lab        run what the study's tables and claims still need, at the lowest priority; what is in results/ is not run again"
+	@echo "make keep       bring what has finished into results/, in compact form, with the tables, figures and numbers made from it"
+	@echo "make report     one HTML page about everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make notebooks  the notebooks in examples/notebooks, from the scripts in examples"
 	@echo "make test       linters, type checker and test suite"
 	@echo "make docs       the documentation as a site, into build/docs, with warnings as errors"
-	@echo "make launchers  the smoke sweep by joblib, Ray and Slurm's launcher, each in an environment of its own"
+	@echo "make launchers  the smoke sweep with the launchers of joblib, Ray and Slurm, each in its own environment"
 	@echo "make bench      all timings, into docs/benchmarks, in half an hour; DATA=path/to/cifar100 for real images"
-	@echo "make dist       the wheel and the source distribution, into dist/, checked as the index does"
+	@echo "make dist       the wheel and the source distribution, into dist/, checked as the package index does"
 	@echo "make clean      remove the environment and caches; outputs/ stays"
 	@echo
 	@echo "ARGS=... is passed on to the runs, as in: make table1 ARGS='data.root=path/to/cifar100 seed=868'"
-	@echo "JOBS=4 runs so many at once, on one machine or GPU: make table1 JOBS=4"
+	@echo "JOBS=4 runs four at a time, on one machine or GPU: make table1 JOBS=4"
 
 PIP := $(RUN) -m pip install --disable-pip-version-check
 
@@ -31,7 +31,7 @@ PIP := $(RUN) -m pip install --disable-pip-version-check
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 14) else f"sppbench needs Python 3.10 to 3.14, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
 	@echo "sppbench: installing everything into $(VENV), once: PyTorch, the benchmark and the tools of its tests."
-	@echo "sppbench: on Linux it downloads 3.3 GB and takes 6.6 GB, of which PyTorch with its CUDA libraries is 5.3; some minutes."
+	@echo "sppbench: on Linux this downloads 3.3 GB and takes 6.6 GB, 5.3 of it PyTorch with its CUDA libraries; a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable ".[dev]"
 	@touch $@
@@ -42,7 +42,7 @@ demo: $(VENV)/.ready
 	$(RUN) -m sppbench.train model=sn_efficientnet_mp optimizer.lr=0.001 data=digits trainer.max_epochs=5 \
 		output_dir=outputs/demo overwrite=true
 	@$(RUN) -m sppbench report outputs/demo --output outputs/demo/report.html
-	@echo "How the signals travelled through the net, after its last epoch: outputs/demo/spp_epoch=4.png"
+	@echo "How signals traveled through the net after its last epoch: outputs/demo/spp_epoch=4.png"
 	@echo "All of it on one page, for a browser: outputs/demo/report.html"
 
 # The command of a sweep, of several runs at once with JOBS.
@@ -65,12 +65,12 @@ figures: $(VENV)/.ready $(LAUNCHER)
 	$(RUN) -m sppbench inspect outputs/figures && \
 	$(RUN) -m sppbench figures outputs/figures --output results/figures && exit $$status
 
-# Two processes of one thread each: on two cores faster than one of two, and they give way to whatever else runs.
+# Two processes of one thread each: on two cores faster than one process of two threads, and they give way to whatever else runs.
 lab: $(VENV)/.ready $(VENV)/.joblib
 	OMP_NUM_THREADS=1 nice -n 19 $(RUN) -m sppbench train -m hydra/launcher=joblib hydra.launcher.n_jobs=$(or $(JOBS),2) \
 		sweeps=lab $(ARGS)
 
-# A run that is not finished, or damaged, is named and left where it is. Figures are drawn from the kept runs.
+# A run that is unfinished or damaged is named and left where it is. Figures are drawn from the kept runs.
 keep: $(VENV)/.ready
 	@for sweep in table1 table3 figures claims; do \
 		if [ -d outputs/$$sweep ]; then \
@@ -110,7 +110,7 @@ docs: $(VENV)/.ready
 launchers: $(VENV)/.ready
 	VENV=$(VENV) tests/launchers.sh
 
-# timm and TorchLens are what ours is compared with. DATA=path/to/cifar100; without it images are random.
+# Our times are compared with those of timm and TorchLens. DATA=path/to/cifar100; without it images are random.
 bench: $(VENV)/.ready
 	$(PIP) timm torchlens
 	$(RUN) benchmarks/all.py $(if $(DATA),--root "$(DATA)")

@@ -43,7 +43,7 @@ class Outcome:
 
 
 def preload() -> None:
-    """Imports what commands import inside of their functions."""
+    """Imports what commands import inside their functions."""
     import torch
 
     import sppbench.evidence.inspection

@@ -19,10 +19,11 @@ FIGURES_IN_WORDS = {
 }
 WHAT_ONE_SEES = {
     "ffnn": {
-        "spp": "Each normalization brings activations back to 1; gradients grow towards the input by a factor a block.",
-        "gradient": "The growth towards the input alone: about 20 blocks make some three decades, less after training.",
+        "spp": "Each normalization brings activations back to 1; gradients grow towards the input by the same factor "
+        "per block.",
+        "gradient": "Only the growth towards the input: over 20 blocks about three decades, less after training.",
         "heatmap": "The same at every step, two to a column: the gradients fade from the output on as the net learns; "
-        "marks are below the smaller last batches.",
+        "the marks are below the smaller last batches.",
         "heatmap_per_sample": "Times the size of the batch, the stripes of the last batches are mostly gone.",
         "expected": "Theory at initialization lies on the activations and on the slope of the gradients.",
     },
@@ -34,7 +35,7 @@ WHAT_ONE_SEES = {
         "expected": "What theory expects of the first step, beside it.",
     },
     "resnet50": {
-        "spp": "A panel a role. The residual stream, relu#3, grows within a stage; the next stage resets it.",
+        "spp": "A panel per role. The residual stream, relu#3, grows within a stage; the next stage resets it.",
         "gradient": "In all roles gradients grow towards the input, by three decades over 16 blocks.",
         "heatmap": "Stages are brackets; the last batches of 16 instead of 32 samples have marks.",
         "heatmap_per_sample": "Times the size of the batch: what is left of the last batches is the work of batch "
@@ -42,10 +43,10 @@ WHAT_ONE_SEES = {
         "expected": "What theory expects of the first step, beside it.",
     },
     "vit": {
-        "spp": "LayerNorms are at 1 in all blocks; what attention puts out grows with depth, that of the MLP does not.",
+        "spp": "LayerNorms are at 1 in all blocks; the output of attention grows with depth, that of the MLP does not.",
         "gradient": "Gradients are even from block 2 on, and larger in the first, where the stream begins.",
         "heatmap": "Twelve equal blocks; the last batches, 8 samples instead of 32, are brighter and marked.",
-        "heatmap_per_sample": "Times the size of the batch the stripes are gone: here samples do not see each other.",
+        "heatmap_per_sample": "Times the size of the batch, the stripes are gone: here samples do not see each other.",
         "expected": "What theory expects of the first step, beside it.",
     },
     "gru": {
@@ -55,21 +56,21 @@ WHAT_ONE_SEES = {
         "heatmap_per_sample": "Times the size of the batch, the smaller batches are like their neighbors.",
     },
     "llama": {
-        "spp": "A panel a role: what attention and MLP add to the stream grows with training, deeper blocks first.",
+        "spp": "A panel per role: what attention and MLP add to the stream grows with training, deeper blocks first.",
         "gradient": "Values and outputs have the largest gradients, queries and keys the smallest.",
         "heatmap": "The rows of queries and keys are the dark ones in each block.",
         "heatmap_per_sample": "Times the size of the batch (in sequences), without the marks of the smaller batches.",
         "expected": "What theory expects of the first step, beside it.",
     },
     "gan_generator": {
-        "spp": "With weights of 0.02 convolutions put out little, which each normalization makes 1 again.",
-        "gradient": "So the gradients of what feeds a normalization are a hundred times larger than those behind it.",
-        "heatmap": "The gradients come from the discriminator, and change little while this learns.",
+        "spp": "With weights of 0.02, convolutions put out little, and each normalization brings it back to 1.",
+        "gradient": "So the gradients before a normalization are a hundred times larger than those after it.",
+        "heatmap": "The gradients come from the discriminator, and change little while it learns.",
         "heatmap_per_sample": "Times the size of the batch.",
         "expected": "What theory expects of the first step, beside it.",
     },
     "gan_discriminator": {
-        "spp": "Activations of both passes, over real and over invented images.",
+        "spp": "Activations of both passes, over real and over generated images.",
         "gradient": "Gradients fade as the discriminator gets its way.",
         "heatmap": "The same step by step.",
         "heatmap_per_sample": "Times the size of the batch.",

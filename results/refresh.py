@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from sppbench.evidence.selection import Evidence, read_evidence
 from sppbench.files import write_text
 from sppbench.study.claims.claim import Claim, Part
@@ -36,6 +38,13 @@ TOOLS = {
     "[`wandb.watch`]": "wandb.watch",
     "[TorchLens]": "TorchLens",
 }
+# The rows of the table of the normalizer-free net, and the epochs of its second column.
+NORMALIZER_FREE = {
+    "efficientnet_bn": "table1/efficientnet_bn",
+    "sn_efficientnet_nomp": "table1/sn_efficientnet_nomp",
+    "nf_efficientnet": "nf/nf_efficientnet_first",
+}
+EPOCHS = (1, 5, 8, 12, 16, 20)
 RMSE = "RMSE of log10 at the peaks"
 
 
@@ -53,6 +62,8 @@ def written() -> dict[str, list[str]]:
         "runs": _runs(evidence),
         "table1": pipes(*matrix(read_table(HERE / "table1"))),
         "c2": _ratios(claims),
+        "c2_accuracies": _accuracies(),
+        "nf": _normalizer_free(),
         "widths": _ratios(claims, WIDTHS),
         "claims": _verdicts(claims),
         "figures": _figures(),
@@ -107,6 +118,43 @@ def _ratios(claims: Sequence[Claim], names: tuple[str, ...] = RATIOS) -> list[st
     parts = [part for part in claim.parts if part.name.startswith(names) and ", epoch " not in part.name]
     rows = [[part.name, _value(part), str(part.n)] for part in parts]
     return pipes(["ratio of the gradients' second moments at the ReLU outputs", "value [95 % interval]", "seeds"], rows)
+
+
+def _accuracies() -> list[str]:
+    """A row a width and setting: test accuracies beside the two that the thesis has."""
+    table = read_table(HERE / "figures", ROOT / "conf" / "published" / "thesis_ffnn.yaml")
+    rows = []
+    for cell in table.cells:
+        if cell.published is not None and cell.ours is not None and cell.comparison is not None:
+            low, high = cell.comparison.interval
+            difference = f"{cell.comparison.difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+            rows.append(
+                [
+                    cell.title,
+                    plus_minus(cell.ours, digits=2),
+                    str(cell.n),
+                    plus_minus(cell.published, digits=1),
+                    difference,
+                ]
+            )
+    return pipes(["net", "ours", "seeds", "the thesis", "difference [90 %]"], rows)
+
+
+def _normalizer_free() -> list[str]:
+    """A row a net of one seed: how it learns, and what it ends with."""
+    rows = []
+    for title, folder in NORMALIZER_FREE.items():
+        place = HERE / folder / f"lr={LR}" / f"seed={SEED}"
+        metrics = pd.read_csv(place / "metrics.csv").set_index("epoch")
+        result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+        by_epoch = metrics[metrics["val/accuracy"].notna()]
+        curve = " / ".join(f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in EPOCHS)
+        last = by_epoch.iloc[-1]
+        losses = f"{last['train/loss']:.2f}, {last['val/loss']:.2f}"
+        rows.append([title, curve, f"{last['train/accuracy']:.1f}", losses, f"{result['test']['accuracy']:.2f}"])
+    epochs = " / ".join(map(str, EPOCHS))
+    head = ["net", f"validation % after epoch {epochs}", "training %", "training and validation loss", "test %"]
+    return pipes(head, rows)
 
 
 def _figures() -> list[str]:

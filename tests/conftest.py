@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 from sppbench import models
 from sppbench.files import config_directory
 from sppbench.train import main
+from tests.compositions import kept_compositions
 
 # The nets are small, and the tests run in several processes.
 torch.set_num_threads(1)
@@ -61,6 +62,12 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"sppbench.spp.run_figures.RunFigures.{name}", lambda *arguments: None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kept_compositions() -> Iterator[None]:
+    with kept_compositions():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -73,8 +80,12 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
     """Composes the configuration of a small run in ``tmp_path / "run"``; overrides as on the command line."""
 
     def make(*overrides: str, net: tuple[str, ...] = FFNN, spp: str = "none") -> DictConfig:
+        places = [override for override in overrides if override.startswith("output_dir=")]
+        others = [override for override in overrides if override not in places]
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
-            return compose("train", [*SMALL, *net, f"spp={spp}", f"output_dir={tmp_path}/run", *overrides])
+            cfg = compose("train", [*SMALL, *net, f"spp={spp}", *others])
+        cfg.output_dir = [f"output_dir={tmp_path}/run", *places][-1].partition("=")[2]
+        return cfg
 
     return make
 

@@ -29,7 +29,7 @@ def test_a_run_and_its_repetition(command: Any, tmp_path: Path, capfd: pytest.Ca
     assert read_result(run / "result.json").status == "completed"
     assert "test accuracy" in capfd.readouterr().out
     assert command("trainer.max_epochs=1") == 0
-    assert "completed already: test accuracy" in capfd.readouterr().out
+    assert "is already completed: test accuracy" in capfd.readouterr().out
     assert command("trainer.max_epochs=2") == 2
     assert "trainer.max_epochs (1 there, 2 now)" in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"], "nothing is written beside the run directory"
@@ -145,6 +145,7 @@ def test_an_error_of_a_user_s_net_in_training_is_in_the_run_directory(
     assert 'net_training.py", line 13' in Path("run/traceback.txt").read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_home_is_expanded(
     command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +250,7 @@ def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
     shown = subprocess.run(
         [
             *(sys.executable, "-m", "sppbench.train", "model=ffnn", "model.hidden_features=8", "model.depth=1"),
-            *("data=digits", "trainer=cpu", "trainer.max_epochs=1", "logger=csv"),
+            *("data=digits", "trainer=cpu", "trainer.max_epochs=1", "logger=csv", "spp.epochs=[]"),
         ],
         cwd=tmp_path,
         env=environment(PYTHONPATH=str(site)),

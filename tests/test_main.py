@@ -139,4 +139,4 @@ def test_unreadable_settings_of_matplotlib_are_left_out(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert ended.stdout.split() == [str(tmp_path), "large"]
-    assert "sppbench: matplotlib's settings are left out, they cannot be read: 'utf-8' codec" in ended.stderr
+    assert "sppbench: matplotlib's settings are ignored, because they cannot be read: 'utf-8' codec" in ended.stderr

@@ -375,7 +375,7 @@ def test_nothing_is_resumed_without_a_configuration(config: Make, tmp_path: Path
     (run / "config.yaml").unlink()
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     for overrides in (["seed=1", "optimizer.lr=0.1"], [], ["overwrite=true"]):
-        with pytest.raises(RunDirectoryError, match=r"but no run, which has a config\.yaml"):
+        with pytest.raises(RunDirectoryError, match=r"but not a run, which would have a config\.yaml"):
             train(config("trainer.max_epochs=1", *overrides))
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
 
@@ -418,7 +418,7 @@ def test_a_checkpoint_that_cannot_be_told_apart_is_this_run_s(
     else:
         (tmp_path / "run" / ".run_id").unlink()
     train(config())
-    assert ("does not say which run it is of" in caplog.text) == (lost == "mark")
+    assert ("does not say which run it belongs to" in caplog.text) == (lost == "mark")
     train(config(f"output_dir={tmp_path}/whole"))
     assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
@@ -542,8 +542,8 @@ def test_a_full_disk_is_named_and_nothing_of_ours_stays_on_it(
 
 BAD = {
     "seed=true": "seed must be an integer from 0",
-    "name=..": "name must be the name of a folder, got",
-    "name=a/../b": "name must be the name of a folder, got",
+    "name=..": "name must be a folder name, got",
+    "name=a/../b": "name must be a folder name, got",
     f"name={'x' * 300}": "name must have at most 255 bytes",
     "optimizer.lr=inf": r"optimizer\.lr must be a finite number of at least 0, got inf",
     "optimizer.lr=null": r"optimizer\.lr must be a finite number of at least 0, got None",
@@ -561,12 +561,12 @@ BAD = {
     "spp=every_step spp.layers=nothing": "nothing",
     "spp=every_step spp.signals=[weights]": "weights",
     "spp=every_step spp.module=nothing": "nothing",
-    "+trainer.logger=true": r"trainer\.logger cannot be chosen, .* choose loggers by logger=",
-    "+trainer.default_root_dir=x": r"trainer\.default_root_dir cannot be chosen",
-    "+trainer.num_sanity_val_steps=2": r"trainer\.num_sanity_val_steps cannot be chosen",
-    "+trainer.enable_progress_bar=true": r"trainer\.enable_progress_bar cannot be chosen",
-    "+trainer.enable_model_summary=true": r"trainer\.enable_model_summary cannot be chosen",
-    "+trainer.enable_checkpointing=false": r"trainer\.enable_checkpointing cannot be chosen",
+    "+trainer.logger=true": r"trainer\.logger cannot be set, .* choose loggers with logger=",
+    "+trainer.default_root_dir=x": r"trainer\.default_root_dir cannot be set",
+    "+trainer.num_sanity_val_steps=2": r"trainer\.num_sanity_val_steps cannot be set",
+    "+trainer.enable_progress_bar=true": r"trainer\.enable_progress_bar cannot be set",
+    "+trainer.enable_model_summary=true": r"trainer\.enable_model_summary cannot be set",
+    "+trainer.enable_checkpointing=false": r"trainer\.enable_checkpointing cannot be set",
     "+trainer.callbacks=[1]": r"trainer\.callbacks must be a list of Lightning callbacks",
     "+trainer.callbacks=[{_target_:nowhere.Callback}]": "No module named 'nowhere'",
     "optimizer.lr=-1": "at least 0, got -1",

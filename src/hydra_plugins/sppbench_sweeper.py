@@ -42,7 +42,8 @@ class SppbenchSweeper(Sweeper):
 
     def __init__(self, grids: ListConfig | None = None) -> None:
         self.grids: list[Any] = list(grids or [{}])
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, Any]] = {}
+        self._parsed: dict[str, Override] = {}
         self._swept: set[str] = set()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -129,7 +130,12 @@ class SppbenchSweeper(Sweeper):
             yield from combinations
 
     def _parse(self, overrides: list[str]) -> list[Override]:
-        return OverridesParser.create(config_loader=self._loader).parse_overrides(overrides)
+        """Cells share most of their overrides, and Hydra takes a millisecond for each."""
+        parser = OverridesParser.create(config_loader=self._loader)
+        for line in overrides:
+            if line not in self._parsed:
+                [self._parsed[line]] = parser.parse_overrides([line])
+        return [self._parsed[line] for line in overrides]
 
     def _cell(self, overrides: list[str]) -> SweepCell:
         """The configuration that Hydra would compose. It takes a tenth of a second to do so, and is therefore asked
@@ -141,16 +147,17 @@ class SppbenchSweeper(Sweeper):
         values = [override for override in parsed if self._is_plain(override, parsed)]
         lines = {override.input_line for override in values}
         others = tuple(override for override in overrides if override not in lines)
-        if others not in self._composed:
-            self._composed[others] = self._loader.load_sweep_config(self._config, list(others))
-        whole = self._composed[others]
-        config = DictConfig({key: copy.deepcopy(whole._get_node(key)) for key in whole if key != "hydra"})
-        for override in values:
-            OmegaConf.update(config, override.key_or_group, override.value())
         instance = HydraConfig.instance()
         before = instance.cfg
         try:
-            instance.set_config(whole)  # which choice a name stands for
+            if others not in self._composed:
+                whole = self._loader.load_sweep_config(self._config, list(others))
+                instance.set_config(whole)
+                self._composed[others] = whole, instance.cfg
+            whole, instance.cfg = self._composed[others]  # which says, too, which choice a name stands for
+            config = DictConfig({key: copy.deepcopy(whole._get_node(key)) for key in whole if key != "hydra"})
+            for override in values:
+                OmegaConf.update(config, override.key_or_group, override.value())
             return SweepCell(tuple(overrides), resolve(config))
         finally:
             instance.cfg = before
@@ -188,7 +195,7 @@ class SppbenchSweeper(Sweeper):
                     left = _free_again(cells, failures)
         except (KeyboardInterrupt, SystemExit) as stop:
             again = "the same command without overwrite=true" if cells[0].config["overwrite"] else "the same command"
-            print(f"sppbench: interrupted; {again} goes on from here", file=sys.stderr)
+            print(f"sppbench: interrupted; {again} continues from here", file=sys.stderr)
             sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
         text, everything_is_done = summary(name, [look_at(cell) for cell in cells], failures)
         print(text)

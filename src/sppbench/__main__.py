@@ -28,7 +28,7 @@ from sppbench.interruption import exit_interrupted
 from sppbench.look import command as look
 from sppbench.streams import need_only_matplotlib, survive_any_text
 
-STATUS = "Exit status: 0; {}2 for what the user must fix, described in one line."
+STATUS = "Exit status: 0 for success; {}2 for an error that you can fix, described in one line."
 TEXT_FORMATS = ("terminal", "markdown", "json")
 
 
@@ -104,10 +104,10 @@ def _parser() -> Parser:
     parser = Parser(
         prog="sppbench",
         description="See how signals travel through a neural net while it trains.",
-        epilog="sppbench <command> --help describes a command.",
+        epilog="For help on a command: sppbench <command> --help",
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True, parser_class=Parser)
-    commands.add_parser("train", help="train one net, or many (-m), from a configuration; all options are Hydra's")
+    commands.add_parser("train", help="train one net, or many (-m), from a configuration; the options are Hydra's")
     for name, command in COMMANDS.items():
         text = f"{command.help[0].upper()}{command.help[1:]}. {command.more}"
         one = commands.add_parser(
@@ -131,10 +131,14 @@ def _train(arguments: list[str]) -> int:
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
-    parser.add_argument("--output", type=_path, metavar="OUT", help="write all formats and the figures into OUT")
     parser.add_argument(
-        "--published", type=_path, metavar="FILE", help="published values; by default the study's Table 1"
+        "directory", type=_path, metavar="DIR", help="a directory that holds <model>/lr=<lr>/seed=<seed>/"
+    )
+    parser.add_argument(
+        "--output", type=_path, metavar="OUT", help="write the figures and the table in all formats to OUT"
+    )
+    parser.add_argument(
+        "--published", type=_path, metavar="FILE", help="published values (default: the study's Table 1)"
     )
     parser.add_argument(
         "--margin",
@@ -142,7 +146,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="differences up to this many points of accuracy count as equal (default: 2)",
     )
-    _add_wandb(parser, "table and figures")
+    _add_wandb(parser, "the table and the figures")
     _add_format(parser, ("terminal", "markdown", "csv", "latex", "json"))
 
 
@@ -170,7 +174,7 @@ def _table(arguments: argparse.Namespace) -> int:
             log_table(table, figures)
     damaged = [run for run in table.runs if run.state == "damaged"]
     for run in damaged:
-        say(f"damaged, and not counted: {run.problem}")
+        say(f"damaged, so not counted: {run.problem}")
     return 1 if damaged else 0
 
 
@@ -180,7 +184,10 @@ def _table(arguments: argparse.Namespace) -> int:
 def _figures_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=_path, metavar="DIR", help="an outputs directory, or one sweep of it")
     parser.add_argument(
-        "--output", type=_path, metavar="OUT", help="write figures, their data and their runs in compact form into OUT"
+        "--output",
+        type=_path,
+        metavar="OUT",
+        help="write the figures, their data and their runs in compact form to OUT",
     )
     _add_wandb(parser, "the figures")
 
@@ -212,9 +219,11 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 
 def _claims_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth, of any sweeps")
     parser.add_argument(
-        "--rules", type=_path, metavar="FILE", help="tests and thresholds; by default the project's conf/claims.yaml"
+        "directory", type=_path, metavar="DIR", help="a directory that holds runs, at any depth, from any sweeps"
+    )
+    parser.add_argument(
+        "--rules", type=_path, metavar="FILE", help="tests and thresholds (default: the project's conf/claims.yaml)"
     )
     _add_format(parser, TEXT_FORMATS)
     parser.add_argument("--output", type=_path, metavar="FILE", help="also write it to FILE")
@@ -241,7 +250,9 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth, or is one")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a run, or a directory that holds runs, at any depth"
+    )
     parser.add_argument(
         "--output", type=_path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
     )
@@ -249,7 +260,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         "--every",
         type=_seconds,
         metavar="SECONDS",
-        help="write the page anew every so many seconds until all runs have ended; a browser that shows it follows",
+        help="rewrite the page every so many seconds until all runs have ended; an open browser reloads it",
     )
     _add_wandb(parser, "the content")
 
@@ -282,8 +293,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _keep_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds <model>/lr=<lr>/seed=<seed>/")
-    parser.add_argument("--output", type=_path, metavar="OUT", required=True, help="where they are kept")
+    parser.add_argument(
+        "directory", type=_path, metavar="DIR", help="a directory that holds <model>/lr=<lr>/seed=<seed>/"
+    )
+    parser.add_argument("--output", type=_path, metavar="OUT", required=True, help="where to keep them")
 
 
 def _keep(arguments: argparse.Namespace) -> int:
@@ -312,17 +325,17 @@ def _keep(arguments: argparse.Namespace) -> int:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=_path, metavar="DIR", help="holds runs, at any depth")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="a directory that holds runs, at any depth")
     parser.add_argument(
         "--data-root",
         type=_path,
         metavar="PATH",
-        help="where the data is, which runs with batch normalization need; by default data.root of each run",
+        help="where the data is, needed for runs with batch normalization (default: data.root of each run)",
     )
     parser.add_argument(
         "--trusted",
         action="store_true",
-        help="the runs are yours or from someone you trust: also create nets and data sets that are not sppbench's, "
+        help="you trust whoever made these runs: also create nets and data sets that are not part of sppbench, "
         "which runs whatever code their configurations name",
     )
 
@@ -370,14 +383,15 @@ def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 COMMANDS = {
     "compare": Command(
-        "compare two runs layer by layer and step by step: where they depart, by more than rounding or other seeds do",
-        "1 if they depart",
+        "compare two runs layer by layer and step by step: where they first differ by more than rounding or seeds "
+        "explain",
+        "1 if they differ",
         lambda parser: compare_command.add_arguments(parser, _path),
         compare_command.run,
         extra=None,
     ),
     "look": Command(
-        "look at a net as it is built: one forward and backward pass, and what it shows",
+        "look at a newly built net: one forward and one backward pass, and what they show",
         "1 if something is wrong with its signals",
         lambda parser: look.add_arguments(parser, _path),
         look.run,
@@ -385,18 +399,18 @@ COMMANDS = {
         extra=None,
     ),
     "table": Command(
-        "compare the table of a sweep with the published one, from the runs finished so far",
+        "compare a sweep's table, from the runs finished so far, with the published one",
         "1 if a result.json is damaged (the table is made without it)",
         _table_arguments,
         _table,
     ),
     "figures": Command(
-        "draw the study's figures and those that it lacks; compare them with the published",
+        "draw the study's figures, and those that it lacks, and compare them with the published ones",
         "",
         _figures_arguments,
         _figures,
     ),
-    "claims": Command("judge the study's claims by the runs", "", _claims_arguments, _claims),
+    "claims": Command("judge the study's claims from the runs", "", _claims_arguments, _claims),
     "report": Command(
         "write one HTML page of your runs and of the study: figures, scores, findings, verdicts",
         "",
@@ -405,7 +419,7 @@ COMMANDS = {
     ),
     "keep": Command(
         "keep finished runs in compact form: results, metrics and epoch means, no weights and no steps",
-        "1 if a run is damaged, and was not kept",
+        "1 if a run is damaged and was not kept",
         _keep_arguments,
         _keep,
     ),
@@ -414,9 +428,10 @@ COMMANDS = {
         "1 if a run could not be inspected",
         _inspect_arguments,
         _inspect,
-        "It is safe for runs from others: of what their configurations name, only nets and data sets of sppbench are "
-        "created, and a configuration of more than 4 MB, or that YAML aliases expand to more than 100,000 values, is "
-        "refused.",
+        "It is safe for other people's runs: of what their configurations name, only nets and data sets of sppbench "
+        "are "
+        "created. A configuration is refused if it is larger than 4 MB, or if its YAML aliases expand to more than "
+        "100,000 values.",
     ),
     "dashboard": Command("save the W&B view of the project", "", _dashboard_arguments, _dashboard, extra="dashboard"),
 }

@@ -115,7 +115,7 @@ def _table() -> Section:
     return _section(
         "Table",
         WeavePanelSummaryTable(table_name="table"),
-        _images("Accuracy over the learning rate", "accuracy_over_lr"),
+        _images("Accuracy by learning rate", "accuracy_over_lr"),
         _images("Validation accuracy", "curves"),
         WeavePanelSummaryTable(table_name="report/claims"),
         _images("Figures 1 to 5 of the study", *STUDY_FIGURES),
@@ -170,18 +170,18 @@ def dashboard(entity: str, project: str, name: str, dry_run: bool = False) -> st
     try:
         workspace = make_workspace(entity, project, name)
     except ValueError as error:
-        raise DashboardError(f"W&B does not take the name {name!r}: no emoji") from error
+        raise DashboardError(f"W&B does not accept the name {name!r}: no emoji") from error
     if dry_run:
         return json.dumps(specification(workspace), indent=2)
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
-        raise DashboardError(f"a view is saved online, and WANDB_MODE is {mode!r}; --dry-run prints it")
+        raise DashboardError(f"a view can only be saved online, but WANDB_MODE is {mode!r}; --dry-run prints it")
     try:
         return _save(workspace)
     except Exception as error:  # W&B lets through errors of its own process and of the transport, of no common kind
         line = (str(error).splitlines() or [type(error).__name__])[0]
         place = f"{workspace.entity or 'W&B'}/{workspace.project}"
-        raise DashboardError(f"the view is not saved in {place}: {line}") from error
+        raise DashboardError(f"the view was not saved in {place}: {line}") from error
 
 
 def _save(workspace: Workspace) -> str:
@@ -191,6 +191,6 @@ def _save(workspace: Workspace) -> str:
     api = wandb.Api()  # asks for the key where there is a terminal
     workspace.entity = workspace.entity or api.settings["entity"] or api.default_entity or ""
     if not workspace.entity:
-        raise ValueError("this account has no default entity: --entity must name one")
+        raise ValueError("this account has no default entity: name one with --entity")
     url: str = workspace.save().url  # type: ignore[no-untyped-call]
     return url

@@ -16,5 +16,5 @@ class DataError(UserError):
         ...     Digits(val_size=1500).prepare_data()
         ... except DataError as error:
         ...     print(error)
-        data.val_size=1500 leaves none of 1500 training images
+        data.val_size=1500 leaves none of the 1500 training images
     """

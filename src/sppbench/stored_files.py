@@ -39,7 +39,7 @@ def read_yaml(file: Path) -> dict[Any, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {file}: {_reason(error)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"cannot read {file}: it holds no keys and values")
+        raise UserError(f"cannot read {file}: it is not a mapping of keys to values")
     return content
 
 
@@ -76,7 +76,7 @@ def _loader() -> Any:
 
 
 def _count(node: Any, known: dict[int, int]) -> int:
-    """The number of values in a YAML node, with each alias written out; an alias inside of itself is infinitely many.
+    """The number of values in a YAML node, with each alias written out; an alias inside itself is infinitely many.
 
     Args:
         known: What has been counted, by identity; 0 while it is being counted.

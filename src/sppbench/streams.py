@@ -59,7 +59,7 @@ class _MatplotlibLoader(Loader):
         try:
             self._loader.exec_module(module)
         except (OSError, UnicodeError) as error:
-            print(f"sppbench: matplotlib's settings are left out, they cannot be read: {error}", file=sys.stderr)
+            print(f"sppbench: matplotlib's settings are ignored, because they cannot be read: {error}", file=sys.stderr)
             here = Path.cwd()
             # The first file that matplotlib looks for is that of the current directory. This one holds its defaults.
             os.chdir(Path(str(module.__file__)).with_name("mpl-data"))

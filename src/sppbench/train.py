@@ -146,7 +146,7 @@ def train(cfg: DictConfig) -> float | None:
 
 def _say_completed(run: RunDirectory, earlier: Result) -> float | None:
     accuracy: float | None = (earlier.test or {}).get("accuracy")
-    log.info(f"{run.path} is {earlier.status} already: test accuracy {accuracy} % (overwrite=true runs it anew)")
+    log.info(f"{run.path} is already {earlier.status}: test accuracy {accuracy} % (overwrite=true runs it again)")
     return accuracy
 
 

@@ -46,7 +46,7 @@ def test_a_departure_is_status_1_with_the_figure_and_the_text_in_files(say: Say)
     status, out, err = say("runs/old", "runs/broken", "--output", "out/deep")
     assert (status, err) == (1, "")
     assert (
-        "a and b depart first in step 2 (epoch 0) at blocks.1 (ReLU, activation): second moment 1 in a, 4 in b" in out
+        "a and b first differ in step 2 (epoch 0) at blocks.1 (ReLU, activation): second moment 1 in a, 4 in b" in out
     )
     assert "Written: out/deep/compare.png" in out
     assert Path("out/deep/compare.png").read_bytes().startswith(b"\x89PNG")
@@ -56,10 +56,10 @@ def test_a_departure_is_status_1_with_the_figure_and_the_text_in_files(say: Say)
 def test_a_port_with_other_names(say: Say) -> None:
     status, out, _ = say("runs/old", "runs/port")
     assert status == 0
-    assert "matched by the order of execution and their kinds: 4 layers, stem = model.stem" in out
+    assert "matched by order of execution and kind: 4 layers, stem = model.stem" in out
     status, out, _ = say("runs/old", "runs/port", "--map", "=model")
     assert status == 0
-    assert "matched by the order" not in out
+    assert "matched by order" not in out
 
 
 def test_other_seeds(say: Say) -> None:
@@ -82,17 +82,17 @@ def test_what_was_kept_of_a_run_is_compared_with_its_means(say: Say, tmp_path: P
 
 def test_another_history_beside_it_is_named(say: Say) -> None:
     HistoryWriter("runs/old/spp-2.parquet").append(built())
-    assert "runs/old also holds spp-2.parquet, of another run: not compared" in say("runs/old", "runs/same")[1]
+    assert "runs/old also holds spp-2.parquet of another run: not compared" in say("runs/old", "runs/same")[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["runs/old", "nowhere"], "there is no run nowhere"),
+        (["runs/old", "nowhere"], "there is no run at nowhere"),
         (["runs/old", "runs"], "runs holds no history (spp.parquet); there are, for example, runs/broken, runs/old"),
         (["runs/old", "file.txt"], "file.txt"),
         (["runs/old", "runs/same", "--map", "x"], "must be OLD=NEW"),
-        (["runs/old", "runs/same", "--map", "x=y"], "no layer of a begins with 'x'"),
+        (["runs/old", "runs/same", "--map", "x=y"], "no layer name of a begins with 'x'"),
         (["runs/old", "runs/same", "--tolerance", "no"], "no is not a positive number"),
         (["runs/old", "runs/same", "--k", "3"], "k is for a comparison with seeds"),
         (["runs/old", "runs/other"], "no layer has the same name in both"),

@@ -36,7 +36,7 @@ def test_other_data_sets_below_the_root_are_passed_over(hub_root: tuple[Path, Im
 def test_two_folders_below_the_root_are_ambiguous(hub_root: tuple[Path, Images]) -> None:
     root = hub_root[0]
     shutil.copytree(root, root.parent / "copy")
-    with pytest.raises(DataError, match=r"in more than one folder: say by data\.root which of .*copy, .*hub"):
+    with pytest.raises(DataError, match=r"in more than one folder: choose one with data\.root: .*copy, .*hub"):
         module(root.parent).prepare_data()
 
 
@@ -84,7 +84,7 @@ def test_source_that_may_not_be_read(hub_root: tuple[Path, Images], monkeypatch:
 
 
 def test_validation_larger_than_the_data(hub_root: tuple[Path, Images]) -> None:
-    with pytest.raises(DataError, match=r"data\.val_size=20 leaves none of 20 training images"):
+    with pytest.raises(DataError, match=r"data\.val_size=20 leaves none of the 20 training images"):
         CIFAR100(hub_root[0], val_size=20).setup()
 
 

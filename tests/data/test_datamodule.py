@@ -134,7 +134,7 @@ class Broken(Synthetic):
         ({"test_images": torch.zeros(7, 8, 8, 1, dtype=torch.uint8)}, "7 test images must be uint8"),
         ({"train_labels": torch.zeros(53, dtype=torch.long)}, "53 train images must be uint8"),
         ({"test_labels": torch.zeros(0, dtype=torch.long)}, "the test set is empty"),
-        ({}, "data.val_size=54 leaves none of 54 training images"),
+        ({}, "data.val_size=54 leaves none of the 54 training images"),
     ],
 )
 def test_data_that_does_not_fit_the_arguments_is_refused(parts: dict[str, Tensor], message: str) -> None:

@@ -151,7 +151,7 @@ def test_shares_of_the_ranks_make_the_global_batch(world_size: int) -> None:
 
 
 def test_a_batch_too_small_for_the_ranks_is_refused() -> None:
-    with pytest.raises(ValueError, match="83 images in batches of 10 make a batch of 3: too few for 4 processes"):
+    with pytest.raises(ValueError, match="83 images in batches of 10 leave a batch of 3: too few for 4 processes"):
         make(world_size=4)
     with pytest.raises(ValueError, match="too few for 2 processes"):
         make(batch_size=1, world_size=2)

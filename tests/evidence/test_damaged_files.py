@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sppbench.__main__ import main
+from sppbench.study.report.plotly_conversion import Chart
 from tests.fabricate.claims import LEARNING, inspection
 from tests.fabricate.histories import ffnn_layers, write_gains, write_signals
 from tests.fabricate.runs import SEEDS, write_run
@@ -60,11 +61,17 @@ DAMAGES: dict[str, tuple[Damage, bool]] = {
 SAID = {"metrics.csv is cut short", "metrics.csv is emptied", "metrics.csv is no text", "spp.parquet is junk"}
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole")
     for seed in SEEDS[:2]:
-        recorded(tmp_path / "table1", seed)
-    return tmp_path / "table1"
+        recorded(path, seed)
+    return path
+
+
+@pytest.fixture
+def sweep(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "table1")
 
 
 def recorded(sweep: Path, seed: int) -> Path:
@@ -93,14 +100,18 @@ def test_no_command_ends_with_a_traceback(
             assert out.startswith("C1 ")
 
 
-def test_figures_and_report_are_made_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_and_report_are_made_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each run with a damage of its own; one is whole, and one has lost its gains."""
+    monkeypatch.setattr("sppbench.study.report.page.paper", lambda drawing: "data:,")  # these take most of the time
+    monkeypatch.setattr("sppbench.study.report.page.chart", lambda drawing: Chart("", 0, ""))
     runs = {seed: recorded(tmp_path / "table1", seed) for seed in SEEDS}
     DAMAGES["git is a text"][0](runs[868])
     DAMAGES["metrics.csv with a BOM"][0](runs[67])
     DAMAGES["spp.parquet is junk"][0](runs[472])
     shutil.rmtree(runs[362] / "batchnorm.parquet")
-    gone = f"{runs[362] / 'batchnorm.parquet'} is gone"
+    gone = f"{runs[362] / 'batchnorm.parquet'} is missing"
     for command in (["figures", str(tmp_path)], ["report", str(tmp_path), "--output", str(tmp_path / "report.html")]):
         assert main(command) == 0
         out, err = capsys.readouterr()

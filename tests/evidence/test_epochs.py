@@ -85,5 +85,7 @@ def test_the_history_of_another_configuration(tmp_path: Path) -> None:
     assert len(spp_epochs(run))
     write_run(tmp_path, "ffnn_bn", 0.001, 868, 20.0, steps=STEPS, config_hash="ba9876543210")
     for read in READERS.values():
-        with pytest.raises(HistoryError, match="of the configuration 0123456789ab, and the result beside it of ba98"):
+        with pytest.raises(
+            HistoryError, match="belongs to configuration 0123456789ab, and the result beside it to ba98"
+        ):
             read(run)

@@ -132,7 +132,7 @@ def test_a_result_of_another_configuration_is_damaged(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("max_epochs: 20", "max_epochs: 2"))
     evidence = read_evidence(tmp_path)
     assert evidence.runs == ()
-    assert "result.json: it is of the configuration" in evidence.problems[0]
+    assert "result.json: it belongs to configuration" in evidence.problems[0]
 
 
 def test_kept_results_are_of_their_configurations() -> None:
@@ -180,13 +180,13 @@ def test_what_is_damaged_is_named_and_stops_nothing(tmp_path: Path) -> None:
     for column, value in (("acsm", "x"), ("epoch", "x"), ("epoch", 0.5), ("layer", 1), ("signal", None)):
         whole.assign(**{column: [value]}).to_parquet(good / "spp_epochs.parquet")
         (run,) = read_evidence(tmp_path).runs
-        with pytest.raises(EvidenceError, match=f"its column {column} has values of another type"):
+        with pytest.raises(EvidenceError, match=f"its column {column} has values of the wrong type"):
             run.signals()
     for column, value in (("batches", "x"), ("signal", "x")):
         whole.assign(**{column: [value]}).to_parquet(good / "spp_epochs.parquet")
         (run,) = read_evidence(tmp_path).runs
         with pytest.raises(
-            EvidenceError, match=rf"spp_epochs\.parquet is damaged: its column {column} has other values"
+            EvidenceError, match=rf"spp_epochs\.parquet is damaged: its column {column} has values other than"
         ):
             run.signals()
     whole.to_parquet(good / "spp_epochs.parquet")
@@ -200,10 +200,10 @@ def test_what_is_damaged_is_named_and_stops_nothing(tmp_path: Path) -> None:
     (run,) = read_evidence(tmp_path).runs
     with pytest.raises(EvidenceError, match="damaged"):
         run.signals()
-    with pytest.raises(EvidenceError, match="was not inspected"):
+    with pytest.raises(EvidenceError, match="has not been inspected"):
         _ = run.inspection
     (good / "inspection.json").write_text(json.dumps([1]))
-    with pytest.raises(EvidenceError, match="no keys and values"):
+    with pytest.raises(EvidenceError, match="not a mapping of keys to values"):
         _ = run.inspection
     (good / "metrics.csv").unlink()
     with pytest.raises(EvidenceError, match=r"cannot read .*metrics\.csv"):
@@ -232,7 +232,7 @@ def test_signals_that_are_lost_are_said_by_file(tmp_path: Path, capsys: pytest.C
     path = write_run(tmp_path / "recorded", "ffnn_bn", 0.001, 868, 24.0, overrides=("spp=every_step",))
     write_run(tmp_path / "unrecorded", "ffnn_bn", 0.001, 868, 24.0, overrides=("spp=none",))
     write_run(tmp_path / "unfinished", "ffnn_bn", 0.001, 868, status=None)
-    assert read_evidence(tmp_path).lost == (f"{path / 'spp.parquet'} is gone: the run recorded signals",)
+    assert read_evidence(tmp_path).lost == (f"{path / 'spp.parquet'} is missing, although the run recorded signals",)
     main(["figures", str(tmp_path)])
     assert str(path / "spp.parquet") in capsys.readouterr().out
     write_signals(path, _values)

@@ -302,7 +302,7 @@ def train_on(run: Path) -> None:
         (flip_a_bit, "last.ckpt is damaged (checksum"),
         (cut_short, "last.ckpt is damaged"),
         (take_another_net, "do not fit the net of config.yaml"),
-        (train_on, "its checkpoint is of step 9, its result of step 6"),
+        (train_on, "its checkpoint is from step 9, its result from step 6"),
         (lambda run: torch.save([1], run / "last.ckpt"), "last.ckpt is damaged"),
         (lambda run: (run / "config.yaml").unlink(), "config.yaml"),
         (lambda run: (run / "config.yaml").write_text("a: ["), "while parsing"),

@@ -49,7 +49,7 @@ def test_gains_that_are_gone(
     assert whole.lost == []
     (run / name).unlink() if compact else shutil.rmtree(run / name)
     (lacking,) = read_evidence(tmp_path).runs
-    line = f"{run / name} is gone: the run recorded gains of batch normalizations"
+    line = f"{run / name} is missing, although the run recorded gains of batch normalizations"
     assert lacking.lost == ([line] if missed else [])
 
 
@@ -75,7 +75,7 @@ def test_the_commands_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ):
         assert main(command) == status
         said = "".join(capsys.readouterr()).replace("\\", "")  # Markdown escapes
-        assert said.count(f"{run / 'batchnorm.parquet'} is gone") == 1, command
+        assert said.count(f"{run / 'batchnorm.parquet'} is missing") == 1, command
 
 
 def test_keep_says_what_was_not_inspected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

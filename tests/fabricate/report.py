@@ -48,7 +48,7 @@ def make_curve(
 
 
 def profiles(name: str, layers: int) -> Drawing:
-    """Three rows and two columns of panels, a curve an epoch: as Figures 3 to 5."""
+    """Three rows and two columns of panels, a curve per epoch: as Figures 3 to 5."""
     random = np.random.default_rng(layers)
     panels, frames = [], []
     for row, signal in enumerate(("activations", "weights", "gradients")):

@@ -58,7 +58,7 @@ def test_a_signal_that_dies_is_named_and_drawn(here: Path, capsys: pytest.Captur
     assert main(["look", "own_nets_of_a_test.Faint"]) == 1
     out = capsys.readouterr().out
     assert "Faint: 3,332 parameters, 25 layers" in out
-    assert "called once with noise of the shape (8, 16); loss: cross-entropy, random classes" in out
+    assert "called once with noise of shape (8, 16); loss: cross-entropy, random classes" in out
     assert "\n- vanishing: " in out
     folder = here / "outputs" / "look" / "own_nets_of_a_test.Faint"
     assert f"Written: {folder.relative_to(here)}/signals.png" in out
@@ -93,8 +93,8 @@ def test_a_seed_gives_the_same_numbers_and_leaves_no_trace(here: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet18"], "'resnet18' names no net; give timm:NAME"),
-        (["keras:x"], "'keras' is no library that is known here"),
+        (["resnet18"], "'resnet18' is not the name of a net; give timm:NAME"),
+        (["keras:x"], "'keras' is not a library that sppbench knows"),
         (["torchvision:resnet17"], "torchvision has no 'resnet17'; there are: resnet18"),
         (["hf:nowhere"], "nowhere does not exist"),
         (["sppbench:ffn"], "sppbench has no 'ffn'; there are: ffnn"),
@@ -102,13 +102,13 @@ def test_a_seed_gives_the_same_numbers_and_leaves_no_trace(here: Path, capsys: p
         (["own_nets_of_a_test.nothing"], "own_nets_of_a_test has no 'nothing'"),
         (["own_nets_of_a_test.number"], "own_nets_of_a_test.number is an int: give a class, a function or a net"),
         (["own_nets_of_a_test.Needs"], "missing 1 required positional argument: 'width'"),
-        (["own_nets_of_a_test.Wrong"], "what own_nets_of_a_test.Wrong takes is not known: give the shape"),
+        (["own_nets_of_a_test.Wrong"], "the input shape of own_nets_of_a_test.Wrong is not known: give the shape"),
         (["own_nets_of_a_test.Wrong", "--input", "3"], "own_nets_of_a_test.py:18"),
         (
             ["own_nets_of_a_test.healthy", "--input", "5,8,8"],
-            "cannot be called with a tensor of the shape (8, 5,",
+            "cannot be called with a tensor of shape (8, 5,",
         ),
-        (["own_nets_of_a_test.Faint", "--images", "."], "takes no images"),
+        (["own_nets_of_a_test.Faint", "--images", "."], "is not known to take images"),
         (["own_nets_of_a_test.healthy", "--images", "none"], "none is not a directory"),
         (["own_nets_of_a_test.healthy", "--images", "."], "there is no image in ."),
         (["own_nets_of_a_test.Faint", "--device", "abc"], "--device=abc: "),

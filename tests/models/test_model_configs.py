@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from sppbench.evidence.inspection import SAFE_TARGETS
 from sppbench.models import CNN, FFNN, EfficientNet, MPScale, MPSum, Scale, Sum, UNEfficientNet
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -138,3 +139,8 @@ def test_more_overrides() -> None:
 def test_data_decides_shapes(name: str) -> None:
     net = instantiate(_compose(name, in_channels=1, image_size=28, num_classes=10).model)
     assert net(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_of_every_net_can_be_inspected(name: str) -> None:
+    assert _compose(name).model["_target_"] in SAFE_TARGETS

@@ -29,9 +29,9 @@ def test_every_value_says_what_it_is_also_those_that_are_inherited() -> None:
     assert isinstance(config, dict)
     choices = {"model": "sn_efficientnet_mp", "data": "cifar100", "optimizer": "adam", "trainer": "default"}
     lines = list(values(config, {**choices, "spp": "every_step", "sweeps": None}, FOLDER))
-    assert "model.dropout: 0.2                            # before the classifier" in lines
+    assert "model.dropout: 0.2                            # dropout probability before the classifier" in lines
     assert any(re.match(r"model\.activation: SELU +# a class of torch\.nn", line) for line in lines)
-    assert any(re.match(r"logger\.wandb\.project: sppbench +# of W&B", line) for line in lines)
+    assert any(re.match(r"logger\.wandb\.project: sppbench +# project in W&B", line) for line in lines)
     silent = {line.partition(":")[0] for line in lines if "  # " not in line}
     assert not silent
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sppbench.files import replacing
 from sppbench.run import run_directory
 from sppbench.run.results import FINAL
 from sppbench.run.run_directory import Owner, RunDirectory, RunDirectoryError, config_hash, flatten, identity
@@ -115,14 +116,14 @@ def test_overwrite_removes_what_was_there(tmp_path: Path) -> None:
 def test_foreign_files_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     run = RunDirectory(tmp_path, CONFIG)
-    with pytest.raises(RunDirectoryError, match=r"holds 'thesis\.tex', but no run"):
+    with pytest.raises(RunDirectoryError, match=r"holds 'thesis\.tex', but not a run"):
         run.completed()
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_configuration_of_something_else_is_no_run_s(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: mine\n")
-    with pytest.raises(RunDirectoryError, match=r"holds 'config\.yaml', which is no run's: choose another"):
+    with pytest.raises(RunDirectoryError, match=r"holds 'config\.yaml', which is not that of a run: choose another"):
         RunDirectory(tmp_path, changed(overwrite=True)).completed()
 
 
@@ -131,7 +132,7 @@ def test_a_configuration_of_something_else_is_no_run_s(tmp_path: Path) -> None:
 def test_without_a_configuration_nothing_is_a_run_s(name: str, overwrite: bool, tmp_path: Path) -> None:
     """Not even by its name: it may be a user's, or a data set, or weights of another configuration."""
     (tmp_path / name).write_text("mine")
-    with pytest.raises(RunDirectoryError, match=rf"holds '{name}', but no run, which has a config\.yaml"):
+    with pytest.raises(RunDirectoryError, match=rf"holds '{name}', but not a run, which would have a config\.yaml"):
         RunDirectory(tmp_path, changed(overwrite=overwrite)).completed()
     assert (tmp_path / name).read_text() == "mine"
 
@@ -212,7 +213,7 @@ def test_a_result_of_another_configuration_is_refused(tmp_path: Path) -> None:
     finished(tmp_path / "run", CONFIG)
     finished(tmp_path / "other", changed(model__depth=9))
     (tmp_path / "run" / "result.json").write_bytes((tmp_path / "other" / "result.json").read_bytes())
-    with pytest.raises(RunDirectoryError, match=r"result\.json is of another configuration"):
+    with pytest.raises(RunDirectoryError, match=r"result\.json belongs to another configuration"):
         RunDirectory(tmp_path / "run", CONFIG).completed()
 
 
@@ -239,7 +240,7 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_the_config_yaml_of_something_else_is_not_a_run_s(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "config.yaml").write_text("title: my thesis")
     (tmp_path / "src").mkdir()
-    with pytest.raises(RunDirectoryError, match="which is no run"):
+    with pytest.raises(RunDirectoryError, match="which is not that of a run"):
         RunDirectory(tmp_path, changed(overwrite=overwrite)).completed()
 
 
@@ -252,7 +253,11 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_what_a_crash_leaves_before_the_run_began_is_in_nobody_s_way(tmp_path: Path) -> None:
-    for name in (".lock", ".run_id", ".config.yaml.tmp"):
+    for name in ("config.yaml", ".owner", ".run_id"):
+        with replacing(tmp_path / name) as temporary:
+            pass
+        (tmp_path / name).rename(temporary)  # another process, too, may be about to write it
+    for name in (".lock", ".run_id"):
         (tmp_path / name).touch()
     run = RunDirectory(tmp_path, CONFIG)
     assert run.completed() is None

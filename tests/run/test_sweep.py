@@ -41,6 +41,8 @@ from sppbench.run.sweep import (
 )
 from sppbench.study.table.cells import read_table
 from sppbench.train import main
+from tests.conftest import FFNN, SMALL
+from tests.run.forked_sweeps import in_fork, kill_five_times, two_at_once
 from tests.test_train import at_step, crash, metrics, same_weights, send, weights
 
 Command = Callable[..., int]
@@ -126,7 +128,7 @@ def test_a_stopped_sweep_goes_on(command: Command, capfd: Output, monkeypatch: p
     with monkeypatch.context() as stopped:
         at_step(stopped, 10, send(signal.SIGINT))  # the second step of the second cell
         assert command("-m", "seed=1,2,3") == 130
-    assert "interrupted; the same command goes on from here" in capfd.readouterr().err
+    assert "interrupted; the same command continues from here" in capfd.readouterr().err
     assert statuses(seeds(1, 2)) == ["completed", "interrupted"]
     assert not seeds(3)[0].exists()
     assert command("-m", "seed=1,2,3") == 0
@@ -190,12 +192,19 @@ def sweeper() -> Any:
     return Plugins.instance().class_name_to_class["hydra_plugins.sppbench_sweeper.SppbenchSweeper"]
 
 
+WHOLE: dict[tuple[str, ...], list[SweepCell]] = {}  # sweeps of the repository: a second each
+
+
 def cells_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[SweepCell]:
     """The cells of a command line, which is not run."""
+    if arguments in WHOLE:
+        return WHOLE[arguments]
     found: list[SweepCell] = []
     monkeypatch.setattr(sweeper(), "_run", lambda self, cells: found.extend(cells))
     monkeypatch.setattr(sys, "argv", ["sppbench.train", "-m", *arguments])
     main()
+    if all(argument.startswith("sweeps=") for argument in arguments):
+        WHOLE[arguments] = found
     return found
 
 
@@ -543,7 +552,7 @@ def test_kinds_of_which_none_has_finished_are_measured(
     assert captured.out.splitlines()[-1] == "estimated time: unknown, as no cell has finished yet"
     assert command("-m", "model.depth=1", "seed=1,2", "sweeps.dry_run=true") == 0
     assert capfd.readouterr().out.splitlines()[-1] == (
-        "estimated time: 0:03:20, one cell after the other, by a few steps of ffnn that were measured just now"
+        "estimated time: 0:03:20, one cell after another, from a few steps of ffnn measured just now"
     )
     assert not Path("outputs").exists()
 
@@ -552,8 +561,8 @@ def test_measured_kinds_do_not_take_the_time_of_others() -> None:
     looks = [fabricated(1, "completed", 10), fabricated(2, "missing"), fabricated(1, "missing", 0, "bn")]
     assert set(unfinished_kinds(looks)) == {"bn"}
     assert seconds_left(looks, {"bn": 70}) == (80, 0)
-    how = "by a few steps of bn that were measured just now and by the cells that have finished"
-    assert dry_run("x", looks, {"bn": 70}).endswith(f"0:01:20, one cell after the other, {how}")
+    how = "from a few steps of bn measured just now and from the cells that have finished"
+    assert dry_run("x", looks, {"bn": 70}).endswith(f"0:01:20, one cell after another, {how}")
 
 
 def test_lines_about_a_sweep() -> None:
@@ -577,109 +586,26 @@ def test_cells_are_looked_at_without_changing_them(tmp_path: Path) -> None:
         distinct([cell, SweepCell((), cell.config | {"seed": 2})])
 
 
-# Everything that only takes time, once: what follows is forked from it.
-STABLE = """
-import os, random, signal, sys, time
-import torch, lightning, pandas, pyarrow, matplotlib.pyplot
-import sppbench.run.assembly, sppbench.run.callbacks, sppbench.run.classifier, sppbench.data, sppbench.models
-import sppbench.spp.callback, sppbench.spp.plots.panels, sppbench.train
-
-torch.set_num_threads(1)
-run = sppbench.train._run
-
-def noting(parts, directory, resume):
-    with open("begun.txt", "a") as file:
-        file.write(f"{os.getpid()} {directory.path} {resume}\\n")
-    return run(parts, directory, resume)
-
-sppbench.train._run = noting
-
-def start(*arguments):
-    pid = os.fork()
-    if pid == 0:
-        os.setpgid(0, 0)
-        sys.argv = ["sppbench.train", "-m", *sys.argv[1:], *arguments]
-        status = 1
-        try:
-            sppbench.train.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        finally:
-            os._exit(status)
-    return pid
-
-def wait(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-def assert_(value):
-    if not value:
-        sys.exit(f"assertion failed: {value!r}")
-"""
-
-
-def forked(tmp_path: Path, code: str, *arguments: str) -> None:
-    from tests.conftest import FFNN, SMALL
-
-    subprocess.run(
-        [sys.executable, "-c", STABLE + code, *SMALL, *FFNN, *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=280,
-    )
-
-
-def test_a_sweep_that_is_killed_ten_times_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_five_times_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     from sppbench.spp.history.reader import read_history
 
-    code = """
-began = time.monotonic()
-assert_(wait(start("sweeps.name=whole")) == 0)
-cell = (time.monotonic() - began) / 4
-random.seed(0)
-killed = 0
-for attempt in range(10):
-    lines = len(open("begun.txt").readlines())
-    pid = start("sweeps.name=killed")
-    ended = lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    while len(open("begun.txt").readlines()) == lines and not ended():
-        time.sleep(0.01)
-    time.sleep(random.uniform(0, 0.8) * cell)
-    os.kill(pid, signal.SIGKILL)
-    killed += wait(pid) == -signal.SIGKILL
-assert_(killed >= 8)
-assert_(wait(start("sweeps.name=killed")) == 0)
-"""
-    forked(
-        tmp_path,
-        code,
-        "data.train_size=120",
-        "seed=1,2",
-        "optimizer.lr=0.001,0.01",
-        "trainer.max_epochs=5",
-        "spp.epochs=[]",
-    )
+    arguments = ("data.train_size=120", "seed=1,2", "trainer.max_epochs=5", "spp.epochs=[]")
+    in_fork(tmp_path, kill_five_times, *SMALL, *FFNN, *arguments)
     begun = [line.split() for line in (tmp_path / "begun.txt").read_text().splitlines()]
     assert any(line[1].startswith("outputs/killed") and line[2] == "True" for line in begun), "nothing was resumed"
-    for lr in (0.001, 0.01):
-        for seed in (1, 2):
-            whole, killed = (tmp_path / f"outputs/{name}/ffnn/lr={lr}/seed={seed}" for name in ("whole", "killed"))
-            assert metrics(whole) == metrics(killed)
-            assert same_weights(weights(whole), weights(killed))
-            assert read_history(whole / "spp.parquet").equals(read_history(killed / "spp.parquet"))
-            left, right = read_result(whole / "result.json"), read_result(killed / "result.json")
-            assert (left.test, left.val, left.steps, left.config_hash) == (
-                (right.test, right.val, right.steps, right.config_hash)
-            )
+    for seed in (1, 2):
+        whole, killed = (tmp_path / f"outputs/{name}/ffnn/lr=0.001/seed={seed}" for name in ("whole", "killed"))
+        assert metrics(whole) == metrics(killed)
+        assert same_weights(weights(whole), weights(killed))
+        assert read_history(whole / "spp.parquet").equals(read_history(killed / "spp.parquet"))
+        left, right = read_result(whole / "result.json"), read_result(killed / "result.json")
+        assert (left.test, left.val, left.steps, left.config_hash) == (
+            (right.test, right.val, right.steps, right.config_hash)
+        )
 
 
 def test_two_sweeps_share_the_work(tmp_path: Path) -> None:
-    code = """
-pids = [start(), start()]
-assert_([wait(pid) for pid in pids] == [0, 0])
-"""
-    forked(tmp_path, code, "seed=1,2,3,4,5,6", "spp=none", "data.train_size=200")
+    in_fork(tmp_path, two_at_once, *SMALL, *FFNN, "seed=1,2,3,4,5,6", "spp=none", "data.train_size=200")
     begun = [line.split() for line in (tmp_path / "begun.txt").read_text().splitlines()]
     assert Counter(line[1] for line in begun) == {str(cell): 1 for cell in seeds(1, 2, 3, 4, 5, 6)}
     assert len({line[0] for line in begun}) == 2, "one of them did all"

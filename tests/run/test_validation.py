@@ -70,7 +70,7 @@ def test_other_names_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("key", OWN_TRAINER_KEYS)
 def test_keys_that_would_be_ignored_are_refused(key: str) -> None:
-    with pytest.raises(UsageError, match=rf"^trainer\.{key} cannot be chosen"):
+    with pytest.raises(UsageError, match=rf"^trainer\.{key} cannot be set"):
         check_values(CONFIG | {"trainer": {key: None}})
 
 

@@ -358,7 +358,7 @@ def test_what_is_refused_when_training_begins(tmp_path: Path) -> None:
         ({"flush_every_n_steps": None}, "flush_every_n_steps must be an integer of at least 1; got None"),
         ({"layers": 5}, "layers must be a list; got 5"),
         ({"layers": ["0", 5]}, "layers must be of type str or type; got 5"),
-        ({"layers": []}, "layers names none; null (None) stands for all leaves"),
+        ({"layers": []}, "layers must name at least one; null (None) stands for all leaves"),
         ({"signals": None}, "signals must be a list; got None"),
         (
             {"signals": "grad"},
@@ -411,7 +411,8 @@ def test_another_run_in_the_same_folder_leaves_the_first_one_alone(
     fit(tmp_path, SPPCallback(), validate=False, module=Module({0: 2.0}), max_epochs=1)
     [warning] = log_of(caplog)
     assert warning == (
-        f"{tmp_path / 'spp.parquet'} is not of this run and stays: this run records in {tmp_path / 'spp-2.parquet'}"
+        f"{tmp_path / 'spp.parquet'} belongs to another run and stays as it is: this run records in "
+        f"{tmp_path / 'spp-2.parquet'}"
     )
     assert {file: file.read_bytes() for file in before} == before
     first, second = (read_history(tmp_path / name) for name in ("spp.parquet", "spp-2.parquet"))
@@ -622,7 +623,9 @@ def test_a_logger_that_fails_to_take_figures_is_named_once(
     trainer = fit(tmp_path, SPPCallback(directory=tmp_path), logger=board)
     assert trainer.global_step == 6
     [warning] = log_of(caplog)
-    assert warning.startswith(f"TensorBoardLogger did not take {tmp_path / 'spp_epoch=0.png'} (ConnectionError: the s")
+    assert warning.startswith(
+        f"TensorBoardLogger did not accept {tmp_path / 'spp_epoch=0.png'} (ConnectionError: the s"
+    )
     assert len(list(tmp_path.glob("*.png"))) == 6
 
 
@@ -794,6 +797,7 @@ def read_wandb(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@empty_figures
 def test_an_offline_wandb_run_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 

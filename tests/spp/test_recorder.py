@@ -200,7 +200,7 @@ def test_the_history_of_another_run_stays(tmp_path: Path, caplog: pytest.LogCapt
     assert_same(read_history(tmp_path / "spp.parquet"), recorded(STEPS))
     assert_same(read_history(tmp_path / "spp-2.parquet"), recorded(STEPS))
     [warning] = warnings_of(caplog)
-    assert "is not of this run and stays" in warning
+    assert "belongs to another run and stays" in warning
 
 
 def test_after_an_exception_the_steps_are_there(tmp_path: Path) -> None:
@@ -260,9 +260,7 @@ def test_what_is_wrong_is_said_once_at_the_end_of_an_epoch(
         monkeypatch.setattr("sppbench.spp.recording.diagnose", lambda *arguments, **options: full_disk())
         loop.train(recorder, 2)
         assert recorder.end_epoch()
-        assert warnings_of(caplog)[1:] == [
-            "what is wrong in epoch 2 was not looked for (OSError: [Errno 28] No space left on device)"
-        ]
+        assert warnings_of(caplog)[1:] == ["epoch 2 was not diagnosed (OSError: [Errno 28] No space left on device)"]
 
 
 def test_a_directory_that_cannot_be_made_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -291,7 +289,7 @@ def test_steps_that_a_full_disk_does_not_take_are_written_later(
     assert_same(read_history(tmp_path / "spp.parquet"), recorded(4))
     assert read_batchnorm(tmp_path / "batchnorm.parquet")["step"].tolist() == list(range(4))
     [warning] = warnings_of(caplog)
-    assert "the steps until 1 could not be written" in warning
+    assert "the steps up to 1 could not be written" in warning
     assert "No space left on device" in warning
 
 
@@ -312,7 +310,7 @@ def test_a_disk_that_stays_full_ends_the_history_only(
         assert len(recorder._recording._pending) == 0
     first, last = warnings_of(caplog)
     assert "up to 1000 recorded steps are kept" in first
-    assert last.startswith(f"{tmp_path / 'spp.parquet'} ends, as its steps could not be written")
+    assert last.startswith(f"{tmp_path / 'spp.parquet'} ends here, because its steps could not be written")
     assert read_history(tmp_path / "spp.parquet")["step"].max() == 99
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
         nargs="+",
         default=[],
         metavar="RUN",
-        help="more runs of A, with other seeds: B then departs where it is not one more of them",
+        help="more runs of A, with other seeds: B then differs where it falls outside their spread",
     )
     parser.add_argument(
         "--map",
@@ -32,26 +32,28 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
         action="append",
         default=[],
         metavar="OLD=NEW",
-        help="layers that begin with OLD in A begin with NEW in B, such as layers=model.blocks; may be repeated",
+        help="names that begin with OLD in A begin with NEW in B, as in layers=model.blocks; may be repeated",
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="to what the coarser run rounds; by default what its history says, which does not know TF32",
+        help="to what the coarser run rounds (default: as its history says, which cannot show TF32)",
     )
     parser.add_argument(
         "--tolerance",
         type=_positive,
         metavar="X",
-        help="largest relative difference that is none, instead of what rounding explains; not with --seeds",
+        help="largest relative difference that still counts as equal, instead of what rounding explains; not with "
+        "--seeds",
     )
     parser.add_argument(
         "--k",
         type=_positive,
         metavar="K",
-        help="how many standard deviations between seeds are none (default: a quantile, of level 1 %%); with --seeds",
+        help="how many standard deviations between seeds still count as equal (default: a quantile at level 1 %%); "
+        "with --seeds",
     )
-    parser.add_argument("--output", type=path, metavar="DIR", help="write compare.png and compare.txt into DIR")
+    parser.add_argument("--output", type=path, metavar="DIR", help="write compare.png and compare.txt to DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:

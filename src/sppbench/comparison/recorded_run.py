@@ -28,12 +28,12 @@ def read_run(path: Path) -> tuple[pd.DataFrame, list[str]]:
     except (HistoryError, OSError, ValueError) as error:
         raise UserError(str(error)) from error
     others = sorted(other.name for other in found.parent.glob("spp-*.parquet")) if found.parent == path else []
-    return frame, [f"{path} also holds {', '.join(others)}, of another run: not compared"] if others else []
+    return frame, [f"{path} also holds {', '.join(others)} of another run: not compared"] if others else []
 
 
 def _find(path: Path) -> Path:
     if not path.exists():
-        raise UserError(f"there is no run {path}")
+        raise UserError(f"there is no run at {path}")
     if path.is_file() or any(path.glob("steps-*.parquet")):
         return path
     for name in ("spp.parquet", _EPOCHS):

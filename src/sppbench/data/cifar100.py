@@ -110,7 +110,9 @@ def _find(root: Path) -> _Source | None:
     folders = sorted(item for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
     found = {folder: source for folder in folders if (source := _find_in(folder, below=True))}
     if len(found) > 1:
-        raise DataError(f"CIFAR-100 is in more than one folder: say by data.root which of {', '.join(map(str, found))}")
+        raise DataError(
+            f"CIFAR-100 is in more than one folder: choose one with data.root: {', '.join(map(str, found))}"
+        )
     return next(iter(found.values()), None)
 
 
@@ -186,7 +188,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _nothing_found(root: Path, reason: str) -> DataError:
     return DataError(
-        f"no CIFAR-100 in {root}, and {reason}. Ways out:\n"
+        f"no CIFAR-100 in {root}, and {reason}. What you can do:\n"
         "- put its Parquet files in Hub layout (train-*.parquet, test-*.parquet) in data.root;\n"
         f"- put torchvision's {datasets.CIFAR100.filename} in data.root;\n"
         "- or use data=digits, which needs no download."

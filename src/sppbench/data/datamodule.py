@@ -154,7 +154,7 @@ class ImageDataModule(LightningDataModule):
     def training_evaluation_dataloader(self, images: int = 10_000) -> TensorLoader:
         """Batches of the first training images, in a fixed order, without augmentation.
 
-        Not a share of them, as of the other loaders: each process of a distributed run gets all.
+        Unlike with the other loaders, each process of a distributed run gets all of them, not a share.
 
         Args:
             images: How many; fewer where the training set is smaller.
@@ -191,7 +191,9 @@ class ImageDataModule(LightningDataModule):
             if low < 0 or high >= self.num_classes:
                 raise DataError(f"{part} labels must be below data.num_classes={self.num_classes}, got {low}..{high}")
         if self.val_size >= len(images.train_labels):
-            raise DataError(f"data.val_size={self.val_size} leaves none of {len(images.train_labels)} training images")
+            raise DataError(
+                f"data.val_size={self.val_size} leaves none of the {len(images.train_labels)} training images"
+            )
 
 
 def _per_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:

@@ -64,7 +64,9 @@ def _files_of(part: str, folder: Path) -> list[Path]:
     """Return the files of a part in order, checked to be one complete set; an empty list if there are none."""
     found = {pattern: files for pattern in _patterns(part) if (files := sorted(folder.glob(pattern)))}
     if len(found) > 1:
-        raise DataError(f"the files of the {part} set in {folder} are of more than one set: {' and '.join(found)}")
+        raise DataError(
+            f"the files of the {part} set in {folder} belong to more than one data set: {' and '.join(found)}"
+        )
     for pattern, files in found.items():
         if pattern.startswith(f"{part}/") and all(file.stem.isdigit() for file in files):
             _check_numbers(files)
@@ -78,7 +80,7 @@ def _check_numbers(files: list[Path]) -> None:
     """Check that ``0000.parquet`` and so on has no gap. Their names do not say how many there should be."""
     for number, file in enumerate(files):
         if int(file.stem) != number:
-            raise DataError(f"{number:0{len(file.stem)}d}.parquet missing in {file.parent}, which has {file.name}")
+            raise DataError(f"{number:0{len(file.stem)}d}.parquet is missing from {file.parent}, which has {file.name}")
 
 
 def _check_shards(part: str, files: list[Path]) -> None:
@@ -86,16 +88,16 @@ def _check_shards(part: str, files: list[Path]) -> None:
     for file in files:
         match = _SHARD.fullmatch(file.name)
         if match is None or not file.name.startswith(f"{part}-"):
-            raise DataError(f"{file} is not named like a shard, {part}-00000-of-00001.parquet")
+            raise DataError(f"{file} is not named like a shard, such as {part}-00000-of-00001.parquet")
         numbers.append(int(match[1]))
         totals.add(int(match[2]))
     if len(totals) > 1 or len(set(numbers)) < len(numbers):
-        raise DataError(f"the {part}-*.parquet files in {files[0].parent} are of more than one set")
+        raise DataError(f"the {part}-*.parquet files in {files[0].parent} belong to more than one data set")
     total = totals.pop()
     missing = sorted(set(range(total)) - set(numbers))
     if missing or len(numbers) > total:
         names = ", ".join(f"{part}-{number:05d}-of-{total:05d}.parquet" for number in missing) or "a shard"
-        raise DataError(f"{names} missing in {files[0].parent}: {len(numbers)} of {total} files are there")
+        raise DataError(f"missing from {files[0].parent}: {names}; {len(numbers)} of {total} files are there")
 
 
 def read_shards(shards: dict[str, list[Path]]) -> Images:

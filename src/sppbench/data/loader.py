@@ -164,6 +164,6 @@ def _check(images: Tensor, labels: Tensor, batch_size: int, rank: int, world_siz
     smallest = min(batch_size, len(images), len(images) % batch_size or batch_size)
     if 0 < smallest < world_size:
         raise ValueError(
-            f"{len(images)} images in batches of {batch_size} make a batch of {smallest}: too few for {world_size} "
+            f"{len(images)} images in batches of {batch_size} leave a batch of {smallest}: too few for {world_size} "
             "processes; choose another batch size or fewer devices"
         )

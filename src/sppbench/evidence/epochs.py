@@ -1,6 +1,6 @@
 """Epoch means of what a run recorded: the compact form of its histories, a hundredth of their size.
 
-Beside ``spp.parquet`` and ``batchnorm.parquet``, with one row a step, stand their means in one file each:
+Beside ``spp.parquet`` and ``batchnorm.parquet``, with one row per step, stand their means in one file each:
 
 - ``spp_epochs.parquet``: the table that `sppbench.spp.epoch_mean` gives, once over all batches and once over full ones
   (the column ``batches``, "all" or "full"), of activations, gradients and parameters.
@@ -66,7 +66,7 @@ def batchnorm_epochs(run: Path) -> pd.DataFrame:
     """The epoch means of the backward gains, one row per (epoch, layer), with the columns of `batchnorm_epoch_mean`.
 
     Raises:
-        HistoryError: As of `spp_epochs`.
+        HistoryError: As in `spp_epochs`.
     """
     full = run / "batchnorm.parquet"
     if not full.exists():
@@ -93,8 +93,8 @@ def compare_with_result(history: Path) -> Origin | None:
     origin = check_end(history, result.steps)
     if origin is not None and origin.config_hash not in (None, result.config_hash):
         raise HistoryError(
-            f"{history} is of the configuration {origin.config_hash}, and the result beside it of "
-            f"{result.config_hash}: one of them is of another run"
+            f"{history} belongs to configuration {origin.config_hash}, and the result beside it to "
+            f"{result.config_hash}: one of them is from another run"
         )
     return origin
 
@@ -103,7 +103,7 @@ def says_batchnorm(run: Path) -> bool | None:
     """Whether gains were recorded, as the footers of a run's signals say it; None where they do not.
 
     Raises:
-        HistoryError: As of `compare_with_result`.
+        HistoryError: As in `compare_with_result`.
     """
     if (full := run / "spp.parquet").exists():
         origin = compare_with_result(full)
@@ -162,10 +162,10 @@ def _read(file: Path) -> pd.DataFrame:
         else:
             fits = kind == "i" if column in _COUNTS else kind == "f"
         if not fits:
-            raise HistoryError(f"{file} is damaged: its column {column} has values of another type")
+            raise HistoryError(f"{file} is damaged: its column {column} has values of the wrong type")
     for column, known in (("batches", _BATCHES), ("signal", SIGNALS)):
         if column in needed and not set(frame[column].unique()) <= set(known):
-            raise HistoryError(f"{file} is damaged: its column {column} has other values than {', '.join(known)}")
+            raise HistoryError(f"{file} is damaged: its column {column} has values other than {', '.join(known)}")
     floats = frame.select_dtypes("float32").columns
     return _derive(frame.astype(dict.fromkeys(floats, "float64")))
 

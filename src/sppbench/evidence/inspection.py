@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 
 _FINAL = ("completed", "diverged")
 _RESOLUTION = 2.0**-14
-# What conf/model and conf/data name; none of them runs code or writes outside of the folder of its data.
+# What conf/model and conf/data name; none of them runs code or writes outside the folder of its data.
 SAFE_TARGETS = (
-    *("sppbench.models.FFNN", "sppbench.models.EfficientNet"),
+    *("sppbench.models.FFNN", "sppbench.models.CNN", "sppbench.models.EfficientNet"),
+    *("sppbench.models.RegularizedEfficientNet", "sppbench.models.UNEfficientNet", "sppbench.models.NFEfficientNet"),
     *("sppbench.data.CIFAR100", "sppbench.data.Digits", "sppbench.data.Synthetic"),
 )
 
@@ -73,8 +74,8 @@ def inspect_run(run: Path, data_root: Path | None = None, trusted: bool = False)
 
     Args:
         run: Its directory.
-        data_root: As of `inspect`.
-        trusted: As of `inspect`.
+        data_root: As in `inspect`.
+        trusted: As in `inspect`.
 
     Raises:
         InspectionError: It cannot be inspected.
@@ -99,7 +100,7 @@ def _inspect_if_needed(run: Path, data_root: Path | None, trusted: bool) -> str:
         return "inspected already"
     content = inspect(run, data_root, trusted)
     if content["steps"] != result.steps:
-        raise ValueError(f"its checkpoint is of step {content['steps']}, its result of step {result.steps}")
+        raise ValueError(f"its checkpoint is from step {content['steps']}, its result from step {result.steps}")
     write_text(target, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return _summary(content)
 
@@ -153,7 +154,7 @@ def _refuse_other_targets(content: Any) -> None:
         target = content.get("_target_")
         if "_target_" in content and target not in SAFE_TARGETS:
             raise ValueError(
-                f"config.yaml names {target!r}, which is not of sppbench: use --trusted only if you trust it"
+                f"config.yaml names {target!r}, which is not part of sppbench: use --trusted only if you trust it"
             )
         for key, value in content.items():
             _refuse_other_targets([key, value])
@@ -161,7 +162,7 @@ def _refuse_other_targets(content: Any) -> None:
         for value in content:
             _refuse_other_targets(value)
     elif isinstance(content, str) and "${" in content:
-        raise ValueError(f"config.yaml holds the interpolation {content!r}: if you trust it, --trusted")
+        raise ValueError(f"config.yaml holds the interpolation {content!r}: use --trusted only if you trust it")
 
 
 def _read_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:

@@ -25,7 +25,7 @@ def has_gains(run: Path) -> bool:
 
 
 def lost_histories(run: Path, recorded: frozenset[str]) -> list[str]:
-    """What is lost of the histories of a run that came to its end, a line each with the file.
+    """What is lost of the histories of a run that came to its end, one line each with the file.
 
     Full histories must be whole and of this run. Gains are missed where the signals beside them say that there were
     some; where these say nothing, as in earlier versions, if they show a batch normalization and the run was to record
@@ -37,7 +37,7 @@ def lost_histories(run: Path, recorded: frozenset[str]) -> list[str]:
     """
     lines = []
     if "signals" in recorded and not has_signals(run):
-        lines.append(f"{run / 'spp.parquet'} is gone: the run recorded signals")
+        lines.append(f"{run / 'spp.parquet'} is missing, although the run recorded signals")
     for name in ("spp.parquet", "batchnorm.parquet"):
         try:
             if (run / name).exists():
@@ -46,7 +46,7 @@ def lost_histories(run: Path, recorded: frozenset[str]) -> list[str]:
             lines.append(str(error))
     if has_signals(run) and not has_gains(run) and _recorded_gains(run, "gains" in recorded):
         name = "batchnorm.parquet" if (run / "spp.parquet").exists() else BATCHNORM_FILE
-        lines.append(f"{run / name} is gone: the run recorded gains of batch normalizations")
+        lines.append(f"{run / name} is missing, although the run recorded gains of batch normalizations")
     return lines
 
 

@@ -31,7 +31,7 @@ class Profiles:
     Attributes:
         table: A row per (seed, epoch, layer), sorted by seed and epoch, layers in order of execution, with columns of
             logarithms, all of them finite.
-        problems: Which runs were left out and why, a line each.
+        problems: Which runs were left out and why, one line each.
     """
 
     table: pd.DataFrame
@@ -177,7 +177,7 @@ def _alike(
         except EvidenceError as error:
             problems.append(f"left out: {error}")
     _, odd = unusual({seed: tuple(zip(frame["epoch"], frame["layer"], strict=True)) for seed, frame in frames.items()})
-    problems += [f"left out: {model}, seed {seed}, has other {what} than the other seeds" for seed in odd]
+    problems += [f"left out: {model}, seed {seed}, does not have the same {what} as the other seeds" for seed in odd]
     return [frame for seed, frame in frames.items() if seed not in odd], problems
 
 

@@ -180,7 +180,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv: a row an epoch, with losses and accuracies.
+        """metrics.csv: a row per epoch, with losses and accuracies.
 
         Raises:
             EvidenceError: It is missing or damaged.
@@ -203,9 +203,9 @@ class Run:
         try:
             content = json.loads(read_text(file))
             if not isinstance(content, dict):
-                raise ValueError("it holds no keys and values")
+                raise ValueError("it is not a mapping of keys to values")
         except FileNotFoundError as error:
-            raise EvidenceError(f"{self.path} was not inspected (sppbench inspect)") from error
+            raise EvidenceError(f"{self.path} has not been inspected (run sppbench inspect)") from error
         except (OSError, ValueError, RecursionError) as error:
             raise EvidenceError(f"cannot read {file}: {error}") from error
         return content
@@ -221,7 +221,7 @@ def read_run(path: Path) -> Run:
     """
     config_file, result_file = path / "config.yaml", path / "result.json"
     if not config_file.exists():
-        raise EvidenceError(f"{path} has a result.json but no config.yaml: its configuration cannot be known")
+        raise EvidenceError(f"{path} has a result.json but no config.yaml: its configuration is unknown")
     try:
         config = {str(key): value for key, value in read_yaml(config_file).items()}
         model, lr, seed = str(config["name"]), float(config["optimizer"]["lr"]), int(config["seed"])
@@ -261,10 +261,10 @@ def _recorded(config: dict[str, Any]) -> frozenset[str]:
 def _check(result: Result, run: tuple[str, float, int], hash_of_config: str, file: Path) -> None:
     """Refuses a result that is whole JSON with the right fields, but cannot be true."""
     if (result.model, result.lr, result.seed) != run:
-        raise ResultError(f"cannot read {file}: it is of another run than config.yaml beside it")
+        raise ResultError(f"cannot read {file}: it belongs to another run than the config.yaml beside it")
     if result.config_hash != hash_of_config:
         raise ResultError(
-            f"cannot read {file}: it is of the configuration {result.config_hash}, and config.yaml beside it is "
+            f"cannot read {file}: it belongs to configuration {result.config_hash}, and config.yaml beside it is "
             f"{hash_of_config}"
         )
     if result.status in ("failed", "interrupted", "stopped_early"):

@@ -18,7 +18,7 @@ class Evidence:
     Attributes:
         directory: Where they are.
         runs: Sorted by model, learning rate, seed and sweep.
-        problems: What could not be read, a line each.
+        problems: What could not be read, one line each.
     """
 
     directory: Path
@@ -28,7 +28,7 @@ class Evidence:
     def select(
         self, model: str, lr: float | None = None, seeds: Iterable[int] | None = None, signals: bool = False
     ) -> list[Run]:
-        """The runs of a net that came to their end, one a learning rate and seed, sorted.
+        """The runs of a net that came to their end, one per learning rate and seed, sorted.
 
         The rule for a run that is there more than once, of the same net, learning rate and seed: the one of the sweep
         `FIRST_SWEEP` counts; without it one with recorded signals, then one that was inspected, then the first by
@@ -53,7 +53,7 @@ class Evidence:
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """What runs that count have recorded and is gone or damaged, a line each; see `Run.lost`."""
+        """What runs that count have recorded and is gone or damaged, one line each; see `Run.lost`."""
         return tuple(line for run in self.runs for line in run.lost)
 
     @property

@@ -18,13 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) 
     )
     parser.add_argument("--images", type=path, metavar="DIR", help="the first images of a folder instead of noise")
     parser.add_argument(
-        "--input", type=_shape, metavar="3,32,32", help="shape of one sample, where the net's library does not say it"
+        "--input", type=_shape, metavar="3,32,32", help="shape of one sample, if the net's library does not give it"
     )
     parser.add_argument("--batch", type=_at_least(2), default=8, metavar="N", help="samples (default: %(default)s)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="of weights and noise (default: 0)")
-    parser.add_argument("--device", default="cpu", help="where it is called, such as cuda (default: %(default)s)")
     parser.add_argument(
-        "--output", type=path, metavar="OUT", help="where the figure and the table go (default: outputs/look/<net>)"
+        "--seed", type=_at_least(0), default=0, metavar="N", help="seed of the weights and of the noise (default: 0)"
+    )
+    parser.add_argument("--device", default="cpu", help="device to run it on, such as cuda (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=path, metavar="OUT", help="folder for the figure and the table (default: outputs/look/<net>)"
     )
 
 

@@ -29,7 +29,9 @@ def noise(net: Net, batch: int, shape: tuple[int, ...] | None = None) -> Tensor:
     tokens = net.tokens or (first.num_embeddings if isinstance(first, nn.Embedding) else None)
     shape = shape or net.shape or _guess(first)
     if shape is None:
-        raise LookError(f"what {net.name} takes is not known: give the shape of one sample, as --input 3,32,32")
+        raise LookError(
+            f"the input shape of {net.name} is not known: give the shape of one sample, as in --input 3,32,32"
+        )
     return torch.randint(tokens, (batch, *shape)) if tokens else torch.randn(batch, *shape)
 
 
@@ -59,7 +61,7 @@ def images(net: Net, folder: Path, batch: int, shape: tuple[int, ...] | None = N
     """
     shape = shape or net.shape or _guess(first_layer(net.module))
     if shape is None or len(shape) != 3 or shape[0] not in (1, 3):
-        raise LookError(f"{net.name} takes no images, as far as is known here: leave --images out, or give --input")
+        raise LookError(f"{net.name} is not known to take images: leave out --images, or give --input")
     if not folder.is_dir():
         raise LookError(f"--images: {folder} is not a directory")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)[:batch]

@@ -67,7 +67,7 @@ class View:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A block whose random numbers follow from a seed; outside of it they go on as if it had not been."""
+    """A block whose random numbers follow from a seed; outside it they go on as if it had not been."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -109,8 +109,8 @@ def look(net: Net, inputs: Tensor) -> View:
                 output = module(**dict.fromkeys(net.arguments, inputs)) if net.arguments else module(inputs)
         except Exception as error:
             raise LookError(
-                f"{net.name} cannot be called with a tensor of the shape {tuple(inputs.shape)}: {one_line(error)}; "
-                "the shape of one sample can be given as --input 3,32,32"
+                f"{net.name} cannot be called with a tensor of shape {tuple(inputs.shape)}: {one_line(error)}; "
+                "give the shape of one sample, as in --input 3,32,32"
             ) from error
         loss, words = loss_of(net, inputs, output)
         torch.autograd.backward(loss)

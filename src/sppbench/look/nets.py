@@ -62,9 +62,9 @@ def find_net(name: str) -> Net:
     library, colon, rest = name.partition(":")
     builders = {"timm": _timm, "torchvision": _torchvision, "hf": _transformers, "sppbench": _sppbench}
     if not colon and "." not in name:
-        raise LookError(f"{name!r} names no net; give {FORMS}")
+        raise LookError(f"{name!r} is not the name of a net; give {FORMS}")
     if colon and library not in builders:
-        raise LookError(f"{library!r} is no library that is known here; give {FORMS}")
+        raise LookError(f"{library!r} is not a library that sppbench knows; give {FORMS}")
     build: Callable[[str], Net] = builders[library] if colon else _own
     try:
         return build(rest if colon else name)
@@ -104,7 +104,7 @@ def _torchvision(name: str) -> Net:
 def _transformers(path: str) -> Net:
     file = Path(os.path.expanduser(path))  # noqa: PTH111 - unlike Path's it leaves ~nobody as it is
     if not file.exists():
-        raise LookError(f"{file} does not exist; the configuration of a net of transformers is its config.json")
+        raise LookError(f"{file} does not exist; a net from transformers is given by its config.json")
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(str(file))
@@ -149,7 +149,7 @@ def _own(path: str) -> Net:
         raise LookError(f"{path} is {_a(found)}: give a class, a function or a net")
     net = found if isinstance(found, nn.Module) else found()
     if not isinstance(net, nn.Module):
-        raise LookError(f"{path} gives {_a(net)}, which is no torch.nn.Module")
+        raise LookError(f"{path} gives {_a(net)}, which is not a torch.nn.Module")
     return Net(path, net)
 
 

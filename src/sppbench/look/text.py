@@ -35,7 +35,7 @@ def text_of(view: View, inputs: str) -> str:
     lines = [
         f"{view.name}: {view.parameters:,} parameters, {view.frame['layer'].nunique()} layers and weights recorded in "
         f"{view.seconds:.1f} s",
-        f"called once with {inputs} of the shape {view.shape}; loss: {view.loss}",
+        f"called once with {inputs} of shape {view.shape}; loss: {view.loss}",
         "",
         *_layers(table_of(view)),
         "",
@@ -68,7 +68,7 @@ def _number(value: object) -> str:
 def _theory(view: View) -> str:
     recorded, given, near = view.agreement()
     if not given:
-        return "Theory: says nothing of this net."
+        return "Theory: makes no prediction for this net."
     return (
         f"Theory: {given} of {recorded} activations; {near / given:.0%} of these were measured within {NEAR:.0%} of "
         "their expected second moment."

@@ -118,19 +118,19 @@ class NFEfficientNet(nn.Module):
     Input: images of shape (N, in_channels, H, W), 32×32 in the study. Output: logits of shape (N, num_classes). Leaves
     are registered in the order of their calls, and each is called once.
 
-    ===================================  ===============================================================================
-    part                                 source
-    ===================================  ===============================================================================
-    SELU                                 Klambauer et al. 2017: keeps mean 0 and variance 1
-    weights of one σ (`ScaledConv2d`)    Karras et al. 2024: equal relative steps in all layers
-    `standardize`                        Brock et al. 2021 a; 1×1 convolutions and the stem, not depthwise ones
-    `weight_gain`, `bias`                Salimans & Kingma 2016; batch normalization has both, its absence neither
-    `calibrate`                          Mishkin & Matas 2016, by channel, on noise of a spectrum of 1/f, no data
-    `beta`, `branch_gain`: x + g·f(x/β)  Brock et al. 2021 a; g from 0.5, not 0: Adam moves it 0.001 a step
-    `gate_scale`                         Brock et al. 2021 b
-    `stochastic_depth`                   Huang et al. 2016: linear in depth
-    `dropout`                            before the classifier, as in EfficientNet
-    ===================================  ===============================================================================
+    =========================================  ============================================================
+    part                                       source
+    =========================================  ============================================================
+    SELU                                       Klambauer et al. 2017: keeps mean 0 and variance 1
+    weights of one σ (`ScaledConv2d`)          Karras et al. 2024: equal relative steps in all layers
+    `standardize`                              Brock et al. 2021 a; 1×1 convolutions and the stem, not depthwise ones
+    `weight_gain`, `bias`                      Salimans & Kingma 2016; batch normalization has both, its absence neither
+    `calibrate`                                Mishkin & Matas 2016, by channel, on noise of a spectrum of 1/f, no data
+    `beta`, `branch_gain`: x + g·f(x/β)        Brock et al. 2021 a; g from 0.5, not 0: Adam moves it 0.001 a step
+    `gate_scale`                               Brock et al. 2021 b
+    `stochastic_depth`                         Huang et al. 2016: linear in depth
+    `dropout`                                  before the classifier, as in EfficientNet
+    =========================================  ============================================================
 
     With all parts off (`standardize`, `weight_gain`, `bias`, `calibrate`, `beta` False, `branch_gain` None,
     `gate_scale` 1, no stochastic depth) it computes what `sn_efficientnet_nomp` does, but with raw weights of one σ.
@@ -141,11 +141,11 @@ class NFEfficientNet(nn.Module):
     Args:
         in_channels: channels of the images.
         num_classes: number of logits.
-        activation: as of `EfficientNet`; the theory of β is for SELU.
+        activation: as in `EfficientNet`; the theory of β is for SELU.
         sigma: σ of the raw weights, above 0: a step of Adam moves each layer by lr/σ.
         depthwise_sigma: that of the depthwise convolutions; None is `sigma`.
         standardize: whether 1×1 convolutions and the stem standardize their weights.
-        weight_gain: whether convolutions outside of squeeze-and-excitation have a gain by channel.
+        weight_gain: whether convolutions outside squeeze-and-excitation have a gain by channel.
         bias: whether they have a bias by channel.
         calibrate: whether gains and biases, where there are both, are set by noise, see `set_gains_and_biases`; else
             they are 1 and 0.

@@ -18,7 +18,7 @@ class RegularizedEfficientNet(EfficientNet):
     Args:
         in_channels: channels of the images.
         num_classes: number of logits.
-        weight_std: standard deviation of the initial weights of the convolutions outside of squeeze-and-excitation,
+        weight_std: standard deviation of the initial weights of the convolutions outside squeeze-and-excitation,
             above 0. Before batch normalization the scale of weights does not matter to what they compute, but
             lr / `weight_std` is the share by which a step of Adam changes them. None: He's by fan_out, as in the study.
         stochastic_depth: probability with which the last block's branch is left out for a sample in training (Huang et

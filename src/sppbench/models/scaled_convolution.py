@@ -19,7 +19,7 @@ class ScaledConv2d(Conv2d):
     LeCun's own initialization this share is lr · √fan_in: from 0.4 % for 16 inputs to 3 % for 1,152, at lr 0.001.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, groups: As of ``nn.Conv2d``; padding keeps the size.
+        in_channels, out_channels, kernel_size, stride, groups: As in ``nn.Conv2d``; padding keeps the size.
         sigma: σ, the standard deviation of the raw weights, above 0.
         standardize: Whether the raw weights of each output are taken relative to their own mean and standard deviation
             (Qiao et al. 2019; scaled: Brock et al. 2021 a): the weight is then gain · ŵ / √fan_in. As before

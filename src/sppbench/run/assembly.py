@@ -249,4 +249,4 @@ def _prepare_wandb(node: DictConfig) -> None:
         except WandbUsageError:
             known = False
         if not known:
-            raise UsageError("W&B cannot go online: no API key is known (wandb login), or WANDB_MODE forbids it")
+            raise UsageError("W&B cannot go online: there is no API key (run wandb login), or WANDB_MODE forbids it")

@@ -47,7 +47,7 @@ def check_checkpoint(run: RunDirectory) -> Saved:
     content = _read(run.checkpoint)
     mark = content.get(KEY)
     if mark is None:
-        log.warning(f"{run.checkpoint} does not say which run it is of; it is taken for this one's")
+        log.warning(f"{run.checkpoint} does not say which run it belongs to; it is taken for this run's")
     else:
         ours = mark_of(run)
         if mark["config_hash"] != ours["config_hash"]:
@@ -68,11 +68,11 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"checksum of {damaged} does not match")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not {"global_step", "epoch", "callbacks"} <= content.keys():
-            raise ValueError("it is not one of a training")
+            raise ValueError("it is not a training checkpoint")
     except Exception as error:
         raise UsageError(
             f"checkpoint {path} is damaged ({one_line(error)}): "
-            "put a whole one in its place, or begin anew with overwrite=true"
+            "replace it with an intact one, or start over with overwrite=true"
         ) from error
     return content
 
@@ -80,5 +80,5 @@ def _read(path: Path) -> dict[str, Any]:
 def _foreign(run: RunDirectory, how: str) -> UsageError:
     return UsageError(
         f"checkpoint {run.checkpoint} is another run's, which {how}: "
-        "put this run's own in its place, or begin anew with overwrite=true"
+        "replace it with this run's own, or start over with overwrite=true"
     )

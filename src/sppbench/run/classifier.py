@@ -60,7 +60,7 @@ class Classifier(LightningModule):
         return self.make_optimizer(self.net.parameters())
 
     def compile_training(self, **how: Any) -> None:
-        """Compiles the net for whole batches of training, and for nothing else; ``mode`` or ``options`` as of
+        """Compiles the net for whole batches of training, and for nothing else; ``mode`` or ``options`` as in
         ``torch.compile``.
 
         The last batch of an epoch, if it is smaller, validation and test would each take a graph of its own, a minute

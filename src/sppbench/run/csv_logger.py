@@ -1,4 +1,4 @@
-"""The project's own Lightning logger: metrics.csv, one row an epoch, which a resumed run continues."""
+"""The project's own Lightning logger: metrics.csv, one row per epoch, which a resumed run continues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class CSVLogger(Logger):
-    """Writes ``epoch, step`` and one column a metric, one row an epoch and a last one for the test.
+    """Writes ``epoch, step`` and one column per metric, one row per epoch and a last one for the test.
 
     Lightning's own ``CSVLogger`` deletes the rows of a run that is resumed. This one rewrites the file as a whole, by
     an atomic rename, after each epoch; values of single steps (``*_step``) are left to the other loggers.
@@ -53,7 +53,7 @@ class CSVLogger(Logger):
         """
         if not self._path.exists():
             if epochs > 0:
-                log.warning(f"{self._path} is gone: it will lack the epochs before step {step}")
+                log.warning(f"{self._path} is gone: the new one will lack the epochs before step {step}")
             return
         try:
             with self._path.open(newline="", encoding="utf-8") as file:

@@ -27,7 +27,7 @@ def _help(*, _root_: DictConfig) -> str:
     choices: Any = OmegaConf.to_container(_root_.hydra.runtime.choices)
     config: Any = OmegaConf.to_container(OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"]))
     lines = ["== Groups (group=option) ==", "", *groups(config_directory())]
-    lines += ["", "== Values (key=value; those of the groups as chosen) ==", ""]
+    lines += ["", "== Values (key=value), with the groups as chosen ==", ""]
     lines += values(config, choices, config_directory())
     return "\n".join(lines).replace("$", "$$")  # Hydra takes it for a template
 

@@ -53,7 +53,7 @@ _FIGURE = re.compile(r"spp(_gradient)?_epoch=\d+\.png")
 # What describes all attempts at a run.
 _RECORDS = ("train.log", "wandb", "tensorboard", ".run_id")
 # There may be these where no run has begun yet: what a crash left just before that, and the lock.
-_HARMLESS = frozenset({".lock", ".owner", ".run_id", ".config.yaml.tmp", ".owner.tmp", ".run_id.tmp"})
+_HARMLESS = frozenset({".lock", ".owner", ".run_id", ".config.yaml.tmp", "..owner.tmp", "..run_id.tmp"})
 
 
 class RunDirectoryError(UserError):
@@ -147,8 +147,8 @@ class RunDirectory:
         result = read_result(self.result_file) if self.result_file.exists() else None
         if result is not None and result.config_hash != config_hash(saved):
             raise RunDirectoryError(
-                f"{self.result_file} is of another configuration than config.yaml beside it: "
-                "put the run's own in its place, or replace it with overwrite=true"
+                f"{self.result_file} belongs to another configuration than the config.yaml beside it: "
+                "restore the run's own, or start over with overwrite=true"
             )
         return result if result is not None and result.status in FINAL else None
 
@@ -281,7 +281,8 @@ class RunDirectory:
             raise self._no_run(found[0])
 
     def _no_run(self, found: str) -> RunDirectoryError:
-        why = "which is no run's" if found == self.config_file.name else "but no run, which has a config.yaml"
+        is_config = found == self.config_file.name
+        why = "which is not that of a run" if is_config else "but not a run, which would have a config.yaml"
         return RunDirectoryError(f"{self.path} holds {found!r}, {why}: choose another output_dir")
 
     def _refuse_other_configuration(self, saved: dict[str, Any]) -> None:
@@ -289,8 +290,8 @@ class RunDirectory:
         if differing := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
             listed = ", ".join(f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in differing)
             raise RunDirectoryError(
-                f"{self.config_file} is of a run with another configuration: {listed}. "
-                "Choose another name= or output_dir=, or replace it with overwrite=true"
+                f"{self.config_file} belongs to a run with another configuration: {listed}. "
+                "Choose another name= or output_dir=, or replace the run with overwrite=true"
             )
 
     def _saved_config(self) -> dict[str, Any]:
@@ -303,7 +304,7 @@ class RunDirectory:
                 return {}
             reason = str(error).removeprefix(f"cannot read {self.config_file}: ")
             raise RunDirectoryError(
-                f"{self.config_file} is damaged ({reason}): put a whole one in its place, or remove {self.path}"
+                f"{self.config_file} is damaged ({reason}): replace it with an intact one, or remove {self.path}"
             ) from None
 
 

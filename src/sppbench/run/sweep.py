@@ -250,7 +250,7 @@ def unfinished_kinds(looks: Sequence[Look]) -> dict[str, SweepCell]:
 
 
 def dry_run(name: str, looks: Sequence[Look], measured: Mapping[str, float] = MappingProxyType({})) -> str:
-    """What the sweep would do now: a line a cell, the numbers of each state, and the time it would take.
+    """What the sweep would do now: a line per cell, the numbers of each state, and the time it would take.
 
     Args:
         name: Of the sweep.
@@ -267,10 +267,10 @@ def dry_run(name: str, looks: Sequence[Look], measured: Mapping[str, float] = Ma
     if unknown:
         lines.append("estimated time: unknown, as no cell has finished yet")
     else:
-        how = [f"by a few steps of {', '.join(measured)} that were measured just now"] if measured else []
+        how = [f"from a few steps of {', '.join(measured)} measured just now"] if measured else []
         if counts["completed"]:
-            how.append("by the cells that have finished")
-        lines.append(f"estimated time: {as_time(seconds)}, one cell after the other, {' and '.join(how)}")
+            how.append("from the cells that have finished")
+        lines.append(f"estimated time: {as_time(seconds)}, one cell after another, {' and '.join(how)}")
     return "\n".join(lines)
 
 

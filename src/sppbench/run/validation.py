@@ -53,7 +53,7 @@ def _check_name(name: str) -> None:
     """It is one or several folders of the output directory."""
     parts = name.split("/")
     if not name.isprintable() or {"", ".", ".."} & {*parts}:
-        raise UsageError(f"name must be the name of a folder, got {name!r}")
+        raise UsageError(f"name must be a folder name, got {name!r}")
     if max(len(part.encode()) for part in parts) > _NAME_BYTES:
         raise UsageError(f"name must have at most {_NAME_BYTES} bytes, got {name[:20]!r}… of {len(name)} characters")
 
@@ -61,8 +61,8 @@ def _check_name(name: str) -> None:
 def _check_trainer(trainer: dict[str, Any]) -> None:
     for key in OWN_TRAINER_KEYS:
         if key in trainer:
-            instead = "choose loggers by logger=" if key == "logger" else "remove it"
-            raise UsageError(f"trainer.{key} cannot be chosen, as every run sets it itself: {instead}")
+            instead = "choose loggers with logger=" if key == "logger" else "remove it"
+            raise UsageError(f"trainer.{key} cannot be set, because every run sets it itself: {instead}")
     for stage, verb in (("train", "train on"), ("test", "test")):
         if trainer.get(f"limit_{stage}_batches") == 0:
             raise UsageError(f"trainer.limit_{stage}_batches=0 leaves nothing to {verb}")

@@ -37,17 +37,17 @@ _IN_CHECKPOINT = "sppbench.spp"
 class SPPCallback(Callback):
     """Records signal propagation through any LightningModule while it trains.
 
-    In ``directory`` it leaves ``spp.parquet``, the history of every recorded step (see ``read_history``), of a net with
-    batch normalization also ``batchnorm.parquet``, the backward gains of these layers and their factors (see
-    ``read_batchnorm``), and at the end of the chosen epochs the figures ``spp_epoch=<e>.png`` and
-    ``spp_gradient_epoch=<e>.png``; at the end of training ``spp_heatmap_activation.png`` and
+    It writes to ``directory``: ``spp.parquet``, the history of every recorded step (see ``read_history``); for a net
+    with batch normalization also ``batchnorm.parquet``, the backward gains of these layers and their factors (see
+    ``read_batchnorm``); at the end of the chosen epochs the figures ``spp_epoch=<e>.png`` and
+    ``spp_gradient_epoch=<e>.png``; and at the end of training ``spp_heatmap_activation.png`` and
     ``spp_heatmap_gradient.png``. The same figures go to W&B (as images) and to TensorBoard under ``spp/panels``,
     ``spp/gradients``, ``spp/heatmap_activation`` and ``spp/heatmap_gradient``.
 
-    Logged once an epoch, through all loggers, of the epoch's means (``sppbench.spp.history.health.summarize``):
+    Once an epoch it logs, through all loggers, from the epoch's means (``sppbench.spp.history.health.summarize``):
     ``spp/activation_gain``, ``spp/gradient_gain``, ``spp/activation_max``, ``spp/activation_max_depth``,
-    ``spp/activation_min``, ``spp/activation_min_depth``, the same four of ``gradient``, ``spp/dead_layers`` and
-    ``spp/nonfinite_layers``; of a net with batch normalization (``summarize_batchnorm``) also ``batchnorm/gain``, its
+    ``spp/activation_min``, ``spp/activation_min_depth``, the same four for ``gradient``, ``spp/dead_layers`` and
+    ``spp/nonfinite_layers``; for a net with batch normalization (``summarize_batchnorm``) also ``batchnorm/gain``, its
     factors ``batchnorm/gamma_squared``, ``batchnorm/inverse_variance`` and ``batchnorm/projection``, and
     ``batchnorm/gain_max``, ``batchnorm/gain_max_depth``, ``batchnorm/gain_min``, ``batchnorm/gain_min_depth``. It warns
     once, naming layer and step, when a signal dies, explodes or is not finite, and at the end of an epoch of all else
@@ -57,28 +57,29 @@ class SPPCallback(Callback):
     of the optimizer steps before it, so where a batch makes several of them (manual optimization) not every number
     occurs. Gradients are those of the unscaled loss, also under fp16 with a scaler. Statistics stay on the device until
     they are fetched and written; the state is complete on disk whenever a checkpoint is written, so a resumed run
-    continues without gap or double. With several processes the first one writes. With ``fast_dev_run`` nothing is
+    continues without gaps or duplicates. With several processes the first one writes. With ``fast_dev_run`` nothing is
     written.
 
-    A history that is in the directory already, and is not this run's, stays: this run then records in
-    ``spp-2.parquet`` and ``batchnorm-2.parquet``, and its figures begin with ``spp-2`` (or with 3, and so on). A run
-    that is resumed from a checkpoint goes on with its own history; if it now has another directory, with a copy of it.
-    If steps of it are lost, it warns once and goes on, and whoever reads the history across the gap gets an error.
-    Steps that cannot be written (a full disk) and figures that cannot be drawn are warnings, too.
+    A history of another run that is already in the directory stays as it is: this run then records in ``spp-2.parquet``
+    and ``batchnorm-2.parquet``, and its figures begin with ``spp-2`` (or with 3, and so on). A run that is resumed from
+    a checkpoint continues its own history; in another directory, a copy of it. If steps are missing from it, it warns
+    once and goes on, and reading the history across the gap is an error. Steps that cannot be written (a full disk) and
+    figures that cannot be drawn are warnings, too.
 
     Args:
-        every_n_steps: Record each n-th step. Or a function ``step -> bool``, the same in all processes.
-        layers, signals: As of ``SignalProbe``.
-        module: Attribute of the LightningModule that is looked into; the whole of it by default.
-        epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is. By default after
-            1, 2, 4, 8, ... epochs.
+        every_n_steps: Record every n-th step. Or a function ``step -> bool`` that chooses the steps, the same in all
+            processes.
+        layers, signals: As in ``SignalProbe``.
+        module: Attribute of the LightningModule to record; by default the whole of it.
+        epochs: Epochs, counted from 0, after which figures are drawn; the last one always is among them. By default
+            after 1, 2, 4, 8, ... epochs.
         convention: None: figures show the second moment. ``definition`` or ``study``: they show its two parts, ACSM and
             ACV, as they are defined or as the study has them; see ``plot_spp``.
-        flush_every_n_steps: After how many recorded steps they are fetched and written.
-        directory: Where files go, made if there is none; ``~`` is the home directory. By default ``trainer.log_dir``,
-            that of the first logger, and without one ``trainer.default_root_dir``.
+        flush_every_n_steps: Number of recorded steps after which they are fetched and written.
+        directory: Where files go, created if missing; ``~`` is the home directory. By default ``trainer.log_dir``, that
+            of the first logger, and without one ``trainer.default_root_dir``.
         batchnorm: Whether the gains of batch normalizations are recorded.
-        run_id: Names the run in its history; by default a random one, which checkpoints keep. A run with the id of the
+        run_id: Names the run in its history; by default a random id, which checkpoints keep. A run with the id of the
             history in the directory starts that anew, unless it is resumed.
         config_hash: Names the run's configuration in its history.
         start, stop: Record only steps from ``start`` on, and before ``stop``.

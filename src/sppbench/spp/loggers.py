@@ -116,8 +116,8 @@ class RunLoggers:
                 if logger.name not in self._failed:
                     self._failed.add(logger.name)
                     log.warning(
-                        f"{logger.name} did not take {what} ({one_line(error)}); {then}what {logger.name} does not "
-                        "take later is not named"
+                        f"{logger.name} did not accept {what} ({one_line(error)}); {then}"
+                        f"further failures of {logger.name} are not reported"
                     )
 
 

@@ -2,7 +2,7 @@
 
 Both follow from the layer's name and the names of the blocks (see `sppbench.spp.probe.blocks`): with the blocks
 ``layers.0`` and ``layers.1`` the layer ``layers.1.attention.query`` is in block 1 and has the role ``attention.query``.
-The role of a block itself is ``.``; a layer outside of all blocks has the block -1 and its own name as its role.
+The role of a block itself is ``.``; a layer outside all blocks has the block -1 and its own name as its role.
 """
 
 from __future__ import annotations

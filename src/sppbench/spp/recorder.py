@@ -28,29 +28,29 @@ class Recorder:
     Call :meth:`step` after each step of the optimizer (the parts of an accumulated batch count as one), and
     :meth:`end_epoch` after each epoch, if there are any. In ``directory`` it leaves what ``SPPCallback`` leaves: the
     histories ``spp.parquet`` and ``batchnorm.parquet`` (see ``read_history``, ``read_batchnorm``), and figures. A
-    history that is there already, and is not this run's, stays; this run then records in ``spp-2.parquet``.
+    history of another run that is already there stays as it is; this run then records in ``spp-2.parquet``.
 
     It warns once when a signal dies, explodes or is not finite, and at the end of an epoch of all else that `diagnose`
     finds in its means.
 
-    When the ``with`` block ends, what waits is written and the last figures are drawn; after an exception only the
-    former. Steps that cannot be written (a full disk) and figures that cannot be drawn are warnings: recording never
-    ends a run, and changes no bit of it. In a process group of ``torch.distributed`` every process makes a recorder and
-    calls it alike, and the first one writes.
+    When the ``with`` block ends, pending steps are written and the last figures are drawn; after an exception, only the
+    steps are written. Steps that cannot be written (a full disk) and figures that cannot be drawn are warnings:
+    recording never ends a run, and does not change a bit of it. In a process group of ``torch.distributed`` every
+    process makes a recorder and calls it in the same way, and the first one writes.
 
     **To resume**, keep :meth:`state_dict` in the checkpoint, and give it to :meth:`load_state_dict` before the first
     step; ``accelerator.register_for_checkpointing(recorder)`` does both. The run then goes on with its history without
-    gap or double.
+    gaps or duplicates.
 
     Args:
         model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside. The
             recorder must be made before a compiled model is first called.
-        directory: Where files go, made if there is none; ``~`` is the home directory.
+        directory: Where files go, created if missing; ``~`` is the home directory.
         scaler: The ``GradScaler`` that multiplies the loss, if there is one. Call :meth:`step` after its ``update``.
         loggers: W&B runs and TensorBoard writers (``SummaryWriter``) that are given the scalars of :meth:`end_epoch`
             and the figures, ``spp/panels``, ``spp/gradients``, ``spp/heatmap_activation``, ``spp/heatmap_gradient``.
         options: ``every_n_steps``, ``start``, ``stop``, ``layers``, ``signals``, ``epochs``, ``convention``,
-            ``flush_every_n_steps``, ``batchnorm``, ``run_id``, ``config_hash`` and ``log_layers``, as of
+            ``flush_every_n_steps``, ``batchnorm``, ``run_id``, ``config_hash`` and ``log_layers``, as in
             ``SPPCallback``.
 
     Attributes:
@@ -156,7 +156,7 @@ class Recorder:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where a checkpoint was made.
+        """Continues from where a checkpoint was made.
 
         Args:
             state: What :meth:`state_dict` returned.
@@ -172,7 +172,7 @@ class Recorder:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Writes what waits, draws the last figures, and removes the probes from the model."""
+        """Writes pending steps, draws the last figures, and removes the probes from the model."""
         if self._begun:
             if self._recording.epoch_start != self._recording.steps_done:  # an epoch that nobody ended
                 self.end_epoch()

@@ -214,11 +214,13 @@ class Recording:
         if not self._warned:
             self._warned = True
             log.warning(
-                f"the steps until {self.steps_done - 1} could not be written to {path} ({one_line(error)}). The run "
-                f"goes on; up to {_KEPT} recorded steps are kept and tried again"
+                f"the steps up to {self.steps_done - 1} could not be written to {path} ({one_line(error)}). The run "
+                f"goes on; up to {_KEPT} recorded steps are kept, and writing them is tried again"
             )
         if max(len(self._pending), len(self._batchnorm_pending)) >= _KEPT:
-            log.warning(f"{path} ends, as its steps could not be written ({one_line(error)}); the run goes on")
+            log.warning(
+                f"{path} ends here, because its steps could not be written ({one_line(error)}); the run goes on"
+            )
             self.history, self._pending, self._batchnorm_pending = None, [], []
 
     # -- at the end of an epoch, and of training ----------------------------------------------------------------------
@@ -241,7 +243,7 @@ class Recording:
         try:
             return self._end_epoch(is_last)
         except Exception as error:  # a disk that cannot be read
-            log.warning(f"the means of epoch {self.epoch} were not formed ({one_line(error)})")
+            log.warning(f"the means of epoch {self.epoch} were not computed ({one_line(error)})")
             return {}
 
     def _end_epoch(self, is_last: bool) -> dict[str, float]:
@@ -268,7 +270,7 @@ class Recording:
         try:
             findings = diagnose(pd.concat(self._means.values()), self._model, batchnorm=gains)
         except Exception as error:  # of any kind: a net that says of itself what is not so
-            log.warning(f"what is wrong in epoch {self.epoch} was not looked for ({one_line(error)})")
+            log.warning(f"epoch {self.epoch} was not diagnosed ({one_line(error)})")
             return
         for one in findings:
             if one.kind not in WATCHED and (one.kind, one.signal, one.layer) not in self._told:

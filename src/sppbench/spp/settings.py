@@ -35,16 +35,17 @@ class Settings:
     """What is recorded of a training, checked as far as it can be without a net.
 
     Args:
-        every_n_steps: Record each n-th step. Or a function ``step -> bool``, the same in all processes.
+        every_n_steps: Record every n-th step. Or a function ``step -> bool`` that chooses the steps, the same in all
+            processes.
         start, stop: Record only steps from ``start`` on, and before ``stop``.
-        layers, signals: As of ``SignalProbe``.
-        epochs: At the end of which epochs, counted from 0, figures are drawn; the last one always is. By default after
-            1, 2, 4, 8, ... epochs.
+        layers, signals: As in ``SignalProbe``.
+        epochs: Epochs, counted from 0, after which figures are drawn; the last one always is among them. By default
+            after 1, 2, 4, 8, ... epochs.
         convention: None: figures show the second moment. ``definition`` or ``study``: they show its two parts, ACSM and
             ACV, as they are defined or as the study has them; see ``plot_spp``.
-        flush_every_n_steps: After how many recorded steps they are fetched and written.
+        flush_every_n_steps: Number of recorded steps after which they are fetched and written.
         batchnorm: Whether the gains of batch normalizations are recorded.
-        run_id: Names the run in its history; by default a random one, which checkpoints keep. A run with the id of the
+        run_id: Names the run in its history; by default a random id, which checkpoints keep. A run with the id of the
             history in the directory starts that anew, unless it is resumed.
         config_hash: Names the run's configuration in its history.
         log_layers: Names or globs of layers whose second moments go to W&B and TensorBoard, too.

@@ -33,7 +33,7 @@ def test_the_same_numbers_are_identical_and_rounding_is_not() -> None:
     assert compare(a, a.sample(frac=1, random_state=0)).verdict == "identical"
     found = compare(a, a.assign(acv=a["acv"] * (1 + 3e-7)))
     assert (found.verdict, bool(found), found.departures) == ("the same", True, ())
-    assert "no difference stays beyond rounding to float32" in str(found)
+    assert "no lasting difference exceeds rounding to float32" in str(found)
 
 
 @pytest.mark.parametrize("name", ["mean", "nonfinite", "absmax", "zeros"])
@@ -85,7 +85,7 @@ def test_departures_are_in_order() -> None:
 def test_an_outlier_of_one_step_is_no_departure() -> None:
     found = compare(built(), built(where((1, "stem", "activation"), (4, "head", "gradient"))))
     assert (found.verdict, found.alone) == ("the same", 2)
-    assert "2 values are beyond it for a single step: not counted" in str(found)
+    assert "2 values are beyond this for a single step only: not counted" in str(found)
     assert first(compare(built(), built(where((3, "stem", "gradient"), (4, "stem", "gradient")))))[0] == 3
 
 
@@ -150,16 +150,16 @@ def test_options_that_are_wrong(options: dict[str, Any], words: str) -> None:
 def test_another_initialization_is_said_first() -> None:
     text = str(compare(built(), built(lambda step, depth, signal: 1 + depth)))
     assert text.splitlines()[1].strip() == (
-        "the weights differ already in step 0, the first that both have, at 3 of 4 layers (blocks.0, blocks.1, head): "
-        "another initialization, or seed"
+        "the weights already differ in step 0, the first that both have, at 3 of 4 layers (blocks.0, blocks.1, head): "
+        "another initialization or seed"
     )
 
 
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ("stem", "the weights are equal in step 0, the first that both have: so the data are others, or the first"),
-        ("head", "what comes just before agrees: blocks.1 (ReLU, activation)"),
+        ("stem", "the weights are equal in step 0, the first that both have: so the data differ, or the first"),
+        ("head", "what was computed just before agrees: blocks.1 (ReLU, activation)"),
     ],
 )
 def test_what_it_may_come_from(layer: str, words: str) -> None:
@@ -168,20 +168,20 @@ def test_what_it_may_come_from(layer: str, words: str) -> None:
 
 def test_weights_that_were_not_recorded() -> None:
     a, b = (built(value, signals=["activation"]) for value in (one, since(0, "stem", "activation")))
-    assert "whether both began with the same weights is not known" in str(compare(a, b))
+    assert "whether both started from the same weights is not known" in str(compare(a, b))
 
 
 def test_whether_it_came_at_once_or_gradually() -> None:
-    assert "it came at once: in the step before, no difference was above 0.0%" in str(
+    assert "the difference came at once: in the step before, none was above 0.0%" in str(
         compare(built(), built(since(3, "head", "activation")))
     )
     grown = built(lambda step, depth, signal: 1 + 1e-6 * 4**step, steps=range(12))
-    assert "it came gradually, as rounding does" in str(compare(built(steps=range(12)), grown))
+    assert "the difference grew gradually, as rounding errors do" in str(compare(built(steps=range(12)), grown))
 
 
 def test_weights_that_depart_first_point_to_the_optimizer() -> None:
     found = compare(built(), built(lambda step, depth, signal: 2.0 if step >= 3 else 1.0))
-    assert "so an update since step 2 was another: the optimizer, or what is not recorded" in str(found)
+    assert "so an update since step 2 differed: in the optimizer, or in something not recorded" in str(found)
 
 
 def test_the_sizes_of_the_differences() -> None:

@@ -81,7 +81,7 @@ def test_a_port_is_matched_as_a_whole_without_the_kinds_that_only_one_has() -> N
     [
         (["s:Conv2d:4", "h:Linear", "r:ReLU:4", "q:ReLU:4"], r"l\.0 \(ReLU, 4 .*\) of a and h \(Linear, 2 .*\) of b"),
         (["s:Conv2d:4", "r:ReLU:4", "q:ReLU:4", "h:Linear", "more:Linear"], r"more \(Linear, 2 .*\) of b is the first"),
-        (["s:Embedding", "h:LayerNorm"], "no kind in common: stem"),
+        (["s:Embedding", "h:LayerNorm"], "no kind of layer in common: stem"),
     ],
 )
 def test_a_port_that_cannot_be_matched_is_an_error_that_names_the_first_layers(b: list[str], words: str) -> None:
@@ -99,7 +99,8 @@ def test_prefixes_are_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefixes", "words"), [({"nowhere": "x"}, "no layer of a begins with 'nowhere'"), ({"l.0": "l.1"}, "the same")]
+    ("prefixes", "words"),
+    [({"nowhere": "x"}, "no layer name of a begins with 'nowhere'"), ({"l.0": "l.1"}, "the same")],
 )
 def test_prefixes_that_make_no_sense(prefixes: dict[str, str], words: str) -> None:
     with pytest.raises(HistoryError, match=words):

@@ -64,7 +64,7 @@ def test_a_row_that_only_one_has_is_said_and_not_compared() -> None:
     pairing = pair(a, lacks)
     number = column(pairing, "head", "activation")
     assert pairing.b["present"][:, number].tolist() == [1, 1, 1, 0, 1, 1]
-    assert "3 values are in only one of them" in pairing.notes[0]
+    assert "3 values are in only one of the two" in pairing.notes[0]
 
 
 def test_values_are_compared_as_they_are_stored() -> None:
@@ -87,8 +87,8 @@ def test_means_over_epochs_are_compared_with_means() -> None:
     [
         (lambda frame: frame.drop(columns=["acv"]), "the history of b lacks the columns acv"),
         (lambda frame: frame[:0], "the history of b has no rows"),
-        (lambda frame: frame.assign(step=frame["step"] + 50), "no step is common: steps 50 to 55 of b, steps 0 to 5"),
-        (lambda frame: frame.assign(signal="update"), "no signal of a layer in common"),
+        (lambda frame: frame.assign(step=frame["step"] + 50), "no step in common: steps 50 to 55 of b, steps 0 to 5"),
+        (lambda frame: frame.assign(signal="update"), "no signal of any layer in common"),
     ],
 )
 def test_nothing_to_compare(change: object, words: str) -> None:
@@ -99,5 +99,7 @@ def test_nothing_to_compare(change: object, words: str) -> None:
 
 
 def test_a_seed_of_another_net() -> None:
-    with pytest.raises(HistoryError, match="seed 1 is no run of a with another seed: it lacks the activation of head"):
+    with pytest.raises(
+        HistoryError, match="seed 1 is not a run of a with another seed: it lacks the activation of head"
+    ):
         pair(built(), built(), [built(layers=LAYERS[:3])])

@@ -87,12 +87,12 @@ def test_a_dead_layer_is_blamed_on_its_weights_or_its_nonlinearity() -> None:
     found = diagnose(history(net), net)
     one = next(one for one in found if one.kind == "dead" and one.signal == "activation")
     assert (one.layer, one.number) == ("3", 0)
-    assert "the nonlinearity (ReLU) passes nothing on of 2" in one.text
-    assert "mean -1e+02" in one.text
+    assert "the nonlinearity (ReLU) passes on nothing of 2" in one.text
+    assert "mean is -1e+02" in one.text
     # Backwards: 4, without bias, gives zeros as well, at which the slope of ReLU is zero.
     one = next(one for one in found if one.kind == "dead" and one.signal == "gradient")
     assert (one.layer, one.others) == ("4", ("3", "2", "1", "0"))
-    assert "as of 5 (ReLU)" in one.text
+    assert "(here 5, ReLU)" in one.text
 
 
 def test_branches_that_begin_at_zero_are_not_dead() -> None:
@@ -119,7 +119,7 @@ def test_a_signal_that_vanishes_layer_by_layer_is_blamed_on_the_weights(act: typ
     assert one.number < one.threshold
     assert one.layer == "4"  # where a hundredth is left
     needed = 2 if act is nn.ReLU else 1
-    match = re.search(r"the scale of the weights does it, whose factor should be about ([\d.]+)$", one.text)
+    match = re.search(r"the cause is the scale of the weights, whose factor should be about ([\d.]+)$", one.text)
     assert match is not None
     assert float(match[1]) == pytest.approx(needed, rel=0.2)
     assert ("(fan-in times mean square: 0.1)" in one.text) == given
@@ -133,7 +133,7 @@ def test_a_signal_that_vanishes_by_the_nonlinearity() -> None:
     net = mlp(12, act=Shrink, gain=1.0)
     one = next(one for one in diagnose(history(net), net) if one.signal == "activation")
     assert one.kind == "vanishing"
-    assert "the nonlinearity does it" in one.text
+    assert "the nonlinearity is the cause" in one.text
 
 
 def test_a_signal_that_is_lost_at_one_layer() -> None:
@@ -143,7 +143,7 @@ def test_a_signal_that_is_lost_at_one_layer() -> None:
     one = next(one for one in diagnose(history(net, lr=0.0), net) if one.signal == "activation")
     assert (one.kind, one.layer) == ("vanishing", "2")
     assert one.number == pytest.approx(2e-10, rel=0.5)
-    assert "their scale does it" in one.text
+    assert "their scale is the cause" in one.text
     net[4].bias = nn.Parameter(torch.ones(32))  # which brings back a signal, but not what was lost
     assert ("vanishing", "2") in {(one.kind, one.layer) for one in diagnose(history(net, lr=0.0), net)}
     net[3] = nn.LayerNorm(32, eps=0)  # which sets the scale anew
@@ -330,7 +330,7 @@ def test_columns_of_earlier_versions_may_be_missing_and_others_may_not() -> None
 def test_what_cannot_be_judged_is_said() -> None:
     net = transformer()
     frame = history(net, 1, (16,))
-    assert diagnose(frame).skipped == {"residual branches, but for modules Sum": "the model is not given"}
+    assert diagnose(frame).skipped == {"residual branches other than those of Sum modules": "the model is not given"}
     assert diagnose(frame, net).skipped == {
         "residual branches of the blocks": "the outputs of the blocks are not recorded"
     }

@@ -71,7 +71,7 @@ def test_a_branch_that_begins_at_zero_is_not_dead(caplog: pytest.LogCaptureFixtu
     level, first = (found := watched(caplog, moments, together))[0]
     assert (level, first) == (
         "INFO",
-        "no signal from the first step on, as weights begin near zero (B): B, A",
+        "no signal from the first step on, because weights start near zero (B): B, A",
     )
     assert [level for level, _ in found[1:]] == ["WARNING"]
     assert found[1][1].startswith("the activation at B (layer 3, Linear) is dead in step 4: second moment 0")

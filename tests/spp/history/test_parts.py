@@ -64,7 +64,7 @@ def test_a_renamed_part_is_recognized(tmp_path: Path) -> None:
     path = write(tmp_path / "spp.parquet", 0, 4, 8, 12)
     part(path, 4).unlink()
     part(path, 8).rename(part(path, 4))
-    with pytest.raises(HistoryError, match=f"^{part(path, 4)} holds the steps 8 to 11, which is not what its name"):
+    with pytest.raises(HistoryError, match=f"^{part(path, 4)} holds steps 8 to 11, which is not what its name"):
         read_history(path)
 
 
@@ -72,7 +72,7 @@ def test_parts_of_two_runs_in_one_directory_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "spp.parquet", 0, 4, 8)
     write(tmp_path / "other", 0, 3, 8)
     part(tmp_path / "other", 3).rename(part(path, 3))
-    with pytest.raises(HistoryError, match=r"steps-0+3\.parquet holds steps that are in steps-0+\.parquet, too"):
+    with pytest.raises(HistoryError, match=r"steps-0+3\.parquet holds steps that steps-0+\.parquet also holds"):
         read_history(path)
     one = write(tmp_path / "one", 0, 4, 8, run_id="one")
     two = write(tmp_path / "two", 0, 4, 8, run_id="two")

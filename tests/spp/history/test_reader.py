@@ -154,7 +154,7 @@ def test_what_is_not_a_history_is_named(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(second).drop_columns(["acv", "samples"]), second)
     with pytest.raises(HistoryError, match=f"^{second} lacks the columns samples, acv$"):
         read_history(path)
-    with pytest.raises(HistoryError, match=f"^there is no history {tmp_path / 'missing'}$"):
+    with pytest.raises(HistoryError, match=f"^there is no history at {tmp_path / 'missing'}$"):
         read_history(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "other.parquet").write_text("")

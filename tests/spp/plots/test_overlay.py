@@ -74,7 +74,7 @@ def test_of_acsm_acv_and_second_moment_two_are_enough(ffnn: pd.DataFrame) -> Non
     first, second = plot_spp(ffnn, convention="study", expected=alone).axes[:2]
     assert np.isfinite(curve(first, LABEL)[1]).all()
     assert np.isnan(curve(second, LABEL)[1]).all()
-    with pytest.raises(ValueError, match="says nothing of the layers, signals and statistics"):
+    with pytest.raises(ValueError, match="says nothing about the layers, signals and statistics"):
         plot_spp(ffnn, expected=alone, convention="definition")
     expected_values = [11 * value_of(table, n, "activation") for n in ffnn["layer"].drop_duplicates()]
     np.testing.assert_allclose(curve(plot_spp(ffnn, expected=alone).axes[0], LABEL)[1], expected_values)
@@ -146,7 +146,7 @@ def test_expected_is_checked(ffnn: pd.DataFrame, efficientnet: pd.DataFrame) -> 
         (ffnn, table.drop(columns="source"), "lacks the columns source"),
         (ffnn, table[["layer", "signal", "source"]], "none of the columns acsm"),
         (ffnn, pd.concat([table, table]), "two values of 'Someone 2020' for the activation of flatten"),
-        (efficientnet, table[table["layer"] == "block0.linear"], "says nothing of the layers"),
+        (efficientnet, table[table["layer"] == "block0.linear"], "says nothing about the layers"),
     ]
     for frame, expected_values, message in wrong:
         for plot in (plot_spp, plot_gradient):

@@ -49,7 +49,7 @@ def test_the_departure_is_marked() -> None:
     assert marks(right) == [([3, 3], [0, 1])]
     assert marks(activations) == marks(left) == []
     title = figure.legends[0].get_title().get_text().replace("\n", " ")
-    assert title.startswith("a and b depart first in step 3 (epoch 0) at head (Linear, gradient)")
+    assert title.startswith("a and b first differ in step 3 (epoch 0) at head (Linear, gradient)")
 
 
 def test_without_a_departure_the_last_step_is_drawn_and_what_has_no_ratio_is_left_out() -> None:
@@ -87,7 +87,7 @@ def test_of_steps_that_share_a_column_the_largest_difference_is_drawn() -> None:
     drawn = cells(figure.axes[0], 0)
     assert drawn.shape == (1, 450)
     np.testing.assert_allclose(drawn[0, :3], np.log10([1, 0.1, 10]), atol=1e-6)
-    assert figure.get_supxlabel() == "each column is the largest of 2 steps"
+    assert figure.get_supxlabel() == "each column shows the largest difference in 2 steps"
 
 
 def odd(step: int, depth: int, signal: str) -> float:

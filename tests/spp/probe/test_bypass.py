@@ -149,7 +149,7 @@ def test_a_traced_child_is_one_layer() -> None:
     with SignalProbe(model, ["0", "1.1"]) as probe:
         model(X).square().mean().backward()
         probe.collect()
-    assert probe.skipped == {"1.1": "it runs inside of 1, which torch.jit has compiled"}
+    assert probe.skipped == {"1.1": "it runs inside 1, which torch.jit has compiled"}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*no layer ran")

@@ -66,7 +66,7 @@ def worker(rank: int, world: int) -> dict[str, Any]:
             found[name] = train(wrapped, probe, parts)
     compiled = seeded(Net)
     with SignalProbe(compiled, signals=SIGNALS) as probe:
-        compiled.compile(backend="aot_eager", fullgraph=True)
+        compiled.compile(backend="eager", fullgraph=True)
         found["compiled"] = train(distributed(compiled), probe, parts)
     group = dist.new_group(list(range(WORLD)))
     for name, chosen in {"group": group, "alone": None}.items():
@@ -243,7 +243,7 @@ def test_a_pipeline_stage_is_refused_in_one_line() -> None:
     class PipelineStage:
         pass
 
-    with pytest.raises(TypeError, match=r"not into a PipelineStage; give the submod of each stage a probe"):
+    with pytest.raises(TypeError, match=r"not into a PipelineStage; give each stage's submod a probe"):
         SignalProbe(PipelineStage())  # type: ignore[arg-type]
 
 

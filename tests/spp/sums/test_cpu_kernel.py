@@ -49,6 +49,20 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     kernel.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled kernel."""
+    path = tmp_path_factory.mktemp("made") / "kernel.so"
+    kernel_module._compile(kernel_module._compiler(), path)
+    return path
+
+
+@pytest.fixture
+def in_no_time(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes most of a second is done already: the kernel is compiled."""
+    monkeypatch.setattr(kernel_module, "_compile", lambda compiler, target: shutil.copy(made, target))
+
+
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     """Sets torch's number of threads for a test."""
@@ -329,8 +343,10 @@ def test_processes_that_compile_at_once_share_the_file(cache: Path) -> None:
 @needs_compiler
 @pytest.mark.parametrize("change", ["source", "flags", "compiler", "processor"])
 def test_another_source_or_machine_has_a_file_of_its_own(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str, request: pytest.FixtureRequest
 ) -> None:
+    if change != "compiler":  # the one that must really be called
+        request.getfixturevalue("in_no_time")
     assert kernel() is not None
     if change == "source":
         monkeypatch.setattr(kernel_module, "SOURCE", tmp_path / "kernel.c")
@@ -350,6 +366,7 @@ def test_another_source_or_machine_has_a_file_of_its_own(
 
 
 @needs_compiler
+@pytest.mark.usefixtures("in_no_time")
 @pytest.mark.parametrize("damage", ["truncated", "empty", "changed", "of another system"])
 def test_a_damaged_file_is_replaced(cache: Path, damage: str) -> None:
     assert kernel() is not None
@@ -372,6 +389,7 @@ def test_a_damaged_file_is_replaced(cache: Path, damage: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("in_no_time")
 def test_a_cache_that_cannot_be_written_is_done_without(cache: Path) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_text("a file where the folder should be")
@@ -380,16 +398,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache: Path) -> None:
     check(found, normal(7, 5), 1)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled kernel."""
-    path = tmp_path_factory.mktemp("made") / "kernel.so"
-    kernel_module._compile(kernel_module._compiler(), path)
-    return path
-
-
 @pytest.fixture
-def loaded(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def loaded(in_no_time: None, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The kernels that are loaded from now on; that each is private at that moment is checked."""
     paths: list[Path] = []
     load = kernel_module.ctypes.CDLL
@@ -403,11 +413,11 @@ def loaded(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return load(name)
 
     monkeypatch.setattr(kernel_module.ctypes, "CDLL", recording)
-    monkeypatch.setattr(kernel_module, "_compile", lambda compiler, target: shutil.copy(made, target))  # in no time
     return paths
 
 
 @needs_compiler
+@pytest.mark.usefixtures("in_no_time")
 def test_the_cache_is_private_whatever_the_umask(cache: Path) -> None:
     before = os.umask(0)
     try:

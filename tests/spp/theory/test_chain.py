@@ -62,7 +62,7 @@ def test_a_chain_is_asked_for_what_is_none() -> None:
     with pytest.raises(ValueError, match="two layers of kind Linear; the frame has 1"):
         expected_of_chain(frame, "he")
     chain = record(nn.Sequential(nn.Linear(8, 8), nn.Softplus(), nn.Linear(8, 8)), draw(4, 8))
-    with pytest.raises(ValueError, match="no theory by name for 1, a Softplus"):
+    with pytest.raises(ValueError, match="no named theory for 1, a Softplus"):
         expected_of_chain(chain, "he")
     with pytest.raises(ValueError, match="unknown theory 'poster'; there are he, lecun"):
         expected_of_chain(chain, "poster")  # type: ignore[arg-type]

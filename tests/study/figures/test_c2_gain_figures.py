@@ -154,7 +154,7 @@ def test_a_faulty_run_is_left_out_with_the_reason(tmp_path: Path, fault: str) ->
     (problem,) = found.problems
     reason = {
         "NaN": "the gain of block0.norm has no logarithm in epoch 7",
-        "layers": "ffnn_bn, seed 2, has other layers or epochs than the other seeds",
+        "layers": "ffnn_bn, seed 2, does not have the same layers or epochs as the other seeds",
         "damaged": "batchnorm.parquet",
     }[fault]
     assert reason in problem

@@ -236,7 +236,7 @@ OTHER = [(name.replace("block8", "last"), kind) for name, kind in ffnn_layers()]
     [
         ("NaN", "the gradient of block2.activation is nan in epoch 9"),
         ("zero", "the gradient of block2.activation is 0 in epoch 9"),
-        ("layers", "ffnn_bn, seed 2, has other layers than the other seeds"),
+        ("layers", "ffnn_bn, seed 2, does not have the same layers as the other seeds"),
         ("damaged", "seed=2/spp.parquet"),
         ("short", "has no gradients of epoch 19"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from sppbench.evidence.keep import write_compact
 from sppbench.evidence.selection import read_evidence
@@ -242,7 +244,7 @@ def test_a_run_with_other_layers_than_its_fellows_is_left_out(tmp_path: Path) ->
     for seed in (67, 472):
         write_ffnn(tmp_path, ON_500, seed, gradient(figure1))
     drawings, notes = draw(tmp_path)
-    assert f"not drawn: {odd} has 28 layers, and not the 29 that the other seeds of {ON_500} have" in notes
+    assert f"not drawn: {odd} has 28 layers, not the 29 that the other seeds of {ON_500} have" in notes
     assert "seed 67" in drawings["figure2_h500"].caption
     assert len(drawings["figure2_h500"].curves) == 29 * 3
 
@@ -289,16 +291,16 @@ def test_a_figure_that_cannot_be_drawn_is_a_note_and_the_others_are_drawn(
         return (failing if next(calls) == 0 else original)(*arguments, **keywords)
 
     monkeypatch.setattr(f"sppbench.study.figures.{module}.{fault}", first_fails)
-    for net in (OFF_100, OFF_500):
-        write_ffnn(tmp_path, net, 868, gradient(figure1))
+    write_ffnn(tmp_path, OFF_100, 868, gradient(figure1))
     drawings, notes = draw(tmp_path)
-    assert list(drawings) == ["figure1_h100_definition", "figure1_h500", "figure1_h500_definition"]
+    assert list(drawings) == ["figure1_h100_definition"]
     assert "figure1_h100 cannot be drawn: RuntimeError: latex was not found on this machine" in notes
 
 
 def test_a_figure_that_cannot_be_saved_is_a_note_and_the_others_are_written(tmp_path: Path) -> None:
     write_ffnn(tmp_path / "runs", OFF_100, 868, gradient(figure1))
-    drawings, notes = draw_figures(read_evidence(tmp_path / "runs"))
+    found, notes = draw_figures(read_evidence(tmp_path / "runs"))
+    drawings = [dataclasses.replace(drawing, figure=Figure((1, 1))) for drawing in found]  # quick to save
     drawings[0].figure.savefig = failing  # type: ignore[method-assign]
     paths, problems = write_figures(drawings, notes, [], tmp_path)
     text = "figure1_h100 cannot be drawn: RuntimeError: latex was not found on this machine"

@@ -14,6 +14,7 @@ import pytest
 from sppbench.__main__ import main
 from sppbench.study.report.content import Content
 from sppbench.study.report.page import ReportError, claim_rows, log_report, write_report
+from sppbench.study.report.plotly_conversion import Chart
 from sppbench.study.table.formats import tidy
 from tests.fabricate.histories import ffnn_layers, lose_steps, write_gains, write_signals
 from tests.fabricate.runs import write_run
@@ -78,6 +79,7 @@ def _write_ffnn(outputs: Path, model: str, seed: int, level: float = 1e-7) -> Pa
 
 def test_damage_is_said_and_stops_nothing(tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sppbench.study.report.page.paper", lambda drawing: "data:,")  # takes most of the time
+    monkeypatch.setattr("sppbench.study.report.page.chart", lambda drawing: Chart("", 0, ""))  # and this of the rest
     outputs = tmp_path / "outputs"
     for seed in (67, 868, 970):
         _write_ffnn(outputs, "ffnn_bn", seed)
@@ -95,7 +97,7 @@ def test_damage_is_said_and_stops_nothing(tmp_path: Path, say: Say, monkeypatch:
     for words in (
         "seed=472: ",
         "not finite, the first in epoch 0",
-        "seed=362 recorded 26 layers, and not 29",
+        "seed=362 recorded 26 layers, not 29",
         "ffnn_bn_noaffine/lr=0.001/seed=472",
         "cannot read",
     ):
@@ -111,6 +113,7 @@ def test_a_history_with_a_gap_is_said_and_not_averaged(
     tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sppbench.study.report.page.paper", lambda drawing: "data:,")  # takes most of the time
+    monkeypatch.setattr("sppbench.study.report.page.chart", lambda drawing: Chart("", 0, ""))  # and this of the rest
     outputs = tmp_path / "outputs"
     for seed in (67, 868, 970):
         _write_ffnn(outputs, "ffnn_bn_noaffine", seed, 2e-7)

@@ -225,7 +225,7 @@ def test_a_hole_in_a_history_is_said_and_the_run_counts(tmp_path: Path) -> None:
     assert not [text for text in notes(whole) if text.startswith("Recorded")]
     lose_steps(run)
     table = read_table(tmp_path)
-    assert note(table, "Recorded, and not there any more").endswith("(steps=)")
+    assert note(table, "Recorded, but now missing").endswith("(steps=)")
     assert str(run / "spp.parquet") in note(table, "Recorded")
     assert [cell.n for cell in table.cells if cell.runs] == [cell.n for cell in whole.cells if cell.runs] == [1]
 
@@ -273,7 +273,7 @@ def test_runs_of_other_sweeps_are_named(tmp_path: Path) -> None:
         f"Run in another sweep, too (these do not count): {', '.join(f'figures/{place}' for place in places)}."
     ]
     assert found["figures"] == [
-        "Run in another sweep, too (for claims and report it is these that count): "
+        "Run in another sweep, too (for the claims and the report, these count): "
         f"{', '.join(f'table1/{place}' for place in places)}."
     ]
 
@@ -308,7 +308,7 @@ def test_runs_on_other_data_are_compared_with_nothing(tmp_path: Path) -> None:
     assert len(table.cells) == 1
     assert (cell(table, "sn_efficientnet_mp").published, cell(table, "sn_efficientnet_mp").verdict) == (None, None)
     reason = note(table, "Not compared with the published values")
-    assert "data._target_ is 'sppbench.data.Digits' and not 'sppbench.data.CIFAR100'" in reason
+    assert "data._target_ is 'sppbench.data.Digits', not 'sppbench.data.CIFAR100'" in reason
     assert "data.batch_size is 128 and not 512" in reason
     assert "optimizer" not in reason
     assert "sn_efficientnet_mp" not in reason, "it is not about this net"
@@ -322,7 +322,7 @@ def test_a_changed_net_is_not_the_published_one(tmp_path: Path) -> None:
     assert cell(table).verdict == "reproduced"
     assert cell(table, "sn_efficientnet_mp").verdict is None
     assert table.cell("sn_efficientnet_mp", 0.1) is None
-    assert note(table, "Not compared").endswith(": sn_efficientnet_mp: model.mp_weight is 0.3 and not 0.5.")
+    assert note(table, "Not compared").endswith(": sn_efficientnet_mp: model.mp_weight is 0.3, not 0.5.")
 
 
 def test_none_of_the_published_nets(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_another_published_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("n: 2", "n: 1", "n is 1, and not a number of runs from 2 on"),
+        ("n: 2", "n: 1", "n is 1, but must be a number of runs of at least 2"),
         ("[20.0, 1.0]", "20.0", r"the value of ffnn, 0\.001 is 20\.0, and not"),
         ("[20.0, 1.0]", "[20.0, -1.0]", "and not"),
         ("[20.0, 1.0]", "[20.0, .nan]", "and not"),

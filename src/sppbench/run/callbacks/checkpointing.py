@@ -72,7 +72,9 @@ class Checkpointing(Checkpoint):
         if self.signum is not None:
             raise Interrupted(signum)
         self.signum = signum
-        log.info(f"{signal.Signals(signum).name}: stopping as soon as the state is saved; once more to stop at once")
+        log.info(
+            f"{signal.Signals(signum).name}: stopping as soon as the state is saved; send it again to stop at once"
+        )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # and not what the user has chosen

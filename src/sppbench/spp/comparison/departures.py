@@ -41,25 +41,26 @@ def compare(
     tolerance: float | None = None,
     k: float | None = None,
 ) -> Comparison:
-    """Finds where two runs depart: the first step and layer that differ by more than rounding or other seeds do.
+    """Finds the first step and layer at which two runs differ by more than rounding or other seeds explain.
 
-    Steps are matched by their number, layers by their name, else by the order of execution and their kinds, as far as
-    that is without doubt. What only one of the two has is not compared, and said.
+    Steps are matched by number and layers by name, or else by order of execution and kind, where that leaves no doubt.
+    What only one of the two has is not compared; the notes list it.
 
     Args:
         a, b: Histories, as ``read_history`` returns them, or single steps, as ``SignalProbe.collect`` does.
-        seeds: Further runs of ``a`` that differ by their seed: then b departs if it is not one more of them.
-        rename: Beginnings of layers' names in a → in b, such as ``{"layers": "model.blocks"}``.
-        precision: To what is rounded, "float32", "tf32", "float16" or "bfloat16"; by default what the histories say,
-            which do not know TF32.
-        tolerance: Largest relative difference that is none, instead of what rounding explains. Not with ``seeds``.
-        k: How many standard deviations between seeds are none; by default a quantile. Only with ``seeds``.
+        seeds: Further runs of ``a`` with other seeds: ``b`` then departs if it falls outside their spread.
+        rename: Beginnings of layer names in a → in b, such as ``{"layers": "model.blocks"}``.
+        precision: What values are rounded to: "float32", "tf32", "float16" or "bfloat16"; by default what the histories
+            say, which cannot show TF32.
+        tolerance: Largest relative difference that still counts as equal, instead of what rounding explains. Not with
+            ``seeds``.
+        k: How many standard deviations between seeds still count as equal; by default a quantile. Only with ``seeds``.
 
     Returns:
-        What was found; false if they depart. ``str()`` of it says it in words.
+        What was found; false if the runs depart. ``str()`` gives it in words.
 
     Raises:
-        HistoryError: A frame lacks columns or rows, or nothing of the two can be matched.
+        HistoryError: A frame lacks columns or rows, or nothing in the two can be matched.
         ValueError: An unknown ``precision``; a ``tolerance`` or ``k`` that is not positive, or does not apply.
 
     Example:

@@ -72,9 +72,11 @@ def match_layers(a: Net, b: Net, prefixes: Mapping[str, str] | None = None) -> M
     names = {name: renamed(name, prefixes or {}) for name, _, _ in a}
     for old in prefixes or {}:
         if not any(renamed(name, {old: "\0"}) != name for name in names):
-            raise HistoryError(f"no layer of a begins with {old!r}; there are, for example, {', '.join([*names][:4])}")
+            raise HistoryError(
+                f"no layer name of a begins with {old!r}; there are, for example, {', '.join([*names][:4])}"
+            )
     if len({*names.values()}) < len(names):
-        raise HistoryError("with these new names two layers of a have the same")
+        raise HistoryError("the new names give two layers of a the same name")
     places = {name: place for place, (name, _, _) in enumerate(b)}
     anchors = [(place, places[names[name]]) for place, (name, _, _) in enumerate(a) if names[name] in places]
     ordered = sorted(y for _, y in anchors) == [y for _, y in anchors]
@@ -113,20 +115,20 @@ def _matched_whole(a: Net, b: Net) -> dict[int, int]:
     in_a, in_b = _of_common_kinds(a, b, range(len(a)), range(len(b)))
     for x, y in zip(in_a, in_b, strict=False):
         if a[x][1:] != b[y][1:]:
-            raise _no_match(f"{_described(a[x])} of a and {_described(b[y])} of b are the first that differ")
+            raise _no_match(f"{_described(a[x])} of a and {_described(b[y])} of b are the first that do not match")
     if len(in_a) != len(in_b):
         more, name = ((a, "a"), (b, "b"))[len(in_b) > len(in_a)]
         first = (in_a if name == "a" else in_b)[min(len(in_a), len(in_b))]
         raise _no_match(f"{_described(more[first])} of {name} is the first that the other lacks")
     if not in_a:
-        raise _no_match(f"they have no kind in common: {_described(a[0])} of a, {_described(b[0])} of b")
+        raise _no_match(f"they have no kind of layer in common: {_described(a[0])} of a, {_described(b[0])} of b")
     return dict(zip(in_a, in_b, strict=True))
 
 
 def _no_match(what: str) -> HistoryError:
     return HistoryError(
-        f"no layer has the same name in both, and by the order of execution they do not match: {what}; name "
-        "beginnings of names that belong together (rename, or --map OLD=NEW)"
+        f"no layer has the same name in both, and they do not match by order of execution either: {what}; say which "
+        "beginnings of names correspond (rename, or --map OLD=NEW)"
     )
 
 

@@ -47,8 +47,9 @@ class Comparison:
         departures: The first of each (layer, signal) that departs, in the order in which they are computed.
         pairing: The values, and what is not compared.
         differences: How far each is, and may be.
-        departs: Shape (S, C): which values do.
-        alone: How many values are further away than allowed, and yet do not depart, as they are so for one step only.
+        departs: Shape (S, C): which values depart.
+        alone: How many values are further away than allowed and yet do not depart, because they are so in a single step
+            only.
         text: The answer in words.
 
     Example:

@@ -102,7 +102,10 @@ def pair(
     notes = [*_notes_of_layers(matching), *_notes_of_steps(frames["a"], frames["b"], steps)]
     lone = int((grids[0]["present"] != grids[1]["present"]).sum())
     if lone:
-        notes.append(f"{lone:,} values are in only one of them: a layer that did not run in such a step, or had no row")
+        notes.append(
+            f"{lone:,} values are in only one of the two: in the other, the layer did not run in that step, or has "
+            "no row"
+        )
     return Pairing(
         steps=steps,
         epochs=a.drop_duplicates("step").set_index("step")["epoch"].loc[steps].to_numpy(np.int64),
@@ -120,7 +123,7 @@ def _common_steps(frames: Mapping[str, pd.DataFrame]) -> NDArray[np.int64]:
     for name, frame in frames.items():
         there = frame["step"].unique()
         if not np.isin(common, there).any():
-            raise HistoryError(f"no step is common: {_range(there)} of {name}, {_range(common)} of what is before it")
+            raise HistoryError(f"no step in common: {_range(there)} of {name}, {_range(common)} of the runs before it")
         common = common[np.isin(common, there)]
     return np.sort(common).astype(np.int64)
 
@@ -131,11 +134,11 @@ def _cells(a: pd.DataFrame, b: pd.DataFrame, matching: Matching, seeds: Mapping[
     common = {(one, signal) for one, two in matching.pairs.items() for signal in SIGNALS} & in_a
     common = {(one, signal) for one, signal in common if (matching.pairs[one], signal) in in_b}
     if not common:
-        raise HistoryError("the two have no signal of a layer in common")
+        raise HistoryError("the two have no signal of any layer in common")
     for name, frame in seeds.items():
         if missing := common - _recorded(frame):
             layer, signal = min(missing)
-            raise HistoryError(f"{name} is no run of a with another seed: it lacks the {signal} of {layer}")
+            raise HistoryError(f"{name} is not a run of a with another seed: it lacks the {signal} of {layer}")
     layers = [one for one in matching.pairs if any((one, signal) in common for signal in SIGNALS)]
     cells = [
         Cell(one, matching.pairs[one], kinds[one], place, signal)
@@ -190,7 +193,7 @@ def _notes_of_layers(matching: Matching) -> list[str]:
     if matching.by_order:
         shown = shortened([f"{one} = {two}" for one, two in matching.by_order.items()], 3)
         count = len(matching.by_order)
-        notes.append(f"matched by the order of execution and their kinds: {_counted(count, 'layer')}, {shown}")
+        notes.append(f"matched by order of execution and kind: {_counted(count, 'layer')}, {shown}")
     for name, layers in (("a", matching.only_a), ("b", matching.only_b)):
         if layers:
             notes.append(f"only in {name}: {_counted(len(layers), 'layer')}, {shortened(layers, 4)}")

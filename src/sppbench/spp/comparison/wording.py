@@ -32,9 +32,9 @@ def headline(found: Comparison) -> str:
     if found.verdict == "identical":
         return "a and b are identical: every number that both recorded is the same, bit for bit."
     if found.verdict == "the same":
-        return f"a and b are the same: no difference stays beyond {_yardstick(found)}."
+        return f"a and b are the same: no lasting difference exceeds {_yardstick(found)}."
     first = found.departures[0]
-    return f"a and b depart first in step {first.step} (epoch {first.epoch}) at {_layer(first)}: {_values(first)}."
+    return f"a and b first differ in step {first.step} (epoch {first.epoch}) at {_layer(first)}: {_values(first)}."
 
 
 def _details(found: Comparison) -> list[str]:
@@ -50,11 +50,11 @@ def _details(found: Comparison) -> list[str]:
             lines.append(f"then in step {departure.step} at {_layer(departure)}: {_values(departure)}")
         last = found.differences.distance[-1] > found.differences.allowed[-1]
         lines.append(
-            f"in all, {len(found.departures)} of {len(found.pairing.cells)} signals of layers depart at some step, "
-            f"{int(last.sum())} are apart in the last one"
+            f"in all, {len(found.departures)} of {len(found.pairing.cells)} signals of layers differ at some step, "
+            f"{int(last.sum())} in the last one"
         )
     if found.alone:
-        lines.append(f"{_counted(found.alone, 'value')} beyond it for a single step: not counted")
+        lines.append(f"{_counted(found.alone, 'value')} beyond this for a single step only: not counted")
     return lines
 
 
@@ -62,13 +62,13 @@ def _weights(found: Comparison) -> str | None:
     """Whether both began with the same weights, which is what to know first."""
     columns = found.pairing.columns("parameter")
     if not len(columns):
-        return "whether both began with the same weights is not known: they are not recorded"
+        return "whether both started from the same weights is not known: weights are not recorded"
     first = int(found.pairing.steps[0])
     apart = found.differences.distance[0, columns] > found.differences.allowed[0, columns]
     if apart.any():
         names = shortened([found.pairing.cells[number].layer for number in columns[apart]], 3)
-        what = f"the weights differ already in step {first}, the first that both have, at {int(apart.sum())} of"
-        return f"{what} {len(columns)} layers ({names}): another initialization, or seed"
+        what = f"the weights already differ in step {first}, the first that both have, at {int(apart.sum())} of"
+        return f"{what} {len(columns)} layers ({names}): another initialization or seed"
     equal = all(
         np.array_equal(found.pairing.a[name][0, columns], found.pairing.b[name][0, columns])
         for name in ("acsm", "acv", "mean")
@@ -78,7 +78,7 @@ def _weights(found: Comparison) -> str | None:
     )
     cell = found.departures[0].cell
     if found.departures[0].step == first and cell.signal == "activation" and cell.place == 0:
-        text += ": so the data are others, or the first layer is"
+        text += ": so the data differ, or the first layer does"
     return text
 
 
@@ -92,13 +92,13 @@ def _approach(found: Comparison) -> list[str]:
     nearest = float(np.nanmax(np.where(np.isfinite(before), before, np.nan)))
     if nearest > _GRADUAL:
         return [
-            "it came gradually, as rounding does that training amplifies: in the step before, the largest difference "
+            "the difference grew gradually, as rounding errors do in training: in the step before, the largest "
             f"was {nearest:.0%} of what is allowed"
         ]
-    sudden = f"it came at once: in the step before, no difference was above {nearest:.1%} of what is allowed"
+    sudden = f"the difference came at once: in the step before, none was above {nearest:.1%} of what is allowed"
     if found.departures[0].cell.signal == "parameter":
         before = found.pairing.steps[step - 1]
-        return [f"{sudden}; so an update since step {before} was another: the optimizer, or what is not recorded"]
+        return [f"{sudden}; so an update since step {before} differed: in the optimizer, or in something not recorded"]
     return [sudden, *_before(found)]
 
 
@@ -109,7 +109,7 @@ def _before(found: Comparison) -> list[str]:
     if number == 0 or found.pairing.cells[number - 1].signal != signal or signal in ("parameter", "update"):
         return []
     cell = found.pairing.cells[number - 1]
-    return [f"what comes just before agrees: {cell.layer} ({cell.kind}, {cell.signal})"]
+    return [f"what was computed just before agrees: {cell.layer} ({cell.kind}, {cell.signal})"]
 
 
 def _sizes(found: Comparison) -> list[str]:

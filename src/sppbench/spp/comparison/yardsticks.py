@@ -28,7 +28,7 @@ lie within ȳ ± k·s·√(1 + 1/n). Since s is of few runs, it is taken to be a
 until then, and at least what nine of ten layers stay below in the same signal and step. k is the larger of two
 quantiles of level α = 1 %:
 
-- Student's with n - 1 degrees of freedom, as of one test: right where all values move together, as they do when a seed
+- Student's with n - 1 degrees of freedom, as for one test: right where all values move together, as they do when a seed
   happens to train faster; then s is known no better than from n runs, but there is only one chance to be wrong;
 - the normal one of as many tests as there are (layer, signal), after Bonferroni: right where these are independent of
   each other; then s, pooled over them, is known well.
@@ -171,7 +171,7 @@ def by_seeds(pairing: Pairing, k: float | None = None, precision: str | None = N
     Args:
         pairing: Two runs, and at least one more of a.
         k: How many standard deviations are allowed; by default the quantile, see above.
-        precision: As of `by_rounding`.
+        precision: As in `by_rounding`.
     """
     family = np.concatenate([second_moments(pairing.a)[None], pairing.seeds])
     runs = len(family)

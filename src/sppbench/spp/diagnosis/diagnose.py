@@ -30,11 +30,11 @@ def diagnose(
     batchnorm: pd.DataFrame | None = None,
     attention: pd.DataFrame | None = None,
 ) -> Findings:
-    """What is wrong in a recorded training: a short list, empty for a healthy one.
+    """Finds what is wrong in a recorded training run: a short list, empty for a healthy run.
 
-    One finding names the layer where something starts or is worst, and has the others in ``others``. It is so in at
-    least half of the recorded steps from its first one on: an outlier is none. Branches that begin at zero, or small by
-    a scale of their own, are none as long as they grow.
+    Each finding names the layer where something starts or is worst, with the other layers in ``others``. What it says
+    holds in at least half of the recorded steps from its first one on: an outlier is not a finding. Nor is a branch
+    that begins at zero, or small by a scale of its own, as long as it grows.
 
     =========================  =====================  ==================================================================
     kind                       beyond                 of what
@@ -44,10 +44,10 @@ def diagnose(
     overflowing                > 1e15                 second moment
     vanishing, exploding       < 1e-8, > 1e8          factor on a second moment from the first to the last of equal
                                                       layers (median of the factors between them), or of one layer
-    saturated                  < 0.05                 mean slope of a tanh or sigmoid over the largest
+    saturated                  < 0.05                 mean slope of a tanh or sigmoid over its largest
     at its floor               > 0.9                  mean of SELU or ELU over its smallest value
     collapsed attention        < 0.1                  entropy in nats, mean of the heads
-    dead units                 > 0.9                  share of zeros behind a nonlinearity, where few units are not zero
+    dead units                 > 0.9                  share of zeros after a nonlinearity, where few units are not zero
     silent branch              < 0.01                 second moment of a residual branch over that of the sum; 1e-6
                                                       in the first 1,000 steps, or while it grows
     drowned skip               < 0.01                 second moment of a skip over that of the sum
@@ -61,22 +61,22 @@ def diagnose(
 
     Args:
         history: As from ``read_history``, ``SignalProbe.collect`` (also several joined) or ``epoch_mean``; or the path
-            of a history. Updates are judged if the signal ``update`` is in it, Adam's ε if ``parameter_gradient`` is,
-            underflow of types of 16 bits.
-        model: The model that was recorded. With it the scale of weights is told from what is between them, and the
-            sums in residual blocks are found: of ResNets by their leaves, of transformers if the outputs of the blocks
-            are recorded, too. Modules Sum and MPSum are known without it. It is not called.
+            of a history. Updates are judged if it has the signal ``update``, Adam's ε if it has ``parameter_gradient``,
+            and underflow in 16-bit types.
+        model: The model that was recorded. With it, the scale of the weights is told apart from what lies between them,
+            and the sums in residual blocks are found: in ResNets by their leaves, in transformers if the outputs of the
+            blocks are recorded, too. Sum and MPSum modules are found without it. The model is not called.
         batchnorm: As from ``read_batchnorm``, ``BatchNormProbe.collect`` or ``batchnorm_epoch_mean``.
         attention: As from ``AttentionProbe.collect``.
 
     Returns:
-        A list of `Finding`, which prints as a line for each; its ``skipped`` says what could not be judged, and why.
+        A list of `Finding`, which prints as one line each; its ``skipped`` says what could not be judged, and why.
 
     Raises:
         HistoryError: The frame lacks columns, or the history cannot be read.
 
     Example:
-        >>> model[1].bias.data -= 100  # the ReLU behind it now gives zeros
+        >>> model[1].bias.data -= 100  # the ReLU after it now gives zeros
         >>> with SignalProbe(model) as probe:
         ...     x, y = batches[0]
         ...     criterion(model(x), y).backward()
@@ -112,7 +112,7 @@ def _not_judged(table: StepTable, structure: Structure | None) -> Iterator[tuple
     if absent:
         yield "steps of the optimizer", f"the frame lacks the signal {', '.join(absent)}"
     if structure is None:
-        yield "residual branches, but for modules Sum", "the model is not given"
+        yield "residual branches other than those of Sum modules", "the model is not given"
         return
     layers = [one for one in table.layers if np.isfinite(table.of("activation")[:, one.place]).any()]
     blocks = {one.block for one in layers if one.block >= 0 and one.role != "."}

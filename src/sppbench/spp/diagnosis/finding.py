@@ -35,7 +35,7 @@ LIMITS: Final[dict[str, Limit]] = {
     "small update": Limit(1e-6, "You et al. 2017, section 4; about 1e-3 is usual"),
     "underflow": Limit(0.1, "Micikevicius et al. 2018, section 3.2"),
     "below epsilon": Limit(1e-8, "Kingma & Ba 2015, algorithm 1: ε"),
-    "batch normalization gain": Limit(1e4, "Yang et al. 2019, section 3: π/(π - 1) a layer is usual behind ReLU"),
+    "batch normalization gain": Limit(1e4, "Yang et al. 2019, section 3: π/(π - 1) per layer is usual after ReLU"),
 }
 
 #: Kinds that `sppbench.spp.history.health.Watch` warns of whenever steps are written.
@@ -44,15 +44,15 @@ WATCHED: Final = ("not finite", "dead", "overflowing")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong in a recorded training.
+    """Something that is wrong in a recorded training run.
 
     Attributes:
         kind: One of `sppbench.spp.diagnosis.finding.LIMITS`.
         layer: Where it starts, or where it is worst.
         signal: In which signal; empty for a table without signals.
-        step: The first step in which it is so.
+        step: The first step in which it holds.
         number: What was measured there.
-        threshold: Beyond which that is a finding.
+        threshold: The limit beyond which it is a finding.
         source: The paper behind it, and where in it.
         text: One sentence: what is wrong, and what to look at.
         others: Other layers of which the same is true.
@@ -98,7 +98,7 @@ def finding(kind: str, signal: str, layers: list[str], step: int, number: float,
     """A finding of a kind, with its limit.
 
     Args:
-        kind, signal, step, number: As of `Finding`.
+        kind, signal, step, number: As in `Finding`.
         layers: Where it is; the first is named.
         text: With the place of the others as ``{others}``.
     """

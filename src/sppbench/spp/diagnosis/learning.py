@@ -43,7 +43,7 @@ def misfit_updates(table: StepTable) -> Iterator[Finding]:
             "update",
             first,
             ratio,
-            "each step changes {layer}{{others}} by {number:.2g} of its size, and about 1e-3 is usual: "
+            "each step changes {layer}{{others}} by {number:.2g} of its size, where about 1e-3 is usual: "
             + ("lower its learning rate" if kind == "large update" else "{small}"),
         )
 

@@ -67,21 +67,21 @@ def _why_dead(table: StepTable, structure: Structure, signal: str, place: int, l
     layer = table.layers[place]
     if signal == "gradient":
         after = next((one for one in table.layers[place + 1 :] if is_activation(one.kind)), None)
-        hint = f", as of {after.name} ({after.kind})" if after is not None else ""
+        hint = f" (here {after.name}, {after.kind})" if after is not None else ""
         subnormal = table.of(signal, "subnormal")[line]
         if np.isfinite(subnormal[place]):
-            return f"below the smallest number of its type, or stopped by what comes behind it{hint}; scale the loss"
-        return f"what comes behind it has a slope of zero everywhere{hint}, or does not use it"
+            return f"below the smallest number of its type, or stopped by what comes after it{hint}; scale the loss"
+        return f"what comes after it{hint} has a slope of zero everywhere, or does not use it"
     gain = _gain_of_weights(table, structure, place, line)
     if gain is not None and gain < LIMITS["vanishing"].threshold:
-        return f"the scale of its weights, whose fan-in times mean square is {gain:.2g}"
+        return f"look at the scale of its weights (fan-in times mean square: {gain:.2g})"
     before = _before(table, place, line)
     if before is not None and is_activation(layer.kind):
         there = table.of(signal)[line, before]
         name = table.layers[before].name
         return (
-            f"the nonlinearity ({layer.kind}) passes nothing on of {name}, whose second moment is {there:.2g} and mean "
-            f"{table.of(signal, 'mean')[line, before]:.2g}: look at the bias and the step size"
+            f"the nonlinearity ({layer.kind}) passes on nothing of {name}, whose second moment is {there:.2g} and "
+            f"whose mean is {table.of(signal, 'mean')[line, before]:.2g}: look at the bias and the step size"
         )
     return f"look at what {layer.name} ({layer.kind}) is given"
 
@@ -187,10 +187,10 @@ def _why_drifting(
     between = factor / of_weights
     said = [gain for place in places if (gain := _gain_of_weights(table, structure, place, line)) is not None]
     expected = f" (fan-in times mean square: {np.median(said):.2g})" if said else ""
-    numbers = f"its weights have a factor of {of_weights:.2g}{expected}, what is between them one of {between:.2g}"
+    numbers = f"its weights multiply it by {of_weights:.2g}{expected}, and what lies between them by {between:.2g}"
     if factor < 1 and between < _LITTLE and between < of_weights:
-        return f"{numbers}: the nonlinearity does it"
-    return f"{numbers}: the scale of the weights does it, whose factor should be about {1 / between:.2g}"
+        return f"{numbers}: the nonlinearity is the cause"
+    return f"{numbers}: the cause is the scale of the weights, whose factor should be about {1 / between:.2g}"
 
 
 def cut_off(table: StepTable, structure: Structure) -> Iterator[Finding]:
@@ -212,10 +212,15 @@ def cut_off(table: StepTable, structure: Structure) -> Iterator[Finding]:
     place, line, number = int(places[at + 1]), int(first[at]), float(gains[first[at], at])
     layer, before = table.layers[place], table.layers[int(places[at])]
     gain = _gain_of_weights(table, structure, place, line)
-    why = "the nonlinearity does it: look at the bias before it" if is_activation(layer.kind) else "look at its weights"
+    why = (
+        "the nonlinearity is the cause: look at the bias before it"
+        if is_activation(layer.kind)
+        else "look at its weights"
+    )
     if gain is not None:
         small = gain < 100 * LIMITS["vanishing"].threshold
-        why = f"fan-in times mean square of its weights is {gain:.2g}" + (": their scale does it" if small else "")
+        cause = ": their scale is the cause" if small else ""
+        why = f"fan-in times the mean square of its weights is {gain:.2g}{cause}"
     text = f"{layer.name}{{others}} passes on {number:.2g} of the second moment of {before.name}: {why}"
     names = [table.layers[int(places[i + 1])].name for i in found]
     yield finding("vanishing", "activation", names, int(table.steps[line]), number, text)

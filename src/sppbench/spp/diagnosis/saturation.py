@@ -37,8 +37,8 @@ def saturated(table: StepTable) -> Iterator[Finding]:
         "saturated",
         low,
         slope,
-        "the mean slope of {kind} at {layer}{{others}} is {number:.2g} of the largest that it can have: its inputs are "
-        "too large",
+        "the mean slope of {kind} at {layer}{{others}} is {number:.2g} of its largest possible value: its inputs "
+        "are too large",
     )
     floors = np.array([_FLOORS.get(kind, np.nan) for kind in kinds])
     share = mean / floors
@@ -73,7 +73,7 @@ def dead_units(table: StepTable) -> Iterator[Finding]:
         where,
         zeros,
         "{number:.3g} of the outputs of {layer}{{others}} ({kind}) are exactly 0, and few units carry what is left: "
-        "the others are dead; look at the bias and the learning rate before it",
+        "the others are dead; look at the learning rate, and at the bias before it",
     )
 
 

@@ -23,9 +23,9 @@ def epoch_mean(history: pd.DataFrame, full_batches_only: bool = False) -> pd.Dat
         One row per (epoch, depth, layer, kind, signal, ndim), sorted by epoch, depth and signal. ``steps`` is the
         number of steps in which the layer ran, ``step`` the last of them (so the frame can be drawn as a history),
         ``nonfinite`` the sum over them and ``absmax`` the largest of them; a history without ``absmax``, ``zeros`` or
-        ``subnormal`` gives none. ``variance`` is the mean of the overall variance, ``second_moment - mean**2``, which
-        does not follow from the means of these two. A step that is NaN makes the mean, and the largest, NaN. ``block``
-        and ``role`` as in ``history``, if they are there.
+        ``subnormal`` gives no such columns. ``variance`` is the mean of the overall variance,
+        ``second_moment - mean**2``, which does not follow from the means of these two. A step that is NaN makes the
+        mean, and the largest, NaN. ``block`` and ``role`` as in ``history``, if they are there.
 
     Raises:
         HistoryError: ``history`` lacks columns.

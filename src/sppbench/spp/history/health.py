@@ -106,7 +106,7 @@ class Watch:
         excused = known.excused(frame)
         if is_first and known.weights:
             weights, layers = shortened(known.weights), shortened(known.layers)
-            log.info(f"no signal from the first step on, as weights begin near zero ({weights}): {layers}")
+            log.info(f"no signal from the first step on, because weights start near zero ({weights}): {layers}")
         return excused
 
 

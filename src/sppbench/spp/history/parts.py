@@ -169,8 +169,8 @@ def footer_of(part: Part, metadata: pq.FileMetaData) -> Footer:
         fits = part.start == start <= steps[0] and steps[1] < end
     if not fits:
         raise HistoryError(
-            f"{part.path} holds the steps {steps[0]} to {steps[1]}, which is not what its name says: "
-            "give it back its name, or restore the file that had it"
+            f"{part.path} holds steps {steps[0]} to {steps[1]}, which is not what its name says: "
+            "rename it to match, or restore the file that had this name"
         )
     return Footer(start, end, *steps, epochs, origin)
 
@@ -241,7 +241,7 @@ def find_gaps(parts: Sequence[Part], footers: dict[Part, Footer], directory: Pat
             continue
         footer, next_footer = footers[before], footers.get(after)
         if footer.end > after.start:
-            raise HistoryError(f"{after.path} holds steps that are in {before.path.name}, too: remove the wrong one")
+            raise HistoryError(f"{after.path} holds steps that {before.path.name} also holds: remove the wrong one")
         # Of a part of an earlier version the end is that of its last recorded step.
         allowed = stride if footer.origin is None else 1
         if after.start - (footer.end - 1) > allowed:

@@ -46,7 +46,9 @@ def place_history(
     number = next(number for number in count(1) if number not in numbers)
     paths = _paths(directory, number)
     if number > 1:
-        log.warning(f"{_paths(directory, 1)[0]} is not of this run and stays: this run records in {paths[0]}")
+        log.warning(
+            f"{_paths(directory, 1)[0]} belongs to another run and stays as it is: this run records in {paths[0]}"
+        )
     if resume and earlier is not None and _is_of(earlier, run):
         _copy(earlier, paths)
     return paths
@@ -86,7 +88,7 @@ def _copy(earlier: Path, paths: tuple[Path, Path]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.copytree(source, temporary)
             temporary.rename(path)
-            log.info(f"{path} goes on from {source}, which stays as it is")
+            log.info(f"{path} continues {source}, which stays as it is")
         except OSError as error:
             log.warning(f"{source} could not be copied to {path}: {error.strerror or error}")
             shutil.rmtree(temporary, ignore_errors=True)

@@ -67,12 +67,12 @@ def read_history(
         signals: Some of :data:`SIGNALS`, or one of them; all by default.
         epochs: Epochs from 0, for example ``range(10)`` or ``(0, 9, 19)``; all by default.
         steps: Steps from 0, likewise.
-        columns: Some of :data:`COLUMNS` and of ``block`` and ``role``; by default all, of a history of an earlier
-            version all that it has.
+        columns: Some of :data:`COLUMNS` and of ``block`` and ``role``; by default all; from a history of an earlier
+            version, all that it has.
 
     Returns:
         One row per (step, layer, signal), sorted by step, depth and the order of :data:`SIGNALS`; columns as asked for.
-        Without rows if no row passes the filters.
+        Empty if no row passes the filters.
 
     Raises:
         HistoryError: The history is missing, empty, damaged or lacks columns; steps of it are missing that may be among
@@ -110,14 +110,14 @@ def read_batchnorm(
 
     Args:
         path: A directory ``batchnorm.parquet``, or a single Parquet file with the same columns.
-        layers, epochs, steps: As of :func:`read_history`.
+        layers, epochs, steps: As in :func:`read_history`.
 
     Returns:
-        One row per (step, layer), sorted by step and depth, with the columns :data:`BATCHNORM_COLUMNS`. Without rows if
-        no row passes the filters.
+        One row per (step, layer), sorted by step and depth, with the columns :data:`BATCHNORM_COLUMNS`. Empty if no row
+        passes the filters.
 
     Raises:
-        HistoryError: As of :func:`read_history`.
+        HistoryError: As in :func:`read_history`.
 
     Example:
         >>> gains = read_batchnorm("run/batchnorm.parquet", steps=0)
@@ -164,7 +164,7 @@ def check_end(path: str | os.PathLike[str], steps: int) -> Origin | None:
 
 def _listed_parts(directory: Path) -> list[Part]:
     if not directory.is_dir():
-        raise HistoryError(f"there is no history {directory}")
+        raise HistoryError(f"there is no history at {directory}")
     parts = list_parts(directory)
     if not parts:
         raise HistoryError(f"{directory} holds no parts of a history (steps-*.parquet)")

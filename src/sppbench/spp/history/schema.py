@@ -73,7 +73,7 @@ class HistoryError(ValueError):
         ...     history = read_history("nowhere/spp.parquet")
         ... except HistoryError as error:
         ...     print(error)
-        there is no history nowhere/spp.parquet
+        there is no history at nowhere/spp.parquet
     """
 
 

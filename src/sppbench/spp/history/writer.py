@@ -40,7 +40,7 @@ class PartsWriter:
         columns: What the rows hold.
         resume_at: The step that comes next, from 0, as after loading a checkpoint: rows of this step and later are
             dropped, earlier ones kept. None starts anew. Files that are not parts are never touched.
-        every_n_steps, start, stop: Which steps are recorded, as of ``SignalProbe``; kept in the history, except for a
+        every_n_steps, start, stop: Which steps are recorded, as in ``SignalProbe``; kept in the history, except for a
             function: call :meth:`cover` then, as no reader knows which steps it says.
         run_id, config_hash: Name the run and its configuration; kept in the history.
 
@@ -192,7 +192,7 @@ class PartsWriter:
         """Compares what is on disk with the step at which the run goes on, and warns if something is missing."""
         if missing := self._what_is_missing(step, damage):
             log.warning(
-                f"{missing}. The run goes on at step {step}, and its history stays incomplete: to read it across the "
+                f"{missing}. The run goes on at step {step}, and its history stays incomplete: reading it across the "
                 "missing steps is an error"
             )
         if self._lacks(step):
@@ -269,18 +269,19 @@ class HistoryWriter(PartsWriter):
         super().append(frame, end=end)
 
     def note_blocks(self, blocks: Mapping[str, int]) -> None:
-        """Says, from the next part that is written, which are the net's repeated blocks: name → number."""
+        """Notes, from the next part written on, which blocks of the net are repeated: name → number."""
         self._origin = replace(self._origin, blocks=self._origin.blocks | dict(blocks))
 
     @property
     def batchnorm(self) -> bool | None:
-        """What `note_batchnorm` said last, also before the run was resumed; None if nothing."""
+        """What `note_batchnorm` noted last, also before the run was resumed; None if nothing."""
         return self._origin.batchnorm
 
     def note_batchnorm(self, recorded: bool) -> None:
-        """Says, from the next part that is written, whether gains of batch normalizations are recorded beside it.
+        """Notes, from the next part written on, whether gains of batch normalizations are recorded beside it.
 
-        So readers know a lost ``batchnorm.parquet`` from one that never was. Once they are, they stay so.
+        So readers can tell a lost ``batchnorm.parquet`` from one that never existed. Once noted as recorded, they stay
+        so.
         """
         self._origin = replace(self._origin, batchnorm=recorded or bool(self.batchnorm))
 

@@ -43,7 +43,7 @@ class SPPTrainerCallback(TrainerCallback):
     Args:
         directory: Where files go; ``args.output_dir`` by default.
         loggers: W&B runs and TensorBoard writers; see ``Recorder``.
-        options: As of ``Recorder``.
+        options: As in ``Recorder``.
 
     Attributes:
         probe: The ``SignalProbe``, while training.

@@ -1,4 +1,4 @@
-"""From a history to what a figure draws: the layers in order, and one curve an epoch. Tables in, tables out."""
+"""From a history to what a figure draws: the layers in order, and one curve per epoch. Tables in, tables out."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def select_curves(
     unneeded = {*LATER_COLUMNS, *(["samples"] if averaged else [])}
     check_frame(frame, [name for name in COLUMNS if name not in unneeded])
     if averaged and full_batches_only:
-        raise ValueError("full_batches_only needs a history; this frame is averaged over steps already")
+        raise ValueError("full_batches_only needs a history; this frame is already averaged over steps")
     if per_sample:
         frame = gradients_per_sample(frame)
     whole = frame

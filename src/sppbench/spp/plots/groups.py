@@ -1,4 +1,4 @@
-"""What a panel draws: one or more groups of layers, each a curve an epoch; and which of its values are rounding."""
+"""What a panel draws: one or more groups of layers, each a curve per epoch; and which of its values are rounding."""
 
 from __future__ import annotations
 

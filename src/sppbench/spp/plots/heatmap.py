@@ -67,7 +67,7 @@ def plot_heatmap(
     by b, and there is nothing to mark; see `sppbench.spp.plots.per_sample`.
 
     Args:
-        frame: a history, or its `epoch_mean`, which gives a column an epoch. Needs the columns step, epoch, depth,
+        frame: a history, or its `epoch_mean`, which gives a column per epoch. Needs the columns step, epoch, depth,
             layer, kind, signal, second_moment and that of the statistic.
         signal: "activation", "gradient", "parameter", "parameter_gradient" or "update".
         statistic: "acsm", "acv" or "second_moment", by definition, see the module's docstring.
@@ -75,7 +75,8 @@ def plot_heatmap(
             have no row.
         merges: whether sums and gates (Sum, MPSum, Scale, MPScale) count as layers.
         limits: log10 of the ends of the color scale, to compare figures. None takes the 2nd and the 98th percentile of
-            the unmarked columns, if those are most: a few extreme values shall not cost all others their contrast.
+            the unmarked columns, if those are the majority: a few extreme values should not cost all others their
+            contrast.
         bins: "mean" or "max", of the steps that share a column.
         per_sample: multiply gradients by the number of samples of their batch. Other signals stay as they are.
 

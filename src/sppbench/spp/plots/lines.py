@@ -209,12 +209,12 @@ def draw_expected(
 def add_legend(
     figure: Figure, labels: Sequence[str], dense: bool, title: str, expected: Mapping[int, str] | None = None
 ) -> None:
-    """The figure's title and the curves' legend, outside of the axes: on the spikes of 240 layers no corner is free.
+    """The figure's title and the curves' legend, outside the axes: on the spikes of 240 layers no corner is free.
 
     Args:
         figure: gets the legend.
         labels: of the curves, in the order of drawing.
-        dense: as of the curves' `Style`.
+        dense: as in the curves' `Style`.
         title: of the figure, one or more lines.
         expected: labels of the expected curves that are drawn, as long as they may be, by their number.
     """
@@ -224,7 +224,7 @@ def add_legend(
         wrapped = textwrap.fill(label, max(92 - 15 * len(labels), 47))
         handles.append(Line2D([], [], label=wrapped, **expected_style(index, dense)))
     columns = 2 if expected and len(expected) > 1 else 4 if expected else 6
-    # One artist, because the layout would put a title and a legend outside of the axes at the same place.
+    # One artist, because the layout would put a title and a legend outside the axes at the same place.
     legend = figure.legend(
         handles=handles,
         loc="outside upper center",

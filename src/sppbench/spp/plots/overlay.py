@@ -47,7 +47,7 @@ def overlay(
         acv=(table["second_moment"] - table["mean"] ** 2).where(departs, table["acv"]),
     )
     if not np.isfinite(table[list(statistics)].to_numpy(np.float64)).any():
-        raise ValueError("`expected` says nothing of the layers, signals and statistics of this figure")
+        raise ValueError("`expected` says nothing about the layers, signals and statistics of this figure")
     return table.sort_values("x", kind="stable")[COLUMNS]
 
 

@@ -52,7 +52,7 @@ def plot_spp(
     axis: DepthAxis = "auto",
     per_sample: bool = False,
 ) -> Figure:
-    """Second moments of activations, weights and gradients through the net, a curve an epoch.
+    """Second moments of activations, weights and gradients through the net, a curve per epoch.
 
     Where a net has at least four equal blocks, such as a transformer or a ResNet, each role that layers have in them
     (``mlp.fc1``) has a small panel with the blocks on x; layers that are in no block, or in one only, share the last
@@ -62,10 +62,10 @@ def plot_spp(
 
     Args:
         frame: a history, or one step of it, or its `epoch_mean`.
-        epochs: epochs to draw, from 0; those not in the frame are left out. If none is named or there: the first, the
+        epochs: epochs to draw, from 0; those not in the frame are left out. If none is named or present: the first, the
             middle and the last one.
-        convention: what is meant by ACSM and ACV, "definition" or "study", see the module's docstring; one that is
-            named draws these two instead of the second moment. The labels say what is drawn.
+        convention: what is meant by ACSM and ACV, "definition" or "study", see the module's docstring; if it is given,
+            these two are drawn instead of the second moment. The labels say what is drawn.
         yscale: "log" or "linear".
         layers: names of layers, or patterns such as "features.1.*"; None is all. They keep their depth.
         merges: whether sums and gates (Sum, MPSum, Scale, MPScale) count as layers. Without them layers have the
@@ -74,7 +74,8 @@ def plot_spp(
         expected: values at initialization to draw as dashed lines, with their source in the legend: the table that
             `expected_of_net` makes of a net, or one like it; or "he" or "lecun", the theory of a plain chain of
             Linear, BatchNorm1d and activations with such weights, see `expected_of_chain`.
-        statistics: of "second_moment", "acsm" and "acv"; by default the first, or with a convention the others.
+        statistics: one or more of "second_moment", "acsm" and "acv"; by default the first, or with a convention the
+            other two.
         axis: "blocks" or "depth"; "auto" takes the blocks where there are four.
         per_sample: multiply gradients by the number of samples of their batch, so that smaller batches do not weigh
             more, see `sppbench.spp.plots.per_sample`. It needs a history. A table that is `expected` must then be of
@@ -87,8 +88,8 @@ def plot_spp(
     Raises:
         ValueError: an unknown `convention`, `yscale`, `axis` or statistic; a frame without rows or without a column
             that is needed; blocks that are not in the frame; `layers` that match none; `full_batches_only` with a frame
-            that is averaged already; an `expected` that is not for this net, lacks columns or says nothing of what is
-            drawn.
+            that is already averaged; an `expected` that is not for this net, lacks columns or says nothing about what
+            is drawn.
 
     Example:
         >>> history = read_history("run/spp.parquet")
@@ -151,7 +152,7 @@ def _chosen(statistics: Statistic | Sequence[Statistic] | None, default: Sequenc
         return default
     chosen: list[Statistic] = [statistics] if isinstance(statistics, str) else list(dict.fromkeys(statistics))
     if not chosen:
-        raise ValueError("statistics must name one at least")
+        raise ValueError("statistics must name at least one")
     for statistic in chosen:
         check_choice("statistics", statistic, get_args(Statistic))
     return chosen
@@ -168,7 +169,9 @@ def _draw(
 ) -> Figure:
     over_blocks = axis == "blocks" or (axis == "auto" and has_roles(curves.table))
     if over_blocks and not has_roles(curves.table):
-        raise ValueError(f"the frame does not say the roles of layers in {FEWEST_BLOCKS} blocks: take axis='depth'")
+        raise ValueError(
+            f"the frame does not give the roles of layers in at least {FEWEST_BLOCKS} blocks: use axis='depth'"
+        )
     alone = len(signals) == 1
     if over_blocks:
         figure, undrawn = draw_over_blocks(curves, signals, statistics, yscale, *([1.3] if alone else []))

@@ -38,12 +38,11 @@ def plot_compare(a: pd.DataFrame, b: pd.DataFrame, *, labels: tuple[str, str] = 
 
     White is where both agree, red where b is larger, blue where a is. The scale of each signal ends at the 98th
     percentile of its ratios: it shows small differences, too, and its numbers say how small. Gray has no ratio: a value
-    is zero, not finite or not there. A ring marks the first value that departs (see :func:`compare`), whose step the
-    curves are of; without one they are of the last step. Activations and gradients are drawn, and the signal that
-    departs.
+    is zero, not finite or missing. A ring marks the first value that departs (see :func:`compare`); the curves show its
+    step, or the last step if none departs. Activations and gradients are drawn, and the signal that departs.
 
     Args:
-        a, b: Histories, or single steps, as of :func:`compare`.
+        a, b: Histories, or single steps, as in :func:`compare`.
         labels: Names of the two for the legend.
         options: ``seeds``, ``rename``, ``precision``, ``tolerance`` and ``k`` of :func:`compare`.
 
@@ -52,7 +51,7 @@ def plot_compare(a: pd.DataFrame, b: pd.DataFrame, *, labels: tuple[str, str] = 
         curves.
 
     Raises:
-        HistoryError, ValueError: as of :func:`compare`.
+        HistoryError, ValueError: as in :func:`compare`.
 
     Example:
         >>> before, after = read_history("run/spp.parquet"), read_history("run/spp.parquet")
@@ -84,7 +83,7 @@ def plot_comparison(found: Comparison, labels: tuple[str, str]) -> Figure:
     dense = not axes.fits_names(pairing.layers, WIDTHS[len(signals)])
     lines.add_legend(figure, _legend(labels), dense, textwrap.fill(headline(found), 110))
     step_bins = StepBins.of(len(pairing.steps)).size
-    binned = f"each column is the largest of {step_bins} steps" if step_bins > 1 else ""
+    binned = f"each column shows the largest difference in {step_bins} steps" if step_bins > 1 else ""
     axes.add_note(figure, "    ".join(filter(None, (binned, undrawn.note()))))
     return figure
 

@@ -26,12 +26,12 @@ from sppbench.spp.sums.attention_sums import LARGEST, SUMS, head_sums, statistic
 if TYPE_CHECKING:
     import pandas as pd
 
-ASK = "its weights stay inside of a fused kernel: AttentionProbe(model, multihead=True) computes its logits again"
+ASK = "its weights stay inside a fused kernel: AttentionProbe(model, multihead=True) computes its logits again"
 FUSED = "scaled_dot_product_attention hides its weights: use an implementation that calls softmax"
-HIDDEN = "it has called no softmax over (N, H, L, S): use an implementation that does"
+HIDDEN = "it called no softmax over (N, H, L, S): use an implementation that does"
 EAGER = 'attention of kind "{}" hides its weights: load the model with attn_implementation="eager"'
 IN_GRAPH = "in a compiled graph its logits are not seen: do not compile the steps that are recorded"
-TENSOR_PARALLEL = "tensor-parallel processes have only some of its heads each"
+TENSOR_PARALLEL = "each tensor-parallel process has only some of its heads"
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class AttentionReadings:
 class AttentionProbe(SteppingProbe):
     """Measures the logits and the entropy of every attention of a model, head by head, while it trains.
 
-    Logits are the input of the softmax over the keys: scaled, with biases and masks. Of them it takes the second
-    moment and the largest magnitude; and of the weights w before dropout the entropy -Σ w ln w in nats, from 0 (one
-    key has all the weight) to ln S (all S keys have the same), mean over the queries and the batch: the attention
+    Logits are the input of the softmax over the keys: scaled, with biases and masks. Of them it takes the second moment
+    and the largest magnitude; and of the weights w before dropout the entropy -Σ w ln w in nats, from 0 (one key has
+    all the weight) to ln S (all S keys have the same weight), averaged over the queries and the batch: the attention
     entropy of `Zhai et al. 2023 <https://arxiv.org/abs/2303.06296>`_, section 3, who see it collapse where the training
     of transformers becomes unstable. Masked keys (logits of -inf, or of the smallest number of a type) are left out,
     and so are queries that see no key; queries at padding that see keys are not.
 
     It sees what modules compute with a softmax of torch over (N, H, L, S), or over (N·H, L, S) where ``num_heads`` or
-    the like says what H is: eager attention of transformers (``attn_implementation="eager"``) and most attention that
-    is written by hand. What fused kernels hide is listed with the way out in :attr:`skipped`. It records the passes in
-    training mode with gradients enabled; calls and accumulated batches of a step add up as one. Compiled graphs and
+    the like says what H is: eager attention of transformers (``attn_implementation="eager"``) and most hand-written
+    attention. What fused kernels hide is listed with the way out in :attr:`skipped`. It records the passes in training
+    mode with gradients enabled; calls and accumulated batches of a step add up as one. Compiled graphs and
     tensor-parallel layers are skipped. Training is not touched; copies of the model come without the probe. Where it
     records, it computes the softmax again and holds a few more tensors of the size of the logits for a moment.
 
@@ -67,8 +67,8 @@ class AttentionProbe(SteppingProbe):
 
     Args:
         model: Any module.
-        every_n_steps, start, stop: Which steps are measured; as of ``SignalProbe``.
-        process_group: The processes that share the batch; as of ``SignalProbe``.
+        every_n_steps, start, stop: Which steps are measured; as in ``SignalProbe``.
+        process_group: The processes that share the batch; as in ``SignalProbe``.
         multihead: Whether to measure ``nn.MultiheadAttention``, too. Its own output comes from the kernel that it uses
             anyway; the logits come from a second run without gradients, at about the cost of its forward pass.
 
@@ -224,7 +224,7 @@ class AttentionProbe(SteppingProbe):
         return AttentionReadings(self.step - 1, self.epoch, heads, statistics(vector.view(-1, SUMS)))
 
     def collect(self) -> pd.DataFrame:
-        """Ends the step and returns its table, one row a head that was measured.
+        """Ends the step and returns its table, one row per head that was measured.
 
         Columns: step, epoch, depth (order of first execution among the modules of attention, from 0), layer, head (from
         0), logit_second_moment, logit_absmax, entropy (nats); NaN for a head all of whose logits are masked.

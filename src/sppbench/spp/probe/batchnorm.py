@@ -44,7 +44,7 @@ _NODES = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNor
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 _STATISTICS = {"running_mean", "running_var"}
 _FAR = 64  # nodes between a module's output and the normalization in it
-_IN_GRAPH = "in a compiled graph the normalization inside of it cannot be followed"
+_IN_GRAPH = "in a compiled graph the normalization inside it cannot be followed"
 _OUTER, _INNER = "outer", "inner"  # slots
 
 
@@ -65,11 +65,11 @@ class BatchNormProbe(SteppingProbe):
 
     It looks at every ``nn.BatchNorm1d``, ``2d``, ``3d`` (``SyncBatchNorm`` in a single process) that runs in training
     mode, with gradients enabled and with an input that needs one; also at modules that do more in their forward pass,
-    as those with an activation inside, where the gradient is that at the output of the normalization; and at
+    such as those with an activation inside, where the gradient is that at the output of the normalization; and at
     ``nn.InstanceNorm1d``, ``2d``, ``3d``, where each channel of each sample counts as a channel. What cannot be
     measured is listed with its reason in :attr:`skipped`, and named in a warning if the reason is the kind of layer. A
-    step is what lies between two calls of :meth:`collect`. Training is not touched; copies of the
-    model come without the probe.
+    step is what lies between two calls of :meth:`collect`. Training is not touched; copies of the model come without
+    the probe.
 
     With ``torch.compile``, attach it before the first call of the compiled model; ``fullgraph=True`` included. With
     ``torch.distributed`` running, all processes must call :meth:`collect`, and get the factors over those that share
@@ -77,8 +77,8 @@ class BatchNormProbe(SteppingProbe):
 
     Args:
         model: Any module, compiled or not.
-        every_n_steps, start, stop: Which steps are measured; as of ``SignalProbe``.
-        process_group: The processes that share the batch; as of ``SignalProbe``.
+        every_n_steps, start, stop: Which steps are measured; as in ``SignalProbe``.
+        process_group: The processes that share the batch; as in ``SignalProbe``.
 
     Attributes:
         step: Index of the current step, from 0; counted by :meth:`collect`; it may be set.
@@ -264,7 +264,7 @@ class BatchNormProbe(SteppingProbe):
         return BatchNormReadings(self.step - 1, self.epoch, self.layers, depths, factors(found))
 
     def collect(self) -> pd.DataFrame:
-        """Ends the step and returns its table, one row a layer that was measured.
+        """Ends the step and returns its table, one row per layer that was measured.
 
         Columns: step, epoch, depth (order of first execution among the batch normalizations, from 0), layer, gain,
         gamma_squared, inverse_variance, projection. All factors of a layer that no gradient reaches are NaN; where all

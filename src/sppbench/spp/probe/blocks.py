@@ -25,8 +25,8 @@ def find_blocks(modules: Mapping[str, nn.Module]) -> tuple[str, ...]:
 
     Blocks are the modules of one class that the longest ``ModuleList``, ``Sequential`` or ``ModuleDict`` has one after
     another, and those of the same class in other lists, as in nets of several stages. A plain list of modules is of the
-    class of what it holds: ``Sequential(Linear, ReLU)`` may be a block, too. A list inside of a repeated module only
-    counts if it is the module's own, as that of a stage; the experts or heads somewhere inside of a block do not.
+    class of what it holds: ``Sequential(Linear, ReLU)`` may be a block, too. A list inside a repeated module only
+    counts if it is the module's own, as that of a stage; the experts or heads somewhere inside a block do not.
 
     Args:
         modules: All modules of a net by name, as `named_modules` gives them.
@@ -68,7 +68,7 @@ def _kind(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _is_own(parent: str, repeated: set[str]) -> bool:
-    """Whether a list is not inside of a repeated module, or is that module, or a child of it."""
+    """Whether a list is not inside a repeated module, or is that module, or a child of it."""
     parts = parent.split(".")
     depth = next((i for i in range(len(parts), 0, -1) if ".".join(parts[:i]) in repeated), None)
     return depth is None or len(parts) - depth <= 1

@@ -11,7 +11,7 @@ from sppbench.spp.probe.channel_axis import ChannelAxis
 class Pass:
     """What is known of one forward pass.
 
-    A plain object that is made anew for each pass, inside of a compiled graph as well: a graph then does not depend on
+    A plain object that is made anew for each pass, inside a compiled graph as well: a graph then does not depend on
     what earlier passes left behind, and need not be compiled again for an accumulated batch.
 
     Args:
@@ -88,5 +88,5 @@ def label(module: str, call: int) -> str:
 
 
 def in_backward() -> bool:
-    """Whether this runs inside of a backward pass."""
+    """Whether this runs inside a backward pass."""
     return bool(torch._C._current_graph_task_id() != -1)

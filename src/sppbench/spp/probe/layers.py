@@ -28,7 +28,7 @@ _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside of what ``torch.compile`` and data parallelism wrap around it."""
+    """The module inside what ``torch.compile`` and data parallelism wrap around it."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
@@ -108,7 +108,7 @@ def checked_choice(layers: Any) -> Any:
     for layer in chosen:
         check_type("layers", layer, str, type)
     if not chosen:
-        raise ValueError("layers names none; null (None) stands for all leaves")
+        raise ValueError("layers must name at least one; null (None) stands for all leaves")
     return chosen
 
 
@@ -118,7 +118,7 @@ def without_hooks(model: nn.Module) -> dict[str, str]:
     for name, module in modules.items():
         around = [parent for parent in parents(modules, name) if isinstance(modules[parent], torch.jit.ScriptModule)]
         if around:
-            found[name] = f"it runs inside of {around[0]}, which torch.jit has compiled"
+            found[name] = f"it runs inside {around[0]}, which torch.jit has compiled"
         elif isinstance(module, RecursiveScriptModule):
             found[name] = "torch.jit.script has compiled it: it takes no hooks"
     return found

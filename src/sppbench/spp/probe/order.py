@@ -133,8 +133,8 @@ class LayerRows(LayerOrder):
             return
         self._has_warned = True
         warnings.warn(
-            f"the channel axis of {shortened(self.guessed)} was taken from the sizes of the outputs, as no layer has "
-            "returned the tensors that they were given: where it is wrong, name it with channel_axis",
+            f"the channel axis of {shortened(self.guessed)} was guessed from the sizes of the outputs, because no "
+            "layer returned the tensors that they were given: where the guess is wrong, set channel_axis",
             RuntimeWarning,
             stacklevel=6,
         )

@@ -70,21 +70,22 @@ class SignalProbe(SteppingProbe):
     With ``torch.compile``, attach the probe before the first call of the compiled module: the statistics then are part
     of its graph, ``fullgraph=True`` included; on a GPU, ``options={"combo_kernels": True}`` spares many kernels.
     Gradients can then be read after ``backward()``, but not after ``torch.autograd.grad`` or ``backward(inputs=...)``.
-    A checkpoint inside of a graph breaks it, unless
-    ``torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint`` is set; the numbers are right either way.
+    A checkpoint inside a graph breaks it, unless ``torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint``
+    is set; the numbers are right either way.
 
     With ``torch.distributed`` running, the sums of all processes are added up before statistics are formed: the numbers
     are those of one process on the whole batch, also of weights that FSDP or tensor parallelism spread over processes.
     Gradients are those of the mean loss over the data-parallel processes, as DistributedDataParallel and FSDP average
-    it. Every process must then call :meth:`collect`. Of a layer that only some of them ran, the statistics are over
-    those. Stages of a pipeline are different nets: give each the ``process_group`` of its data-parallel processes.
+    it. Every process must then call :meth:`collect`. The statistics of a layer that only some of them ran cover those
+    processes alone. Stages of a pipeline are different nets: give each the ``process_group`` of its data-parallel
+    processes.
 
     Args:
         model: Any module; of one that ``torch.compile`` or DistributedDataParallel has wrapped, what is inside.
         layers: Which modules; see :func:`sppbench.spp.probe.layers.choose_layers`. Leaves by default. ``"blocks"``: the
             repeated blocks of the model, whose outputs are its residual stream.
-        every_n_steps: Record each n-th step only; the other steps cost nothing but a test. Or a function
-            ``step -> bool``, the same in all processes.
+        every_n_steps: Record only every n-th step; the other steps cost no more than a test. Or a function
+            ``step -> bool`` that chooses the steps, the same in all processes.
         start, stop: Record only steps from ``start`` on, and before ``stop``.
         signals: Of ``activation``, ``gradient`` (of the loss with respect to the module's output), ``parameter`` (each
             weight, as it was when the gradients were taken; biases are left out), ``parameter_gradient`` (as the
@@ -265,7 +266,7 @@ class SignalProbe(SteppingProbe):
         """What this process holds of a tensor of the batch; None if that is not known."""
         try:
             if torch.compiler.is_compiling():
-                raise Unknown("in a compiled graph it is not known what tensor-parallel processes hold of it")
+                raise Unknown("in a compiled graph it is not known which part of it each tensor-parallel process holds")
             return self._spread.held(x, axis)
         except Unknown as reason:
             self._layers.skip(layer, str(reason))
@@ -351,7 +352,7 @@ class SignalProbe(SteppingProbe):
         """Ends the step and returns its statistics without waiting for the device; None for a step not recorded.
 
         Args:
-            loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said.
+            loss_scale: What the loss was multiplied by before ``backward()``, as ``GradScaler.get_scale()`` said.
         """
         recorded, processes = self._recording, self._processes()
         if recorded:
@@ -365,8 +366,8 @@ class SignalProbe(SteppingProbe):
             rows, values = self._reduce(sums, self._row, self._layers.state, loss_scale, processes, shares)
         except DifferentNets:
             log.warning(
-                "processes have recorded no layer in common, as stages of a pipeline do, and nothing more is recorded: "
-                "give the probe of each stage the process_group of its data-parallel processes"
+                "the processes have no recorded layer in common, as with the stages of a pipeline, so nothing more "
+                "is recorded: give the probe of each stage the process_group of its data-parallel processes"
             )
             self.close()
             return None
@@ -384,9 +385,9 @@ class SignalProbe(SteppingProbe):
         :mod:`sppbench.spp.places`: layers with one role have the same place in each of the repeated blocks).
 
         Args:
-            loss_scale: What the loss was multiplied with before ``backward()``, as ``GradScaler.get_scale()`` said:
+            loss_scale: What the loss was multiplied by before ``backward()``, as ``GradScaler.get_scale()`` said:
                 gradients are divided by it, but ``zeros`` and ``subnormal`` are of the tensors as they were. Gradients
-                of parameters are not divided, as the scaler's ``unscale_`` or ``step`` does it.
+                of parameters are not divided, because the scaler's ``unscale_`` or ``step`` does that.
         """
         found = self.readings(loss_scale)
         return with_places(to_frame([] if found is None else [found]), self.blocks)

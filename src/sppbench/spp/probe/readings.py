@@ -130,7 +130,8 @@ class Reducer:
         if not self._warned:
             self._warned = True
             log.warning(
-                "processes have recorded different layers in a step; statistics of a layer are over those that ran it"
+                "the processes recorded different layers in a step; the statistics of a layer cover the processes "
+                "that ran it"
             )
         rows = _united(everywhere)
         plan = self._plans.get((key, rows))

@@ -12,8 +12,8 @@ NEVER = "never called in training mode"
 NO_GRAD = f"{NEVER} with gradients enabled: only under torch.no_grad()"
 USED = f"{NEVER}: its weights are used without it"
 COMPILED = (
-    "it ran in a graph that was compiled before the probe was attached (call torch.compiler.reset() then), "
-    "or never in training mode"
+    "it ran in a graph that was compiled before the probe was attached (call torch.compiler.reset() after attaching "
+    "it), or never in training mode"
 )
 UNREACHED = "no gradient reached its output"
 WITHOUT_GRAPH = "its output has no gradient: it ran under torch.no_grad()"

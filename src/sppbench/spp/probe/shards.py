@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Dimensions of a mesh over which processes have different parts of a batch, by how their names begin.
 _DATA = ("dp", "ddp", "data", "batch", "fsdp", "hsdp", "replicate", "shard", "ep", "expert", "cp", "context")
-_LEFT_OUT = "other processes have parts of it, which process_group=None leaves out"
+_LEFT_OUT = "other processes hold parts of it, which process_group=None leaves out"
 # So many operations back, a tensor's origin is looked for.
 _REACH = 64
 
@@ -78,15 +78,15 @@ class Shards:
             return self._of_dtensor(x, 0 if x.ndim else None, of_batch=False)
         if id(parameter) not in self._slices:
             if isinstance(parameter, FlatParameter):
-                raise Unknown("FSDP has made one of several weights; with use_orig_params=True they are recorded")
+                raise Unknown("FSDP has merged several weights into one; with use_orig_params=True each is recorded")
             if getattr(parameter, "_fsdp_flattened", False):
-                raise Unknown("FSDP wraps it outside of the module that the probe was given: give it the wrapper")
+                raise Unknown("FSDP wraps it outside the module that the probe was given: give the probe the wrapper")
             return Held(x, None)
         if self._processes.alone:
             raise Unknown(_LEFT_OUT)
         part = self._slices[id(parameter)]
         if x.numel() != part.end - part.start:
-            raise Unknown("FSDP has other elements of it here than between steps")
+            raise Unknown("FSDP holds other elements of it here than between steps")
         if part not in self._shares:
             width = math.prod(part.shape[1:])
             held = torch.arange(part.start // width, -(-part.end // width)) if x.numel() else torch.arange(0)
@@ -141,7 +141,7 @@ class Shards:
     def _of_local(self, x: Tensor, axis: int | None) -> Share:
         """The share of a plain tensor between tensor-parallel modules: that of the DTensor that it was made from."""
         if not x.requires_grad:
-            raise Unknown("without a gradient it is not known what tensor-parallel processes hold of it")
+            raise Unknown("without a gradient it is not known which part of it each tensor-parallel process holds")
         origins = {(one.mesh, tuple(one.placements), tuple(one.shape)) for one in _origins(x)}
         spread = [one for one in origins if not all(place.is_replicate() for place in one[1])]
         if not spread:
@@ -154,7 +154,7 @@ class Shards:
                 raise Unknown("it is spread over processes in an unknown way")
             local[place.dim] //= size
         if len({one[:2] for one in origins}) > 1 or tuple(local) != tuple(x.shape):
-            raise Unknown("its shape does not say what tensor-parallel processes hold of it")
+            raise Unknown("its shape does not say which part of it each tensor-parallel process holds")
         return self._share(mesh, placements, shape, axis, of_batch=True)
 
 

@@ -71,7 +71,7 @@ class Watch(TorchFunctionMode):
     Args:
         layer: The name of the module.
         see: Called with what returns the logits of an attention, (N, H, L, S) or (N·H, L, S); without gradients.
-        is_innermost: Whether no module inside of this one is being watched.
+        is_innermost: Whether no module inside this one is being watched.
 
     Attributes:
         has_seen: Whether it has called a softmax over keys.

@@ -119,7 +119,9 @@ def check_module(model: object) -> None:
     if not isinstance(model, torch.nn.Module):
         hint = ""
         if type(model).__name__.startswith("PipelineStage"):
-            hint = "; give the submod of each stage a probe, with the process_group of its data-parallel processes"
+            hint = (
+                "; give each stage's submod a probe of its own, with the process_group of its data-parallel processes"
+            )
         raise TypeError(f"a probe looks into an nn.Module, not into a {type(model).__name__}{hint}")
 
 

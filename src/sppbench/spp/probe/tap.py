@@ -1,4 +1,4 @@
-"""How gradients are read inside of a compiled graph, where tensor hooks are not available: taps, and their slots."""
+"""How gradients are read inside a compiled graph, where tensor hooks are not available: taps, and their slots."""
 
 from __future__ import annotations
 

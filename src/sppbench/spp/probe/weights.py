@@ -42,7 +42,7 @@ def named_weights(model: nn.Module, layers: Collection[str], everything: bool) -
 
     Args:
         model: Any module; a weight that several of its modules share is listed once.
-        layers: Names of modules; weights of other modules, unless inside of these, are left out.
+        layers: Names of modules; weights of other modules, unless inside these, are left out.
         everything: Leave no weight out, as that of a position embedding, which belongs to no leaf.
     """
     modules = named_modules(model)

@@ -177,7 +177,7 @@ class LayerTotals:
             self._add_up()
 
     def add_graph(self, layer: int, outer: Tensor, inner: Tensor) -> None:
-        """All calls of a layer in compiled graphs: (5, C) as of ``terms``, and ``inner_squares``."""
+        """All calls of a layer in compiled graphs: (5, C) as in ``terms``, and ``inner_squares``."""
         self._graphs.append((layer, outer, inner))
 
     def total(self) -> Tensor | None:
@@ -209,8 +209,8 @@ class _Plan:
 
     Args:
         number: Of all layers.
-        layers: The layer of each call, first of those outside of graphs.
-        eps: ε of each call outside of graphs.
+        layers: The layer of each call, first of those outside graphs.
+        eps: ε of each call outside graphs.
         channels: Of each call.
         inner: Number of the squares of g_in of each call.
         device: Where they are.
@@ -233,7 +233,7 @@ class _Plan:
         self._places = torch.tensor(places, device=device)
 
     def __call__(self, calls: Sequence[Tensor], graphs: Sequence[Tensor], inner: Sequence[Tensor]) -> Tensor:
-        """What was measured outside of graphs and in them, and squares of g_in → (layers, 6)."""
+        """What was measured outside graphs and in them, and squares of g_in → (layers, 6)."""
         outer = list(graphs)
         if self._eps is not None:
             outer.insert(0, terms(torch.cat(list(calls), dim=1).unbind(), self._eps))

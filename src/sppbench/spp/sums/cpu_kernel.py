@@ -53,7 +53,7 @@ def kernel() -> Kernel | None:
     try:
         return _bind(_library())
     except Exception as error:  # whatever is missing, sums can be formed without
-        log.debug("channel sums are formed by torch: no kernel: %s", error)
+        log.debug("channel sums are computed by torch, as there is no compiled kernel: %s", error)
         return None
 
 
@@ -117,7 +117,7 @@ def _openmp() -> list[int] | None:
     try:
         found = [ctypes.cast(getattr(torch_itself, name), ctypes.c_void_p).value for name in _OPENMP]
     except AttributeError:
-        log.debug("channel sums are formed in one thread: torch does without OpenMP")
+        log.debug("channel sums are computed in one thread: torch was built without OpenMP")
         return None
     return [address for address in found if address is not None]
 
@@ -146,7 +146,7 @@ def _library() -> ctypes.CDLL:
         try:
             return ctypes.CDLL(str(_keep(made, folder, stem)))
         except OSError as error:
-            log.debug("the compiled kernel is not kept: %s", error)
+            log.debug("the compiled kernel could not be cached: %s", error)
             return ctypes.CDLL(str(made))  # stays loaded when its file is gone
 
 

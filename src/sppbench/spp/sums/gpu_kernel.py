@@ -31,7 +31,7 @@ def channel_rows(x: Tensor, axis: int) -> Tensor | None:
         axis: Its channel axis, not negative.
 
     Returns:
-        float64 (8, C), as of :func:`sppbench.spp.sums.statistics.channel_rows`; None for types that the kernel does not
+        float64 (8, C), as in :func:`sppbench.spp.sums.statistics.channel_rows`; None for types that the kernel does not
         know and for empty tensors.
     """
     if type(x) is not Tensor or x.dtype not in _DTYPES or x.layout is not torch.strided:

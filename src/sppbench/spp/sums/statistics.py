@@ -101,7 +101,7 @@ def _gpu_kernel() -> Kernel | None:
     try:
         from sppbench.spp.sums.gpu_kernel import channel_rows
     except Exception as error:
-        log.debug("channel sums are formed by torch: no Triton: %s", error)
+        log.debug("channel sums are computed by torch, as there is no Triton: %s", error)
         return None
     failed = set()
 
@@ -111,7 +111,7 @@ def _gpu_kernel() -> Kernel | None:
         try:
             return channel_rows(x, axis)
         except Exception as error:  # it is compiled for each type, and more, when that first comes
-            log.debug("channel sums are formed by torch: the kernel fails on %s: %s", x.device, error)
+            log.debug("channel sums are computed by torch, as the kernel fails on %s: %s", x.device, error)
             failed.add(x.device)
             return None
 

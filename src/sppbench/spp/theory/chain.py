@@ -93,15 +93,15 @@ def _gradients(nodes: Sequence[Node], states: Sequence[State], end: int, last: S
 
 
 def expected_of_chain(frame: pd.DataFrame, init: Init) -> pd.DataFrame:
-    """Expected values for a plain chain of Linear, BatchNorm1d and activations, known by the frame alone.
+    """Expected values for a plain chain of Linear, BatchNorm1d and activations, from the frame alone.
 
     A frame knows no widths, so hidden layers are taken to be equally wide: their weights have gain 2 ("he", fan-in or
     fan-out) or 1 ("lecun"), forward and backward. It starts from what is recorded at the earliest step: forward at the
-    first Linear, backward at the input of the last one. Of the last one's output it says nothing.
+    first Linear, backward at the input of the last one. It says nothing about the last one's output.
 
     Args:
-        frame: a history, or its `epoch_mean`. Without the numbers of samples, as in that, nothing is said of how the
-            gradient's second moment divides into ACSM and ACV.
+        frame: a history, or its `epoch_mean`. Without the numbers of samples, as in an `epoch_mean`, nothing is said
+            about how the gradient's second moment divides into ACSM and ACV.
         init: "he" or "lecun".
 
     Returns:
@@ -149,7 +149,7 @@ def _rule_by_kind(layer: str, kind: str, gain: Array) -> Rule:
     if kind in ACTIVATIONS:
         return Elementwise.named(kind)
     raise ValueError(
-        f"no theory by name for {layer}, a {kind}: these are for chains of Linear, BatchNorm1d and "
+        f"no named theory for {layer}, a {kind}: the named theories are for chains of Linear, BatchNorm1d and "
         f"{', '.join(ACTIVATIONS)}; see expected_of_net for other nets"
     )
 

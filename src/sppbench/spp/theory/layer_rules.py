@@ -140,7 +140,7 @@ def weights_of_convolution(
         taps: for each tap at how many places of the output it lies inside the image, any shape.
         places: of the input and of the output.
         bias: its mean square.
-        of_mean: as of `Weights`.
+        of_mean: as in `Weights`.
     """
 
     def products(fan: int, count: int) -> Array:

@@ -26,9 +26,9 @@ def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = 
     """Expected values for every layer of a net with the weights that it has, which should be its initial ones.
 
     A copy of the net is called once in training mode, without gradients, and each operation is followed, also those
-    between modules and inside of them. No activation is looked at: what enters are the batch's own second moment and
-    covariances, and of each weight its mean square (of biases, γ, position embeddings and class tokens as well), with
-    what its shape says of the number of inputs and outputs.
+    between modules and inside them. No activation is looked at: the theory starts from the second moment and the
+    covariances of the batch itself, and takes from each weight its mean square (from biases, γ, position embeddings and
+    class tokens as well), and from its shape the number of inputs and outputs.
 
     It follows
 
@@ -49,7 +49,7 @@ def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = 
 
     - two signals with a layer of random weights between them are independent; a weight that is used twice counts as
       two;
-    - neighbouring pixels are as alike as any two of an image, which matters to max-pooling of photographs;
+    - neighboring pixels are as alike as any two of an image, which matters to max-pooling of photographs;
     - layers of few channels differ from the mean over all weights: in the gates of squeeze-and-excitation, with four
       channels, by a factor of 2, and now and then by more;
     - gradients through many layers of batch normalization add up what the mean over the weights leaves out: at the stem
@@ -60,8 +60,8 @@ def expected_of_net(net: nn.Module, inputs: Batch, frame: pd.DataFrame | None = 
         net: any module.
         inputs: a batch: a tensor whose first axis is samples, as ``(N, C, *places)``, (N, features) or (N, tokens) of
             integers; or a tuple or mapping of arguments.
-        frame: a history of the net; the gradient that its earliest step has at the net's last layer is where gradients
-            start. None is activations only.
+        frame: a history of the net; the gradient at the net's last layer in its earliest step is where gradients start.
+            None: activations only.
 
     Returns:
         the table of `sppbench.spp.theory.chain`.

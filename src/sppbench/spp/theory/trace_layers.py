@@ -48,7 +48,7 @@ def _matrix(call: Call) -> Value:
     first, second = (call["mat1"], call["mat2"]) if call.name == "addmm" else call.tensors[:2]
     bias = call.get("input", call.get("self")) if call.name == "addmm" else None
     if call.is_signal(bias):
-        raise Stopped("a sum inside of a matrix product")
+        raise Stopped("a matrix product that adds a signal")
     if call.is_signal(first) and call.is_signal(second):
         return _attention(call, call.signal(first), call.signal(second), first.shape[-1])
     if call.is_signal(first):
@@ -77,7 +77,7 @@ def _contraction(x: Value, over: Axis, weight: Tensor, outputs: int, bias: Tenso
     if kind == {"p"}:
         places = count(x.axes, "p") // fan_in * fan_out
         return axis("p", fan_out), MixPlaces(square, fan_in, fan_out, places, shift)
-    raise Stopped("a matrix over samples")
+    raise Stopped("a matrix product over samples")
 
 
 @follows("convolution", "conv1d", "conv2d", "conv3d")
@@ -87,7 +87,7 @@ def _convolution(call: Call) -> Value:
         raise Stopped("a convolution whose weights depend on the batch")
     x = call.signal(call["input"], 1)
     if roles(x.axes[1]) - {"c"} or not call.shapes:
-        raise Stopped("a convolution of what are no channels")
+        raise Stopped("a convolution over something other than channels")
     shape = call.shapes[0]
     axes = (x.axes[0], axis("c", shape[1]), *(axis("p", size) for size in shape[2:]))
     places = math.prod(call["input"].shape[2:]), math.prod(shape[2:])
@@ -240,7 +240,7 @@ def _attention(call: Call, a: Value, b: Value, width: int) -> Value:
         raise Stopped("a product of a signal with itself")
     if roles(a.axes[-1]) <= {"c"} and roles(b.axes[-2]) <= {"c"} and a.attention is None and b.attention is None:
         return call.add(Logits(width, places), (a.node, b.node), axes, attention="logits")
-    raise Stopped("a product of two signals that is no attention")
+    raise Stopped("a product of two signals that is not attention")
 
 
 def pattern_of(queries: int, keys: int, allowed: Tensor | None) -> Pattern:
@@ -268,7 +268,7 @@ def _softmax(call: Call) -> Value:
     assert x is not None
     dim = int(call["dim"]) % call["self"].ndim
     if x.attention != "logits" or dim != call["self"].ndim - 1:
-        raise Stopped("softmax of what are no logits of attention")
+        raise Stopped("a softmax of something other than attention logits")
     pattern = pattern_of(call["self"].shape[-2], call["self"].shape[-1], x.allowed)
     return call.add(AttentionWeights(pattern), (x.node,), x.axes, attention=(x.node, pattern, 1.0))
 
@@ -283,7 +283,7 @@ def _scaled_dot_product(call: Call) -> list[Value]:
     width = call["query"].shape[-1]
     queries, keys = call["query"].shape[-2], call["key"].shape[-2]
     if any("c" not in roles(x.axes[-1]) or roles(x.axes[-2]) - {"p"} for x in (q, k, v)):
-        raise Stopped("attention over what are no places")
+        raise Stopped("attention over something other than positions")
     mask = call.get("attn_mask", call.get("attn_bias"))
     allowed = seen_keys(mask) if mask is not None else None
     if call.get("is_causal"):

@@ -55,7 +55,7 @@ def _through(value: Value, function: Function) -> dict[int, Function]:
 def _binary(call: Call) -> Value:
     x, y, alpha = call["self"], call["other"], call.get("alpha", 1)
     if call.get("rounding_mode"):
-        raise Stopped("a division that rounds")
+        raise Stopped("a division that rounds its result")
     functions: dict[str, Callable[[Any, Any], Any]] = {
         "add": lambda u, v: u + alpha * v,
         "sub": lambda u, v: u - alpha * v,
@@ -167,7 +167,7 @@ def _random(call: Call, x: Any, y: Any, mask: Value, function: Callable[[Any, An
         square = slope**2 * moment + 2 * slope * shift * mean + shift**2
         return Value((), mask=(square, slope * mean + shift))
     if call.name != "mul":
-        raise Stopped("a random number that is no factor")
+        raise Stopped("a random number that is not a factor")
     signal = call.signal(other, 1 if other.ndim == 4 else -1)
     if isinstance(signal.attention, tuple):
         logits, pattern, dropout = signal.attention

@@ -28,7 +28,7 @@ def _view(call: Call) -> Value:
         return value
     axes = axes_of_view(call.name, call.arguments, value.axes, call.shapes[0])
     if axes is None:
-        raise Stopped("a view that divides an axis otherwise than it was joined")
+        raise Stopped("a view that splits an axis differently from how it was merged")
     flat = flattened(axes)
     if flat == axes:
         return replace(value, axes=axes)
@@ -51,7 +51,7 @@ def _part(call: Call) -> list[Value]:
     for number, shape in enumerate(call.shapes):
         axes = axes_of_view(call.name, call.arguments, value.axes, shape)
         if axes is None or value.node is None:
-            raise Stopped("a part of an axis that is several in one")
+            raise Stopped("a part of an axis that was merged from several")
         size = 1 if call.name in ("select", "unbind") else shape[dim]
         if size == x.shape[dim]:
             result.append(replace(value, axes=axes))
@@ -68,7 +68,7 @@ def _part(call: Call) -> list[Value]:
             rest = replace(value, axes=axes)
             result.append(call.add(Spread(count(axes, "n"), count(axes, "p")), (rest.node,), axes))
         else:
-            raise Stopped("a part of an axis that is several in one")
+            raise Stopped("a part of an axis that was merged from several")
     return result
 
 
@@ -119,7 +119,7 @@ def _join(call: Call) -> Value:
     like = list(first.axes)
     whole = resized(first.axes, call.shapes[0])
     if whole is None:
-        raise Stopped("a concatenation along an axis that is several in one")
+        raise Stopped("a concatenation along an axis that was merged from several")
     kind = roles(whole[dim])
     nodes, shares = [], []
     for x in tensors:

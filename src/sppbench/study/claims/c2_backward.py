@@ -185,7 +185,7 @@ def _by_seed(record: Record, rule: Backward, net: str) -> tuple[pd.DataFrame, li
     """Change of log2 of the gain and of its factors from the first to the last epoch, as means over layers.
 
     Returns:
-        A row a seed; and which runs were left out, because their gains are not finite, do not reach the epochs, or are
+        One row per seed; and which runs were left out: their gains are not finite, do not reach the epochs, or are
         missed by the product of their factors.
     """
     found = log_gains(record.evidence, net, record.rules.lr)

@@ -158,20 +158,20 @@ class _DamageError(Exception):
 def _protocols(published: Any, nets: Any) -> dict[str, dict[str, Any]]:
     """The nets of the published table, with its protocol, and then others, with its settings but those of the model."""
     if not isinstance(published, str):
-        raise _DamageError(f"protocol is {published!r}, and not a file's name")
+        raise _DamageError(f"protocol is {published!r}, but must be a file name")
     known = read_published(config_directory() / published).protocols
     shared = {key: value for key, value in next(iter(known.values())).items() if not key.startswith("model.")}
     if not isinstance(nets, dict):
-        raise _DamageError(f"nets is {nets!r}, and not keys and values")
+        raise _DamageError(f"nets is {nets!r}, but must be a mapping")
     for net, settings in nets.items():
         if not isinstance(settings, dict):
-            raise _DamageError(f"nets.{net} is {settings!r}, and not keys and values")
+            raise _DamageError(f"nets.{net} is {settings!r}, but must be a mapping")
         own = dict(settings)
         like, free = own.pop("like", None), own.pop("free", [])
         if like is not None and like not in known:
-            raise _DamageError(f"nets.{net}.like is {like!r}, which is no net further up")
+            raise _DamageError(f"nets.{net}.like is {like!r}, which is not the name of an earlier net")
         if not isinstance(free, list):
-            raise _DamageError(f"nets.{net}.free is {free!r}, and not a list of keys")
+            raise _DamageError(f"nets.{net}.free is {free!r}, but must be a list of keys")
         merged = (known[like] if like is not None else shared) | own
         known = known | {str(net): {key: value for key, value in merged.items() if key not in free}}
     return known
@@ -180,15 +180,15 @@ def _protocols(published: Any, nets: Any) -> dict[str, dict[str, Any]]:
 def _check(rules: Rules) -> None:
     for place, share in (("confidence", rules.confidence), ("claims.C2.ratio", rules.claims.C2.ratio)):
         if not 0 < share < 1:
-            raise _DamageError(f"{place} is {share}, and not between 0 and 1")
+            raise _DamageError(f"{place} is {share}, but must be between 0 and 1")
     if rules.seeds < 2:
-        raise _DamageError(f"seeds is {rules.seeds}, and an interval needs two")
+        raise _DamageError(f"seeds is {rules.seeds}, but an interval needs two")
     if len(rules.claims.C6.lrs) != 3:
-        raise _DamageError(f"claims.C6.lrs is {list(rules.claims.C6.lrs)}, and not three learning rates")
+        raise _DamageError(f"claims.C6.lrs is {list(rules.claims.C6.lrs)}, but must be three learning rates")
     for claim, rule in vars(rules.claims).items():
         for net in _names(rule):
             if net not in rules.protocol:
-                raise _DamageError(f"claims.{claim} names the net {net!r}, of which nets says nothing")
+                raise _DamageError(f"claims.{claim} names the net {net!r}, which nets does not define")
 
 
 def _names(rule: Rule) -> list[str]:
@@ -207,7 +207,7 @@ def _names(rule: Rule) -> list[str]:
 def _read(kind: type[T], content: Any, place: str) -> T:
     """Makes a dataclass from a mapping with exactly its fields as keys."""
     if not isinstance(content, Mapping):
-        raise _DamageError(f"{place.rstrip('.')} is {content!r}, and not keys and values")
+        raise _DamageError(f"{place.rstrip('.')} is {content!r}, but must be a mapping")
     hints = get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name in names:
@@ -224,13 +224,13 @@ def _value(hint: Any, value: Any, place: str) -> Any:
         return _read(hint, value, f"{place}.")  # type: ignore[arg-type]
     if hint == dict[int, Affine]:
         if not isinstance(value, dict) or not value or not all(_is_count(width) for width in value):
-            raise _DamageError(f"{place} is {value!r}, and not nets by width")
+            raise _DamageError(f"{place} is {value!r}, but must map widths to nets")
         return {width: _read(Affine, nets, f"{place}.{width}.") for width, nets in value.items()}
     if hint == dict[str, dict[str, Any]]:
         return value  # was made by _protocols
     check, words, convert = _KINDS[hint]
     if not check(value):
-        raise _DamageError(f"{place} is {value!r}, and not {words}")
+        raise _DamageError(f"{place} is {value!r}, but must be {words}")
     return convert(value)
 
 
@@ -251,10 +251,10 @@ def _is_list(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _KINDS: dict[Any, tuple[Callable[[Any], bool], str, Callable[[Any], Any]]] = {
-    int: (_is_count, "a whole number from 1 on", int),
+    int: (_is_count, "a whole number of at least 1", int),
     float: (is_number, "a number", float),
-    str: (_is_text, "a text", str),
+    str: (_is_text, "a string", str),
     tuple[int, ...]: (_is_list(_is_epoch), "a list of whole numbers", tuple),
     tuple[float, ...]: (_is_list(is_number), "a list of numbers", lambda values: tuple(map(float, values))),
-    tuple[str, ...]: (_is_list(_is_text), "a list of texts", tuple),
+    tuple[str, ...]: (_is_list(_is_text), "a list of strings", tuple),
 }

@@ -40,7 +40,7 @@ class Published:
     def departures(self, model: str, settings: Mapping[str, Any]) -> dict[str, str]:
         """The keys in which a flat configuration departs from the protocol of a model, with both values in words."""
         differing = {key: value for key, value in self.protocols[model].items() if settings.get(key) != value}
-        return {key: f"{key} is {settings.get(key)!r} and not {value!r}" for key, value in differing.items()}
+        return {key: f"{key} is {settings.get(key)!r}, not {value!r}" for key, value in differing.items()}
 
 
 def read_published(file: Path | None = None) -> Published:
@@ -54,7 +54,7 @@ def read_published(file: Path | None = None) -> Published:
     try:
         n, models = content["n"], content["models"]
         if not isinstance(n, int) or n < 2:
-            raise ValueError(f"n is {n!r}, and not a number of runs from 2 on")
+            raise ValueError(f"n is {n!r}, but must be a number of runs of at least 2")
         values = {
             (str(model), float(lr)): _summary(value, n, f"{model}, {lr}")
             for model, column in models.items()
@@ -71,5 +71,5 @@ def read_published(file: Path | None = None) -> Published:
 
 def _summary(value: Any, n: int, cell: str) -> Summary:
     if not isinstance(value, list) or len(value) != 2 or not all(map(is_number, value)) or value[1] < 0:
-        raise ValueError(f"the value of {cell} is {value!r}, and not [mean, standard deviation]")
+        raise ValueError(f"the value of {cell} is {value!r}, but must be [mean, standard deviation]")
     return Summary(float(value[0]), float(value[1]), n)

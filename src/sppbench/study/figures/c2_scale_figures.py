@@ -172,7 +172,7 @@ def _intervention(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
 def _collect(
     rows: Sequence[tuple[str, str, Row, Sequence[str]]], epochs: Sequence[int], depths: dict[str, int]
 ) -> tuple[list[Panel], pd.DataFrame, list[str]]:
-    """Panels, curves and problems, from rows of (name, label of y, curves, reference lines); a column an epoch."""
+    """Panels, curves and problems, from rows of (name, label of y, curves, reference lines); a column per epoch."""
     panels: list[Panel] = []
     frames: list[pd.DataFrame] = []
     problems: list[str] = []

@@ -20,8 +20,9 @@ def draw_figures(evidence: Evidence) -> tuple[list[Drawing], list[str]]:
     """Draws every figure for which there are runs.
 
     Returns:
-        The figures; and notes, a line each: which figures cannot be drawn and why; which runs are damaged, lack files,
-        depart from the protocol, are not finite or have other layers; and which are missing, with the command for them.
+        The figures; and notes, one line each: which figures cannot be drawn, and why; which runs are damaged, lack
+        files, depart from the protocol, are not finite or have other layers; and which are missing, with the command
+        for them.
 
     Raises:
         UserError: The published numbers cannot be read.

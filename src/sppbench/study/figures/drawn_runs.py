@@ -29,7 +29,7 @@ class Net:
     Attributes:
         model: Its name.
         runs: The drawn one first: of the study's first seed if it is there, else of the smallest.
-        notes: What must be said of its runs, a line each.
+        notes: What must be said of its runs, one line each.
     """
 
     model: str
@@ -73,7 +73,7 @@ def find_net(evidence: Evidence, model: str, published: PublishedFigures) -> Net
             notes.append(note)
     usual, odd = unusual(layers)
     for seed in odd:
-        count = f"{len(layers[seed])} layers, and not the {len(usual or ())}"
+        count = f"{len(layers[seed])} layers, not the {len(usual or ())}"
         notes.append(f"not drawn: {whole.pop(seed).path} has {count} that the other seeds of {model} have")
     runs = sorted(whole.values(), key=lambda run: (run.seed != published.seeds[0], run.seed))
     return Net(model, tuple(runs), tuple(notes))
@@ -106,7 +106,7 @@ class Values:
     Args:
         run: The run.
         batches: The epoch means over "all" batches, or over "full" ones.
-        convention: As of `sppbench.spp.plot_spp`.
+        convention: As in `sppbench.spp.plot_spp`.
         epochs: Those of them that the run has.
 
     Attributes:

@@ -53,7 +53,7 @@ def draw_study(
         figure: The published one.
         label: What its net is, beside the figure's title; may be empty.
         run: The run.
-        convention: As of `sppbench.spp.plot_spp`.
+        convention: As in `sppbench.spp.plot_spp`.
         published: What is common to all figures.
         matches: To be handed on.
         readings: To be handed on.

@@ -147,7 +147,7 @@ def read_published_figures(file: Path | None = None) -> PublishedFigures:
 
 def _figure(name: str, content: Mapping[str, Any]) -> PublishedFigure:
     if content["layout"] not in ("gradient", "panels"):
-        raise ValueError(f"the layout of {name} is {content['layout']!r}, and neither gradient nor panels")
+        raise ValueError(f"the layout of {name} is {content['layout']!r}, but must be gradient or panels")
     return PublishedFigure(
         name=name,
         title=str(content["title"]),
@@ -200,5 +200,5 @@ def _ratio(content: Mapping[str, Any]) -> Ratio:
 def _range(value: Any) -> tuple[float, float]:
     low, high = value if isinstance(value, list) else (value, value)
     if not 0 <= float(low) <= float(high):
-        raise ValueError(f"{value!r} is neither a value nor a range from low to high")
+        raise ValueError(f"{value!r} is neither a value nor a range [low, high]")
     return float(low), float(high)

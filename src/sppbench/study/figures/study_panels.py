@@ -25,7 +25,7 @@ PANEL_WIDTH, FULL_WIDTH = 2.7, 6.0
 
 @axes.fixed_settings()
 def plot_spp(frame: pd.DataFrame, epochs: Sequence[int], convention: Convention) -> Figure:
-    """The panels of the study: activations, weights and gradients in rows, ACSM and ACV in columns, a curve an epoch.
+    """The panels of the study: activations, weights and gradients in rows, ACSM and ACV in columns, a curve per epoch.
 
     Args:
         frame: epoch means, as `sppbench.spp.plot_spp` takes them.
@@ -72,7 +72,7 @@ def _dense(curves: Curves, width: float) -> bool:
 
 
 def _draw_panel(ax: Axes, curves: Curves, signal: Signal, column: Literal["acsm", "acv"], width: float) -> Undrawn:
-    """One curve an epoch; returns what could not be drawn."""
+    """One curve per epoch; returns what could not be drawn."""
     rows = curves.table[curves.table["signal"] == signal]
     ax.set_ylabel(f"{SIGNAL_NAMES[signal]}\n{formula(rows, column)}", fontsize=axes.FONT - 0.5)
     undrawn = Undrawn()

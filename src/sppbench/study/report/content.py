@@ -40,7 +40,7 @@ class Content:
         table_problem: Why there is none; empty if there is one.
         drawings: The figures that could be drawn.
         figure_notes: What is missing or odd about them.
-        problems: Files and runs that are damaged or odd, and runs that are there twice, a line each.
+        problems: Files and runs that are damaged or odd, and runs that are there twice, one line each.
         departures: Runs that do not count for the claims: by how they depart from the protocol, their paths.
         findings: By the name of a run: what is wrong in it, see `run_findings`.
     """
@@ -145,9 +145,9 @@ def odd_runs(evidence: Evidence) -> Iterator[str]:
         for path in odd:
             count, others = len(of_net[path]), len(usual or ())
             if count != others:
-                yield f"{path} recorded {count} layers, and not {others} as other runs of the same net did"
+                yield f"{path} recorded {count} layers, not {others} as other runs of the same net did"
             else:
-                yield f"{path} recorded layers of other names than other runs of the same net did"
+                yield f"{path} recorded layers with other names than other runs of the same net did"
 
 
 def ways_to_make(content: Content) -> list[tuple[str, str]]:
@@ -158,7 +158,7 @@ def ways_to_make(content: Content) -> list[tuple[str, str]]:
         (f"sppbench report {directory} --every 60", "does so every minute, until all runs have ended"),
     ]
     if not content.studied:
-        return [*always, ("python -m sppbench.train --help", "says how a run is made")]
+        return [*always, ("python -m sppbench.train --help", "explains how to make a run")]
     return [
         *always,
         ("python -m sppbench.train -m sweeps=figures", "runs what is missing for the figures and for claims C1 and C2"),

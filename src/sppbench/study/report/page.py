@@ -145,7 +145,7 @@ def write_report(content: Content, path: Path, every: int | None = None) -> int:
     Args:
         content: What it says.
         path: The file.
-        every: As of `render`.
+        every: As in `render`.
 
     Returns:
         Its size in bytes.

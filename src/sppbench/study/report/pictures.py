@@ -1,4 +1,4 @@
-"""Figures as pictures inside of the page."""
+"""Figures as pictures inside the page."""
 
 from __future__ import annotations
 

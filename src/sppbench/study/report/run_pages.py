@@ -54,7 +54,7 @@ class RunPage:
         name: Its path below the directory of all runs.
         status: How far it is, or how it ended, in words.
         scores: Those of the test, or of the last epoch so far.
-        findings: What is odd about it, a line each; empty if nothing is.
+        findings: What is odd about it, one line each; empty if nothing is.
         pictures: Its figures.
         notes: Figures that cannot be drawn, and why.
     """
@@ -119,7 +119,7 @@ def status(run: Run) -> str:
     if run.is_under_way:
         return f"still training: {progress}"
     if run.state == "unfinished":
-        return f"ended without a result, as when it is killed; the same command resumes it ({progress})"
+        return f"ended without a result, for example because it was killed; the same command resumes it ({progress})"
     if run.state == "interrupted":
         return f"interrupted; the same command resumes it ({progress})"
     words = {"stopped_early": f"stopped early ({progress})", "failed": f"failed ({progress})"}
@@ -156,14 +156,14 @@ def _epochs(run: Run) -> pd.DataFrame:
 
 
 def oddities(run: Run) -> Iterator[str]:
-    """What is odd about a run, a line each."""
+    """What is odd about a run, one line each."""
     result = run.result
     if run.problem:
         yield run.problem
     if result is not None and result.diverged_at is not None:
         yield f"diverged: the loss of step {result.diverged_at} is not finite"
     if run.kind in ("NaN", "constant prediction"):
-        what = "not a number" if run.kind == "NaN" else "the same class for all test images"
+        what = "NaN" if run.kind == "NaN" else "the same class for all test images"
         yield f"it predicts {what}"
     yield from run.lost
     if run.has_signals:

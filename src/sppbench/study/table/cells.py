@@ -76,7 +76,7 @@ class Table:
             different numbers of classes are compared.
         margin: Difference in points up to which two means count as equal.
         published: The published table; None if it does not apply.
-        departures: Why it does not, or not for some nets: one text a reason.
+        departures: Why it does not, or not for some nets: one text per reason.
     """
 
     directory: Path

@@ -40,7 +40,7 @@ _SPECIAL = {
 
 
 def terminal(table: Table) -> str:
-    """One line a cell, then the notes; at most 120 columns wide for names as long as the study's."""
+    """One line per cell, then the notes; at most 120 columns wide for names as long as the study's."""
     header, details = _details(table, "model")
     rows = [list(map(visible, row)) for row in details]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -54,7 +54,7 @@ def terminal(table: Table) -> str:
 
 
 def matrix(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a matrix like the study's Table 1: a row a learning rate, a column a net."""
+    """Header and rows of a matrix like the study's Table 1: a row per learning rate, a column per net."""
     header = ["learning rate", *table.titles.values()]
     return header, [[f"{lr:g}", *(_matrix_cell(table.cell(model, lr)) for model in table.titles)] for lr in table.lrs]
 
@@ -64,7 +64,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A matrix like the study's Table 1, a line a cell with the intervals, and the notes."""
+    """A matrix like the study's Table 1, a line per cell with the intervals, and the notes."""
     compared = table.published is not None
     legend = " (published, verdict, runs)" if compared else " (runs)"
     header, rows = _details(table, "net")
@@ -84,7 +84,7 @@ def markdown(table: Table) -> str:
 
 
 def _details(table: Table, net: str) -> tuple[list[str], list[list[str]]]:
-    """Header and one row a cell."""
+    """Header and one row per cell."""
     header = ["lr", net, "n", "ours"]
     if table.published is not None:
         header += ["published", "difference [90 %]", "expected [95 %]", "verdict"]
@@ -190,7 +190,7 @@ def in_latex(text: str) -> str:
 
 
 def tidy(table: Table) -> list[dict[str, Any]]:
-    """A row a cell, with the same keys in each; None where there is no value."""
+    """A row per cell, with the same keys in each; None where there is no value."""
     return [_tidy_cell(cell) for cell in table.cells]
 
 
@@ -224,7 +224,7 @@ def _tidy_cell(cell: Cell) -> dict[str, Any]:
 
 
 def to_csv(table: Table) -> str:
-    """One row a cell; what is None is empty."""
+    """One row per cell; what is None is empty."""
     rows = tidy(table)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

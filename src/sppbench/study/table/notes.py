@@ -1,4 +1,4 @@
-"""What a reader of the table must know beside its numbers, one text a fact."""
+"""What a reader of the table must know beside its numbers, one text per fact."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def notes(table: Table) -> list[str]:
     texts = [
         *_uncounted(table),
         *_missing(table),
-        *(f"Recorded, and not there any more: {line}" for run in table.runs for line in run.lost),
+        *(f"Recorded, but now missing: {line}" for run in table.runs for line in run.lost),
         *_special(table),
         *_elsewhere(table),
         *_machines(table),
@@ -51,7 +51,7 @@ def _uncounted(table: Table) -> Iterable[str]:
         if run.state == "failed":
             yield f"Failed: {run.path / 'traceback.txt'} ({run.problem})"
         if run.state == "damaged":
-            yield f"Damaged, and not counted: {run.problem}"
+            yield f"Damaged, so not counted: {run.problem}"
     words: dict[State, str] = {
         "interrupted": "interrupted",
         "stopped_early": "stopped before its last epoch",
@@ -114,7 +114,7 @@ def _elsewhere(table: Table) -> Iterable[str]:
     ]
     if twice:
         listed = ", ".join(path.relative_to(sweep.parent).as_posix() for path in twice)
-        counting = "these do not count" if sweep.name == FIRST_SWEEP else "for claims and report it is these that count"
+        counting = "these do not count" if sweep.name == FIRST_SWEEP else "for the claims and the report, these count"
         yield f"Run in another sweep, too ({counting}): {listed}."
 
 

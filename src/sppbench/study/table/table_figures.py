@@ -41,7 +41,7 @@ def draw_figures(table: Table) -> dict[str, Figure]:
 
 @fixed_settings()
 def plot_curves(table: Table) -> Figure:
-    """Validation accuracy per epoch: a panel a learning rate, a line a net, and a band from the lowest to the highest.
+    """Validation accuracy per epoch: a panel per learning rate, a line per net, a band from the lowest to the highest.
 
     Only runs that the table counts are drawn. A run that diverged ends at a cross, and goes into the mean with its last
     accuracy from there on: a dead net stays dead.

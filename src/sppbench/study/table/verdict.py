@@ -3,7 +3,7 @@
 Two tests, both for means of independent runs whose accuracies are near to normal with unequal variances:
 
 - Welch's interval for the difference of two means (Welch 1947), at 90 %. The two one-sided tests at 5 % (Schuirmann
-  1987) find the means equivalent within a margin exactly if this interval lies inside of ± margin.
+  1987) find the means equivalent within a margin exactly if this interval lies inside ± margin.
 - The prediction interval at 95 % for the mean of n further runs, from the published statistics alone. It needs no
   spread of ours, so that it also judges a single run.
 
@@ -68,7 +68,7 @@ def decide(
     Returns:
         - for a published value at chance (see `is_chance`): "reproduced" if every run lies within ± 0.1 of it, else
           "higher" or "lower" by the mean;
-        - otherwise "reproduced" if the interval lies inside of ± margin; "higher" or "lower" if it excludes 0; and
+        - otherwise "reproduced" if the interval lies inside ± margin; "higher" or "lower" if it excludes 0; and
           "undecided" if neither equality nor a difference is shown.
     """
     difference, interval = comparison.difference, comparison.interval
@@ -89,7 +89,7 @@ def is_chance(published: Summary, chance: float) -> bool:
 
 
 def can_be_reproduced(published: Summary, margin: float) -> bool:
-    """Whether any runs of ours could put the interval inside of ± margin; it never gets narrower than this."""
+    """Whether any runs of ours could put the interval inside ± margin; it never gets narrower than this."""
     from scipy.special import ndtri
 
     assert published.std is not None
