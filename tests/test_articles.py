@@ -18,9 +18,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from sppbench.spp import run_figures
-from sppbench.train import main
-
 from sppbench.spp.run_figures import RunFigures
+from sppbench.train import main
 
 ROOT = Path(__file__).parents[1]
 # Those that have text in them; the others are modules that commands are tried on.
