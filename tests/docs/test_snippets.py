@@ -50,6 +50,15 @@ class Shell(CodeBlockParser):
         example.namespace[PRINTED] = run_block(example.parsed)
 
 
+class Script(CodeBlockParser):
+    """Takes note of a piece of an example: the script has a test of its own."""
+
+    language = "py"
+
+    def evaluate(self, example: Example) -> None:
+        example.namespace[PRINTED] = None
+
+
 class Output(CodeBlockParser):
     """Compares a quoted output with that of the block before."""
 
@@ -57,6 +66,8 @@ class Output(CodeBlockParser):
 
     def evaluate(self, example: Example) -> str | None:
         printed = example.namespace.get(PRINTED, "")
+        if printed is None:
+            return None
         return None if quoted(example.parsed, printed) else f"not what is printed:\n{printed}"
 
 
@@ -92,7 +103,7 @@ def _equal(wanted: str, word: str) -> bool:
     return alike and NUMBER.sub("", wanted) == NUMBER.sub("", word)
 
 
-SYBIL = Sybil(parsers=[Python(), Shell(), Output(), SkipParser()], path=str(ROOT), pattern="*.md")
+SYBIL = Sybil(parsers=[Python(), Shell(), Script(), Output(), SkipParser()], path=str(ROOT), pattern="*.md")
 
 
 @pytest.fixture
