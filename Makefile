@@ -15,7 +15,7 @@ help:
 	@echo "make keep       bring what has finished into results/, in compact form, with the tables, figures and numbers made from it"
 	@echo "make report     one HTML page about everything in outputs/: verdicts, Table 1, figures, runs"
 	@echo "make notebooks  the notebooks in examples/notebooks, from the scripts in examples"
-	@echo "make test       linters, type checker and test suite"
+	@echo "make test       linters, type checker, documentation and test suite"
 	@echo "make docs       the documentation as a site, into build/docs, with warnings as errors"
 	@echo "make launchers  the smoke sweep with the launchers of joblib, Ray and Slurm, each in its own environment"
 	@echo "make bench      all timings, into docs/benchmarks, in half an hour; DATA=path/to/cifar100 for real images"
@@ -93,18 +93,22 @@ report: $(VENV)/.ready
 notebooks: $(VENV)/.ready
 	$(RUN) docs/articles.py --notebooks
 
+SITE := $(RUN) -m sphinx --fail-on-warning --keep-going --nitpicky --builder html docs build/docs
+
 check: $(VENV)/.ready
 	@echo "sppbench: linters and type checker, half a minute"
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	@echo "sppbench: the documentation, with every warning an error, half a minute"
+	$(SITE) --quiet
 
 test: check
 	@echo "sppbench: the test suite, five minutes on two cores"
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 docs: $(VENV)/.ready
-	$(RUN) -m sphinx --fail-on-warning --keep-going --nitpicky --builder html docs build/docs
+	$(SITE)
 	@echo "The site: build/docs/index.html"
 
 launchers: $(VENV)/.ready

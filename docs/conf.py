@@ -118,7 +118,7 @@ def leave_out_catch_alls(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
     """A module without arguments of its own shows those of ``nn.Module.__init__``, which takes none either."""
-    return ("()" if signature == "(*args: Any, **kwargs: Any)" else signature), returns
+    return re.sub(r"^\(\*args[^,]*, \*\*kwargs[^,]*\)$", "()", signature or "") or None, returns
 
 
 def render_backticks(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -131,8 +131,8 @@ for name, history in {"fp32": fp32, "autocast": autocast, "weights in bf16": bf1
     print(f"{name:15}: {first:.0%} of a weight's updates are exactly zero in the first step, {last:.0%} in the last")
 
 # %% [markdown]
-# A layer normalization is the clearest case: its gains are 1, the next smaller number is 0.996, and a step of 0.0001 does
-# not get there. None of them ever moves.
+# A layer normalization is the clearest case: its gains are 1, the next smaller number is 0.996, and a step of 0.0001
+# does not get there. None of them ever moves.
 #
 # ## The cure, and what to try next
 #

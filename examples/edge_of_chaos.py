@@ -127,8 +127,8 @@ figure.savefig(OUTPUT / "edge_of_chaos.png", dpi=150)
 
 # %% [markdown]
 # *Left.* The blue nets forget: after a few dozen layers nearly every pair of inputs has a correlation of 1, and no
-# classifier behind them can tell two images apart. The red nets settle far below 1: in them, inputs that belong together
-# end as far apart as any others.
+# classifier behind them can tell two images apart. The red nets settle far below 1: in them, inputs that belong
+# together end as far apart as any others.
 #
 # *Middle.* Each curve is nearly straight on the logarithmic axis: a fixed factor a layer, which adds up to many orders
 # of magnitude at the first layer.

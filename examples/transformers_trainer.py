@@ -33,9 +33,9 @@ dataset = [{"input_ids": piece, "labels": piece} for piece in pieces]
 # %% [markdown]
 # ## One callback
 #
-# The callback is all that is added to an ordinary `Trainer`. `layers` chooses what is recorded, by class or by name: the
-# blocks, whose outputs are the residual stream, and the projections inside, which read from it and add to it. A step is
-# one of the trainer's: the two parts of an accumulated batch count as one.
+# The callback is all that is added to an ordinary `Trainer`. `layers` chooses what is recorded, by class or by name:
+# the blocks, whose outputs are the residual stream, and the projections inside, which read from it and add to it. A
+# step is one of the trainer's: the two parts of an accumulated batch count as one.
 
 # %%
 torch.manual_seed(0)
@@ -98,12 +98,15 @@ for axes in panels:
 figure.savefig(OUTPUT / "llama.png", dpi=150)
 
 # %% [markdown]
-# *Left.* At initialization each block adds very little. Training makes the branches grow by orders of magnitude, and as
-# nothing in a pre-norm transformer makes the stream smaller again, it grows with depth as well. This is normal, as long
-# as it settles: the normalization in front of each branch takes the scale out.
+# *Left.* At initialization the stream is tiny, and grows tenfold from the first block to the last, as each adds to it.
+# In the first steps the late blocks grow most: at step 20 the stream is two hundred times as large at the end as at the
+# beginning. Then the first block catches up, and the stream settles: at the end of training its second moment is
+# between 1 and 2 everywhere.
 #
 # *Right.* The gradient of the stream, that of `mlp.down_proj`, is nearly the same at all depths, which is what the skip
-# connections are for. The roles differ far more than the blocks do.
+# connections are for. Two things stand out. In the first block all other gradients are larger: its MLP adds nearly all
+# of the stream, so the normalizations in it divide by the little that was there before, and this multiplies gradients.
+# And `q_proj` and `k_proj` of blocks 3 and 4 starve: these two blocks hardly learn where to look.
 #
 # ## When it looks otherwise, and what to try next
 #
@@ -111,4 +114,4 @@ figure.savefig(OUTPUT / "llama.png", dpi=150)
 #   by a factor of √(2 · blocks), as GPT-2 does (Radford et al. 2019).
 # - A role whose gradient falls by orders of magnitude from block to block: `diagnose(history, model)` says where.
 # - `learning_rate=3e-2`: which role gives way first?
-# - `AttentionProbe` records the logits and the entropy of each head.
+# - `AttentionProbe` records the logits and the entropy of each head. What do blocks 3 and 4 look at?

@@ -15,9 +15,8 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
-from matplotlib.figure import Figure
 
-from sppbench.spp import run_figures
+from sppbench.spp.run_figures import RunFigures
 from sppbench.train import main
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +44,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("SPPBENCH_TINY", "1")
     monkeypatch.chdir(tmp_path)
     mpl.use("agg")
+    for drawing in ("draw_epoch", "draw_heatmaps"):  # of whole runs: they take seconds, and have tests of their own
+        monkeypatch.setattr(RunFigures, drawing, lambda *_: None)
     yield tmp_path / "outputs" / "examples"
     plt.close("all")
 
@@ -102,8 +103,6 @@ def test_notebook_runs(articles: ModuleType, tiny: Path, notebook: Any, monkeypa
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", train)
-    # Figures of whole runs take seconds, and have tests of their own: here they are empty.
-    monkeypatch.setattr(run_figures, "find_plot", lambda name: lambda *arguments, **options: Figure((1, 1)))
     cells = nbformat.read(ROOT / "examples" / "notebooks" / f"{AS_NOTEBOOK}.ipynb", as_version=4).cells
     with capture_output() as captured:
         for cell in cells:
