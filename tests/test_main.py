@@ -39,8 +39,8 @@ def test_each_command_describes_itself_and_its_exit_status(name: str, capsys: py
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
     assert COMMANDS[name].help.split()[1] in text
-    assert "Exit status: 0; " in text
-    assert "2 for what the user must fix" in text
+    assert "Exit status: 0 for success; " in text
+    assert "2 for an error that you can fix" in text
 
 
 def test_help_names_the_defaults_and_what_is_safe(capsys: pytest.CaptureFixture[str]) -> None:

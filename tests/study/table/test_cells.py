@@ -161,7 +161,7 @@ def test_a_damaged_result_does_not_count_and_is_named(tmp_path: Path, change: An
     table = read_table(tmp_path)
     found = cell(table)
     assert (found.n, found.count("damaged"), found.verdict) == (4, 1, "incomplete")
-    assert note(table, "Damaged").startswith(f"Damaged, and not counted: cannot read {file}")
+    assert note(table, "Damaged").startswith(f"Damaged, so not counted: cannot read {file}")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_runs_on_other_data_are_compared_with_nothing(tmp_path: Path) -> None:
     assert (cell(table, "sn_efficientnet_mp").published, cell(table, "sn_efficientnet_mp").verdict) == (None, None)
     reason = note(table, "Not compared with the published values")
     assert "data._target_ is 'sppbench.data.Digits', not 'sppbench.data.CIFAR100'" in reason
-    assert "data.batch_size is 128 and not 512" in reason
+    assert "data.batch_size is 128, not 512" in reason
     assert "optimizer" not in reason
     assert "sn_efficientnet_mp" not in reason, "it is not about this net"
     assert not [text for text in notes(table) if text.startswith(("Verdicts", "Published", "Missing"))]
@@ -391,9 +391,9 @@ def test_another_published_table(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("n: 2", "n: 1", "n is 1, but must be a number of runs of at least 2"),
-        ("[20.0, 1.0]", "20.0", r"the value of ffnn, 0\.001 is 20\.0, and not"),
-        ("[20.0, 1.0]", "[20.0, -1.0]", "and not"),
-        ("[20.0, 1.0]", "[20.0, .nan]", "and not"),
+        ("[20.0, 1.0]", "20.0", r"the value of ffnn, 0\.001 is 20\.0, but must be"),
+        ("[20.0, 1.0]", "[20.0, -1.0]", "but must be"),
+        ("[20.0, 1.0]", "[20.0, .nan]", "but must be"),
         ("note: made up", "", "it has no key 'note'"),
         ("models:", "nets:", "it has no key 'models'"),
         ("{0.001: [20.0, 1.0]}", "[]", "cannot read"),
