@@ -197,7 +197,8 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "try:\n    main()\nfinally:\n    print({'torch', 'lightning', 'wandb', 'matplotlib'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "model: the net\n  efficientnet_bn  " in shown
+    assert "model: the net\n  cnn  " in shown
+    assert "\n  efficientnet_bn  " in shown
     assert "python -m sppbench.train -m model=ffnn,ffnn_bn seed=1,2,3" in shown
     assert "\noptimizer.lr: 0.001  " in shown
     assert shown.endswith("set()\n")

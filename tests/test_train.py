@@ -218,7 +218,7 @@ def test_a_complete_run_is_not_run_again(config: Make, tmp_path: Path, caplog: p
     before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
     with caplog.at_level(logging.INFO):
         assert train(config()) == accuracy
-    assert "completed already" in caplog.text
+    assert "already completed" in caplog.text
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
 
 
@@ -484,7 +484,7 @@ def test_a_run_that_is_cut_short_is_final_and_counts_nowhere(
     before = file.stat().st_mtime_ns
     with caplog.at_level(logging.INFO):
         assert train(config(*overrides)) == accuracy
-    assert "is stopped_early already" in caplog.text
+    assert "is already stopped_early" in caplog.text
     assert file.stat().st_mtime_ns == before
     read = read_run(tmp_path / "run")
     assert (read.state, read.accuracy) == ("stopped_early", None)

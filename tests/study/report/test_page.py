@@ -157,6 +157,12 @@ def test_figures_have_their_captions_matches_and_a_form_for_print(outputs: Path,
     assert "figure5 lacks a run" in page.one("section", id="figures").text
 
 
+SOURCES = (
+    "https://research.jku.at/en/publications/designing-normalizer-free-efficientnets-designing-normalizer-free/",
+    "https://github.com/PDewyse/MT_Normalizer_free_Neural_Nets",
+)
+
+
 def test_nothing_is_loaded_and_nothing_breaks_out(outputs: Path, tmp_path: Path) -> None:
     content = dataclasses.replace(make_content(outputs), problems=(f"{HOSTILE} is damaged",))
     html = render(content, tmp_path / "report.html")
@@ -167,6 +173,8 @@ def test_nothing_is_loaded_and_nothing_breaks_out(outputs: Path, tmp_path: Path)
     for element in page.all():
         for key in ("src", "href", "action", "data", "poster", "srcset"):
             target = element.attributes.get(key, "#")
+            if element.tag == "a" and target in SOURCES:  # followed only by who clicks on it
+                continue
             assert target.startswith(("#", "data:")) or "://" not in target, f"{element.tag} loads {target[:80]}"
     assert not page.all("link")
     assert "://" not in "".join("".join(style.content) for style in page.all("style"))
