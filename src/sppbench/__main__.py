@@ -410,7 +410,7 @@ COMMANDS = {
         _figures_arguments,
         _figures,
     ),
-    "claims": Command("judge the study's claims from the runs", "", _claims_arguments, _claims),
+    "claims": Command("judge the claims of the study and ours from the runs", "", _claims_arguments, _claims),
     "report": Command(
         "write one HTML page of your runs and of the study: figures, scores, findings, verdicts",
         "",

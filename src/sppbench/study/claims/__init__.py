@@ -1,1 +1,1 @@
-"""The study's claims, each with a verdict from what runs left on disk."""
+"""The claims of the study and one of our own, each with a verdict from what runs left on disk."""

@@ -39,10 +39,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the study and what the runs say to it.
+    """A claim, of the study or our own, and what the runs say to it.
 
     Attributes:
-        id: "C1" to "C6".
+        id: "C1" to "C7".
         statement: The claim in the study's sense, one sentence.
         parts: The tests; those that decide first.
         source: Where the claim and its test are from.

@@ -1,4 +1,4 @@
-"""The study's six claims, judged."""
+"""The study's six claims and one of our own, judged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sppbench.study.claims.c3_stable import stable_parts
 from sppbench.study.claims.c4_magnitude import magnitude_parts
 from sppbench.study.claims.c5_lifeless import lifeless_parts
 from sppbench.study.claims.c6_rates import rate_parts
+from sppbench.study.claims.c7_normalizer_free import superior_parts
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.claims.record import Record
 from sppbench.study.claims.thresholds import read_rules
@@ -24,11 +25,12 @@ _PARTS: dict[str, Callable[[Record, Any], tuple[Part, ...]]] = {
     "C4": magnitude_parts,
     "C5": lifeless_parts,
     "C6": rate_parts,
+    "C7": superior_parts,
 }
 
 
 def judge(evidence: Evidence, rules: Path | None = None) -> list[Claim]:
-    """Judges the claims C1 to C6 by the runs that follow the protocol.
+    """Judges the claims C1 to C7 by the runs that follow the protocol.
 
     Args:
         evidence: All runs, of any sweeps.

@@ -104,6 +104,19 @@ class Rates(Rule):
 
 
 @dataclass(frozen=True)
+class Superior(Rule):
+    """Of C7."""
+
+    net: str
+    better: str
+    nets: tuple[str, ...]
+    margin: float
+    one_sided_confidence: float
+    seeds: int
+    context_lrs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Claims:
     C1: Forward
     C2: Backward
@@ -111,6 +124,7 @@ class Claims:
     C4: Magnitude
     C5: Lifeless
     C6: Rates
+    C7: Superior
 
 
 @dataclass(frozen=True)
@@ -178,11 +192,17 @@ def _protocols(published: Any, nets: Any) -> dict[str, dict[str, Any]]:
 
 
 def _check(rules: Rules) -> None:
-    for place, share in (("confidence", rules.confidence), ("claims.C2.ratio", rules.claims.C2.ratio)):
+    shares = {
+        "confidence": rules.confidence,
+        "claims.C2.ratio": rules.claims.C2.ratio,
+        "claims.C7.one_sided_confidence": rules.claims.C7.one_sided_confidence,
+    }
+    for place, share in shares.items():
         if not 0 < share < 1:
             raise _DamageError(f"{place} is {share}, but must be between 0 and 1")
-    if rules.seeds < 2:
-        raise _DamageError(f"seeds is {rules.seeds}, but an interval needs two")
+    for place, seeds in (("seeds", rules.seeds), ("claims.C7.seeds", rules.claims.C7.seeds)):
+        if seeds < 2:
+            raise _DamageError(f"{place} is {seeds}, but an interval needs two")
     if len(rules.claims.C6.lrs) != 3:
         raise _DamageError(f"claims.C6.lrs is {list(rules.claims.C6.lrs)}, but must be three learning rates")
     for claim, rule in vars(rules.claims).items():

@@ -26,7 +26,7 @@ def answer(content: Content) -> list[str]:
         if which := [claim.id for claim in claims if claim.verdict == verdict]:
             verdicts.append(f"{len(which)} {one if len(which) == 1 else several} ({', '.join(which)})")
     sentences = [
-        f"Of the study's {len(claims)} claims, {_joined(verdicts)}, judged by {_count(len(counted), 'finished run')} "
+        f"Of {len(claims)} claims, {_joined(verdicts)}, judged by {_count(len(counted), 'finished run')} "
         f"of {_count(nets, 'net')}."
     ]
     headline = next((claim for claim in claims if claim.id == HEADLINE), None)

@@ -23,7 +23,7 @@ from sppbench.study.report.run_pages import RunPage, not_finite, run_pages
 from sppbench.study.table.cells import Table, read_table
 
 TABLE = "table1"
-SWEEPS = frozenset({TABLE, "figures", "claims"})  # of the study, see conf/sweeps
+SWEEPS = frozenset({TABLE, "table3", "figures", "claims", "nf"})  # of the study, see conf/sweeps
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ def ways_to_make(content: Content) -> list[tuple[str, str]]:
         *always,
         ("python -m sppbench.train -m sweeps=figures", "runs what is missing for the figures and for claims C1 and C2"),
         (f"python -m sppbench.train -m sweeps={TABLE}", "runs what is missing for Table 1 and for claims C3 to C6"),
+        ("python -m sppbench.train -m sweeps=nf_efficientnet", "runs what is missing for claim C7"),
         (f"sppbench inspect {directory}", "inspects the weights of finished runs, for claims C1 and C5"),
         (f"sppbench figures {directory} --output DIR", "writes the figures as PNG and PDF, with their data"),
         (f"sppbench claims {directory}", "prints the verdicts"),

@@ -1,0 +1,76 @@
+"""C7 on accuracies with known answers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from tests.fabricate.claims import cell, judged, part, rules
+
+NF, BN, REGULARIZED = "nf_efficientnet", "efficientnet_bn", "efficientnet_bn_regularized"
+SPREAD = [-1.0, -0.5, 0.0, 0.5, 1.0]
+
+
+def c7(directory: Path, over_bn: float, over_regularized: float) -> None:
+    for net, mean in ((NF, 36.0), (BN, 36.0 - over_bn), (REGULARIZED, 36.0 - over_regularized)):
+        cell(directory, net, 0.001, [mean + deviation for deviation in SPREAD])
+
+
+@pytest.mark.parametrize(
+    ("over_bn", "over_regularized", "verdicts"),
+    [
+        (2.0, 0.0, ["holds", "holds"]),
+        (1.0, 0.0, ["undecided", "holds"]),  # ± 1.15 at 95 %
+        (-2.0, 0.0, ["fails", "holds"]),
+        (2.0, -0.5, ["holds", "undecided"]),  # ± 0.93 at 90 %
+        (2.0, -2.0, ["holds", "fails"]),
+    ],
+)
+def test_c7(tmp_path: Path, over_bn: float, over_regularized: float, verdicts: list[str]) -> None:
+    c7(tmp_path, over_bn, over_regularized)
+    claim = judged(tmp_path, "C7")
+    assert [one.verdict for one in claim.parts] == verdicts
+    assert [one.value for one in claim.parts] == pytest.approx([over_bn, over_regularized], abs=1e-9)
+
+
+def test_superiority_is_at_95_and_non_inferiority_at_90_percent(tmp_path: Path) -> None:
+    c7(tmp_path, 2.0, 0.0)
+    standard_error = math.sqrt(2 * 0.625 / 5)  # both groups have the variance 2.5 / 4; Welch's df are then 8
+    for one, value, level in zip(judged(tmp_path, "C7").parts, (2.0, 0.0), (0.95, 0.90), strict=True):
+        half = stats.t.ppf((1 + level) / 2, 8) * standard_error
+        assert one.interval == pytest.approx((value - half, value + half))
+
+
+def test_c7_needs_five_seeds_of_each_net(tmp_path: Path) -> None:
+    c7(tmp_path, 2.0, 0.0)
+    cell(tmp_path / "fewer", NF, 0.001, [36.0, 36.1, 35.9, 36.0])
+    cell(tmp_path / "fewer", BN, 0.001, [30.0 + deviation for deviation in SPREAD])
+    claim = judged(tmp_path / "fewer", "C7")
+    assert [one.verdict for one in claim.parts] == ["undecided", "undecided"]
+    assert f"model={NF} optimizer.lr=0.001 seed=970" in claim.parts[0].missing
+    assert f"model={REGULARIZED} optimizer.lr=0.001 seed=868,67,472,362,970" in claim.parts[1].missing
+
+
+def test_a_net_with_a_part_taken_out_is_another_net(tmp_path: Path) -> None:
+    c7(tmp_path, 2.0, 0.0)
+    cell(tmp_path / "other", NF, 0.001, [40.0] * 5, overrides=["model.bias=false"])
+    assert judged(tmp_path / "other", "C7").parts[0].n == 0
+
+
+def test_larger_rates_are_context(tmp_path: Path) -> None:
+    c7(tmp_path, 2.0, 0.0)
+    assert len(judged(tmp_path, "C7").parts) == 2
+    for net, mean in ((NF, 5.0), (BN, 12.0)):
+        cell(tmp_path, net, 0.01, [mean + deviation for deviation in SPREAD])
+    claim = judged(tmp_path, "C7")
+    assert claim.verdict == "holds"
+    context = part(claim, f"{NF} - {BN} at lr 0.01")
+    assert (context.verdict, context.decides, context.value) == ("fails", False, pytest.approx(-7.0))
+
+
+def test_the_margin_is_the_rules_(tmp_path: Path) -> None:
+    c7(tmp_path, 2.0, -0.5)
+    assert judged(tmp_path, "C7", rules(tmp_path / "rules.yaml", claims__C7__margin=2.0)).verdict == "holds"
