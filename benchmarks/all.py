@@ -15,11 +15,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
-PAGES = (*sorted((DOCS / "benchmarks").glob("*.md")), DOCS / "how_it_works" / "history_format.md")
+PAGES = (
+    *sorted((DOCS / "benchmarks").glob("*.md")),
+    DOCS / "how_it_works" / "history_format.md",
+    DOCS / "study" / "nf_efficientnet.md",
+)
 # The name of each table, and its command; those that take --root.
 COMMANDS = {
     "usual": ["usual.py"],
     "training": ["training.py"],
+    "normalizer_free": ["normalizer_free.py"],
     "kept_memory": ["kept_memory.py"],
     "floor": ["floor.py"],
     "lightning": ["lightning_overhead.py"],

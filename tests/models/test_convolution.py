@@ -86,6 +86,29 @@ def test_a_single_pixel_is_multiplied_without_a_convolution(groups: int, kernel:
     assert output.stride() == images.stride() == (4, 1, 4, 4)
 
 
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, (2, 2)), (5, 1, (4, 4)), (5, 2, (4, 3))])
+def test_a_depthwise_kernel_gets_images_of_no_fewer_rows(kernel: int, stride: int, size: tuple[int, int]) -> None:
+    """With fewer rows, oneDNN computes the gradient of the weights many times as slowly."""
+    ours = Conv2d(4, 4, kernel, stride, kernel // 2, groups=4)
+    images = torch.randn(16, 4, *size).to(memory_format=torch.channels_last).requires_grad_()
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        output = ours(images)
+        output.square().sum().backward()
+    shapes = [event.input_shapes for event in profiler.events() if event.name == "aten::convolution_backward"]
+    assert [images[2] >= weight[2] for _, images, weight, *_ in shapes] == [True]
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(output, nn.Conv2d.forward(ours, images))
+
+
+def test_a_pixel_that_is_not_finite_shows_where_torch_shows_it() -> None:
+    for kernel in (1, 3, 5):
+        ours = Conv2d(2, 2, kernel, padding=kernel // 2, groups=2)
+        for size in ((1, 1), (2, 2), (1, 2), (1, 4), (4, 1)):
+            images = torch.ones(1, 2, *size)
+            images[0, 0, 0, 0] = torch.nan
+            assert torch.equal(ours(images).isnan(), nn.Conv2d.forward(ours, images).isnan())
+
+
 def test_an_image_without_a_batch_is_taken() -> None:
     ours, image = Conv2d(2, 3, 1), torch.randn(2, 1, 1)
     torch.testing.assert_close(ours(image), nn.Conv2d.forward(ours, image))

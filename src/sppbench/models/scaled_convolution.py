@@ -60,12 +60,13 @@ class ScaledConv2d(Conv2d):
 
     def scaled_weight(self) -> Tensor:
         """The weight that the convolution has, shape (C_out, C_in / groups, k, k)."""
+        scale: Tensor | float
         if self.standardize:
             variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
             scale = torch.rsqrt(variance * self.fan_in + 1e-12)
             raw = self.weight - mean
         else:
-            scale, raw = self.weight.new_tensor(1 / (self.sigma * math.sqrt(self.fan_in))), self.weight
+            scale, raw = 1 / (self.sigma * math.sqrt(self.fan_in)), self.weight
         return raw * (scale if self.gain is None else scale * self.gain.view(-1, 1, 1, 1))
 
     def extra_repr(self) -> str:
