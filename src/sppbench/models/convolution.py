@@ -13,7 +13,7 @@ class Conv2d(nn.Conv2d):
     taps of a 5×5 kernel then only ever meet the zeros of the padding: they add 0 to every output and get a gradient of
     0. They are left out. What remains of a convolution of a single pixel is a product of its channels with a matrix,
     or with one number for each channel. On a CPU it is computed as such, which takes half as long. A depthwise
-    convolution of images with fewer rows than its kernel gets the rows of zeros as part of its images: oneDNN 3 then has
+    convolution of images with fewer rows than its kernel gets the rows of zeros as part of its images: oneDNN then has
     its depthwise kernel for the gradient of the weights, which is 3 to 17 times as fast.
 
     At most the order of sums changes. Parameters, names and outputs are those of ``nn.Conv2d``; ``torch.fx`` and
