@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sppbench.models.convolution import Conv2d
 
@@ -60,14 +61,12 @@ class ScaledConv2d(Conv2d):
 
     def scaled_weight(self) -> Tensor:
         """The weight that the convolution has, shape (C_out, C_in / groups, k, k)."""
-        scale: Tensor | float
+        raw, share = self.weight, 1 / math.sqrt(self.fan_in)
         if self.standardize:
-            variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
-            scale = torch.rsqrt(variance * self.fan_in + 1e-12)
-            raw = self.weight - mean
+            raw = F.layer_norm(raw.flatten(1), (self.fan_in,), eps=1e-12).view_as(raw)
         else:
-            scale, raw = 1 / (self.sigma * math.sqrt(self.fan_in)), self.weight
-        return raw * (scale if self.gain is None else scale * self.gain.view(-1, 1, 1, 1))
+            share /= self.sigma
+        return raw * (share if self.gain is None else share * self.gain.view(-1, 1, 1, 1))
 
     def extra_repr(self) -> str:
         usual: str = super().extra_repr()  # type: ignore[no-untyped-call]
