@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from sppbench.evidence.runs import Run
 from sppbench.evidence.selection import Evidence, read_evidence
 from sppbench.files import write_text
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.claims.judge import judge
+from sppbench.study.claims.thresholds import read_rules
+from sppbench.study.common.intervals import difference, summarize
 from sppbench.study.common.text_tables import DASH, pipes
 from sppbench.study.figures.figure_output import ANSWERS
 from sppbench.study.table.cells import read_table
@@ -38,13 +41,11 @@ TOOLS = {
     "[`wandb.watch`]": "wandb.watch",
     "[TorchLens]": "TorchLens",
 }
-# The rows of the table of the normalizer-free net, and the epochs of its second column.
-NORMALIZER_FREE = {
-    "efficientnet_bn": "table1/efficientnet_bn",
-    "sn_efficientnet_nomp": "table1/sn_efficientnet_nomp",
-    "nf_efficientnet": "nf/nf_efficientnet_first",
-}
-EPOCHS = (1, 5, 8, 12, 16, 20)
+# The nets beside the normalizer-free one, and the epochs of its tables.
+BATCH_NORMALIZED = ("efficientnet_bn", "efficientnet_bn_regularized")
+BESIDE = (*BATCH_NORMALIZED, "sn_efficientnet_nomp", "nf_efficientnet")
+WHOLE, SHORT = (1, 5, 8, 12, 16, 20), (1, 3, 5)
+ALL_OFF = "all parts off"
 RMSE = "RMSE of log10 at the peaks"
 
 
@@ -63,7 +64,9 @@ def written() -> dict[str, list[str]]:
         "table1": pipes(*matrix(read_table(HERE / "table1"))),
         "c2": _ratios(claims),
         "c2_accuracies": _accuracies(),
-        "nf": _normalizer_free(),
+        "nf": _curves(evidence, WHOLE),
+        "nf_parts": _curves(evidence, SHORT),
+        "nf_seeds": _seeds(evidence),
         "widths": _ratios(claims, WIDTHS),
         "claims": _verdicts(claims),
         "figures": _figures(),
@@ -140,21 +143,48 @@ def _accuracies() -> list[str]:
     return pipes(["net", "ours", "seeds", "the thesis", "difference [90 %]"], rows)
 
 
-def _normalizer_free() -> list[str]:
-    """A row a net of one seed: how it learns, and what it ends with."""
-    rows = []
-    for title, folder in NORMALIZER_FREE.items():
-        place = HERE / folder / f"lr={LR}" / f"seed={SEED}"
-        metrics = pd.read_csv(place / "metrics.csv").set_index("epoch")
-        result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
+    """A row a run of one seed: how it learns, and what it has after the last of these epochs, best last."""
+    runs = [run for run in evidence.runs if run.sweep in ("table1", "nf") and run.model in BESIDE]
+    rows = {}
+    for run in runs:
+        if (run.lr, run.seed, run.counts) != (LR, SEED, True):
+            continue
+        metrics = pd.read_csv(run.path / "metrics.csv").set_index("epoch")
         by_epoch = metrics[metrics["val/accuracy"].notna()]
-        curve = " / ".join(f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in EPOCHS)
-        last = by_epoch.iloc[-1]
-        losses = f"{last['train/loss']:.2f}, {last['val/loss']:.2f}"
-        rows.append([title, curve, f"{last['train/accuracy']:.1f}", losses, f"{result['test']['accuracy']:.2f}"])
-    epochs = " / ".join(map(str, EPOCHS))
-    head = ["net", f"validation % after epoch {epochs}", "training %", "training and validation loss", "test %"]
-    return pipes(head, rows)
+        if len(by_epoch) >= epochs[-1]:
+            last = by_epoch.iloc[epochs[-1] - 1]
+            curve = " / ".join(f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in epochs)
+            losses = f"{last['train/loss']:.2f}, {last['val/loss']:.2f}"
+            test = [f"{run.accuracy:.2f}"] if epochs is WHOLE else []
+            rows[last["val/accuracy"]] = [_variant(run), curve, f"{last['train/accuracy']:.1f}", losses, *test]
+    shown = " / ".join(map(str, epochs))
+    head = ["net", f"validation % after epoch {shown}", "training %", "training and validation loss"]
+    return pipes([*head, "test %"] if epochs is WHOLE else head, [rows[accuracy] for accuracy in sorted(rows)])
+
+
+def _variant(run: Run) -> str:
+    """A net and what is changed in it."""
+    changed = [words.removeprefix("model.") for words in run.variant if words.startswith("model.")]
+    return ", ".join([run.model, *([ALL_OFF] if len(changed) > 2 else changed)])
+
+
+def _seeds(evidence: Evidence) -> list[str]:
+    """A row a net and learning rate: test accuracies over seeds, and the difference from batch normalization."""
+    rules = read_rules()
+    known = evidence.only({}, rules.protocol)
+    rows = []
+    for lr in (0.001, 0.01, 0.1):
+        found = {net: [run.accuracy for run in known.select(net, lr) if run.accuracy is not None] for net in BESIDE}
+        for net, accuracies in found.items():
+            if not accuracies:
+                continue
+            against = found[BATCH_NORMALIZED[0]] if net != BATCH_NORMALIZED[0] else []
+            estimate = difference(accuracies, against, rules.confidence) if against else None
+            interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if estimate and estimate.interval else ""
+            over = f"{estimate.value:+.2f}{interval}" if estimate else DASH
+            rows.append([f"{lr:g}", net, plus_minus(summarize(accuracies), digits=2), str(len(accuracies)), over])
+    return pipes(["learning rate", "net", "test %", "seeds", f"over {BATCH_NORMALIZED[0]} [95 %]"], rows)
 
 
 def _figures() -> list[str]:
