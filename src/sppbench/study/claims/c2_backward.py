@@ -18,6 +18,7 @@ import pandas as pd
 
 from sppbench.evidence.profiles import Profiles, log_gains, log_profiles, ratio_of_profiles
 from sppbench.spp.names import FACTOR_SYMBOLS, GAIN_AND_FACTORS
+from sppbench.study.claims.c2_accuracies import accuracy_parts
 from sppbench.study.claims.claim import Part
 from sppbench.study.claims.record import Record, Setup
 from sppbench.study.claims.thresholds import Affine, Backward
@@ -41,7 +42,7 @@ class _Question:
 
 
 def backward_parts(record: Record, rule: Backward) -> tuple[Part, ...]:
-    """Deciding: affine on / off at each width. Context: epochs, widths, interventions, and the factors of the gains."""
+    """Deciding: affine on / off at each width. Context: epochs, widths, parts of affine, accuracies, gains."""
     epochs = rule.epochs
     reduced = (
         lambda estimate: at_most(estimate, rule.ratio, 1.0),
@@ -66,7 +67,7 @@ def backward_parts(record: Record, rule: Backward) -> tuple[Part, ...]:
         for net in {net for question in questions for net in (question.numerator, question.denominator)}
     }
     parts = [_ratio(record, question, profiles) for question in questions]
-    return (*parts, *_gain_parts(record, rule))
+    return (*parts, *accuracy_parts(record, rule), *_gain_parts(record, rule))
 
 
 def _widths(rule: Backward) -> list[_Question]:

@@ -54,6 +54,8 @@ class Backward(Rule):
     layers: str
     epochs: tuple[int, ...]
     ratio: float
+    accuracies: str
+    accuracy_margin: float
     gain_layers: str
     closure: float
     gain_change: float
