@@ -149,11 +149,18 @@ def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
             last = by_epoch.iloc[epochs[-1] - 1]
             curve = " / ".join(f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in epochs)
             losses = f"{last['train/loss']:.2f}, {last['val/loss']:.2f}"
-            test = [f"{run.accuracy:.2f}"] if epochs is WHOLE else []
-            rows[last["val/accuracy"]] = [_variant(run), curve, f"{last['train/accuracy']:.1f}", losses, *test]
+            at_end = [_train_loss(run), f"{run.accuracy:.2f}"] if epochs is WHOLE else []
+            rows[last["val/accuracy"]] = [_variant(run), curve, f"{last['train/accuracy']:.1f}", losses, *at_end]
     shown = " / ".join(map(str, epochs))
     head = ["net", f"validation % after epoch {shown}", "training %", "training and validation loss"]
-    return pipes([*head, "test %"] if epochs is WHOLE else head, [rows[accuracy] for accuracy in sorted(rows)])
+    at_end = ["training loss without augmentation", "test %"] if epochs is WHOLE else []
+    return pipes([*head, *at_end], [rows[accuracy] for accuracy in sorted(rows)])
+
+
+def _train_loss(run: Run) -> str:
+    """On training images as they are, in evaluation mode; old runs have none."""
+    train = run.result.train if run.result is not None else None
+    return f"{train['loss']:.2f}" if train else DASH
 
 
 def _variant(run: Run) -> str:
