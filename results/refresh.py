@@ -139,8 +139,8 @@ def _accuracies(claims: Sequence[Claim]) -> list[str]:
 def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
     """A row a run of one seed: how it learns, and what it has after the last of these epochs, best last."""
     runs = [run for run in evidence.runs if run.sweep in ("table1", "nf") and run.model in BESIDE]
-    rows = {}
-    for run in runs:
+    rows: dict[str, tuple[float, list[str]]] = {}
+    for run in sorted(runs, key=lambda run: int(run.settings["trainer.max_epochs"])):  # the longest of a net stays
         if (run.lr, run.seed, run.counts) != (LR, SEED, True):
             continue
         metrics = pd.read_csv(run.path / "metrics.csv").set_index("epoch")
@@ -150,11 +150,12 @@ def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
             curve = " / ".join(f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in epochs)
             losses = f"{last['train/loss']:.2f}, {last['val/loss']:.2f}"
             at_end = [_train_loss(run), f"{run.accuracy:.2f}"] if epochs is WHOLE else []
-            rows[last["val/accuracy"]] = [_variant(run), curve, f"{last['train/accuracy']:.1f}", losses, *at_end]
+            cells = [_variant(run), curve, f"{last['train/accuracy']:.1f}", losses, *at_end]
+            rows[cells[0]] = (last["val/accuracy"], cells)
     shown = " / ".join(map(str, epochs))
     head = ["net", f"validation % after epoch {shown}", "training %", "training and validation loss"]
     at_end = ["training loss without augmentation", "test %"] if epochs is WHOLE else []
-    return pipes([*head, *at_end], [rows[accuracy] for accuracy in sorted(rows)])
+    return pipes([*head, *at_end], [cells for _, cells in sorted(rows.values())])
 
 
 def _train_loss(run: Run) -> str:
