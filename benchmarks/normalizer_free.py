@@ -8,18 +8,15 @@ ratio is the median over the rounds.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from collections.abc import Callable
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from machine import describe
 from rounds import in_turns, markdown, ratio, spread
-from sppbench.data import Synthetic
 from sppbench.run.memory import keep_freed_memory
-from training import Training
+from training import Training, endless_batches
 
 REFERENCE = "efficientnet_bn"
 NETS = (
@@ -40,10 +37,7 @@ def main() -> None:
     if options.device.type == "cpu":
         keep_freed_memory()
 
-    data = Synthetic(8 * options.batch_size, batch_size=options.batch_size)
-    data.prepare_data()
-    data.setup()
-    batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(data.train_dataloader()))
+    batches = endless_batches(options.batch_size)
     trainings: dict[str, Callable[[], float]] = {
         name: Training(name, batches, options.device, torch.channels_last, fused=True, ours=True) for name in NETS
     }

@@ -80,6 +80,14 @@ class Training:
         return timed(self.step, self.device)
 
 
+def endless_batches(batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of random images and labels from TensorLoader, without end."""
+    data = Synthetic(8 * batch_size, batch_size=batch_size)
+    data.prepare_data()
+    data.setup()
+    return chain.from_iterable(repeat(data.train_dataloader()))
+
+
 def variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What each column adds, all that is before it included."""
     layout: dict[str, Any] = {"layout": torch.channels_last}
@@ -102,10 +110,7 @@ def main() -> None:
     if options.device.type == "cpu":
         keep_freed_memory()
 
-    data = Synthetic(8 * options.batch_size, batch_size=options.batch_size)
-    data.prepare_data()
-    data.setup()
-    batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(data.train_dataloader()))
+    batches = endless_batches(options.batch_size)
     rows, rates = [], {}
     for name in options.nets:
         trainings: dict[str, Callable[[], float]] = {

@@ -42,15 +42,7 @@ class Conv2d(nn.Conv2d):
                 return (products if self.bias is None else products + self.bias).permute(0, 3, 1, 2)
         if input.is_cpu and input.ndim == 4 and self._is_low(input, weight):
             rows = int(padding[0])
-            return F.conv2d(
-                F.pad(input, (0, 0, rows, rows)),
-                weight,
-                self.bias,
-                self.stride,
-                (0, int(padding[1])),
-                self.dilation,
-                self.groups,
-            )
+            input, padding, whole = F.pad(input, (0, 0, rows, rows)), (0, int(padding[1])), False
         if whole:  # also where padding is more than a number of zeros
             convolved: Tensor = self._conv_forward(input, weight, self.bias)
             return convolved
