@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,8 +14,7 @@ class Conv2d(nn.Conv2d):
     0. They are left out. What remains of a convolution of a single pixel is a product of its channels with a matrix,
     or with one number for each channel. On a CPU it is computed as such, which takes half as long. A depthwise
     convolution of images with fewer rows than its kernel gets the rows of zeros as part of its images: oneDNN then has
-    its depthwise kernel for the gradient of the weights, which is 3 to 17 times as fast. On a CPU, images are read and
-    written with channels last in memory, as its kernels prefer: a step of EfficientNet takes two thirds of the time.
+    its depthwise kernel for the gradient of the weights, which is 3 to 17 times as fast.
 
     At most the order of sums changes. Parameters, names and outputs are those of ``nn.Conv2d``; ``torch.fx`` and
     TorchScript see a custom module with a branch on the size of the image.
@@ -28,8 +26,6 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, input: Tensor, all_taps: Tensor) -> Tensor:
         """As `forward`, with a weight (C_out, C_in / groups, k, k) that takes the place of the layer's own."""
-        if input.is_cpu and input.ndim == 4:
-            input = input.contiguous(memory_format=torch.channels_last)
         (top, bottom), (left, right) = self.taps(0, input.shape[-2]), self.taps(1, input.shape[-1])
         whole = (top, left) == (0, 0) and (bottom, right) == self.kernel_size
         if whole:
