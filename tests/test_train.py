@@ -294,7 +294,9 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     assert same_weights(weights(run), weights(undisturbed))
     assert metrics(run) == metrics(undisturbed)
     assert (result.status, result.steps, result.epochs) == ("completed", STEPS, 3)
-    assert (result.test, result.val) == (expected.test, expected.val)
+    assert result.averaged is not None
+    scores = [(one.test, one.val, one.train, one.averaged) for one in (result, expected)]
+    assert scores[0] == scores[1]
     assert read_history(run / "spp.parquet").equals(read_history(undisturbed / "spp.parquet"))
     assert not (run / "traceback.txt").exists()
 

@@ -245,6 +245,7 @@ def _result(parts: Parts, status: Status, error: str | None = None) -> Result:
         test=parts.classifier.test_scores if finished else None,
         val=parts.classifier.val_scores,
         train=parts.classifier.training_scores if finished else None,
+        averaged=parts.average.scores if finished else None,
         diverged_at=parts.divergence.step,
         error=error,
         images_per_second=parts.stopwatch.images_per_second,

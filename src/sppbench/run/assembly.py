@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
     from torch import nn
 
-    from sppbench.run.callbacks import Checkpointing, StopOnNonFiniteLoss, Stopwatch
+    from sppbench.run.callbacks import Checkpointing, StopOnNonFiniteLoss, Stopwatch, WeightAverage
     from sppbench.run.classifier import Classifier
 
 
@@ -52,6 +52,7 @@ class Parts:
     trainer: Trainer
     stopwatch: Stopwatch
     divergence: StopOnNonFiniteLoss
+    average: WeightAverage
     checkpointing: Checkpointing
 
 
@@ -107,7 +108,7 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
         _prepare_wandb(cfg.logger.wandb)
     import torch
 
-    from sppbench.run.callbacks import Checkpointing, Progress, StopOnNonFiniteLoss, Stopwatch
+    from sppbench.run.callbacks import Checkpointing, Progress, StopOnNonFiniteLoss, Stopwatch, WeightAverage
     from sppbench.run.classifier import Classifier
     from sppbench.run.csv_logger import CSVLogger
     from sppbench.run.memory import keep_freed_memory
@@ -122,12 +123,12 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     make_optimizer = _make_optimizer(cfg, net)
     classifier = Classifier(net, make_optimizer, cfg.data.num_classes)
     loggers = [_make_logger(name, node, run) for name, node in (cfg.get("logger") or {}).items()]
-    stopwatch, divergence = Stopwatch(), StopOnNonFiniteLoss()
+    stopwatch, divergence, average = Stopwatch(), StopOnNonFiniteLoss(), WeightAverage()
     checkpointing = Checkpointing(run.checkpoint, mark_of(run))
     probes = _make_probes(cfg, run)
     alone = not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN
     progress = Progress(stopwatch, bar=alone)
-    callbacks = [stopwatch, divergence, *probes, progress, *_users_callbacks(cfg), checkpointing]
+    callbacks = [stopwatch, divergence, average, *probes, progress, *_users_callbacks(cfg), checkpointing]
     trainer = _make_trainer(cfg, run, loggers, callbacks)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
@@ -146,7 +147,7 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
         for logger in loggers:
             if isinstance(logger, CSVLogger):
                 logger.resume(saved.step, saved.epochs)
-    return Parts(run.config, classifier, data, trainer, stopwatch, divergence, checkpointing)
+    return Parts(run.config, classifier, data, trainer, stopwatch, divergence, average, checkpointing)
 
 
 def make_data_and_net(cfg: DictConfig) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[s
     each batch's before the step that the batch causes.
 
     Args:
-        net: Maps images (N, C, H, W), float32, to logits (N, classes).
+        net: Maps images (N, C, H, W), of the type of its parameters, to logits (N, classes).
         batches: Images and labels (N,), int64, on the net's device.
 
     Returns:
@@ -33,10 +33,11 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[s
     """
     training = net.training
     net.eval()
+    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     loss, correct, images = 0.0, 0, 0
     try:
         for x, labels in batches:
-            logits = net(x)
+            logits = net(x.to(dtype)).float()
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             correct += int((logits.argmax(1) == labels).sum())
             images += len(labels)

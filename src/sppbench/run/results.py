@@ -42,6 +42,8 @@ class Result:
         val: ``accuracy``, ``top5``, ``loss`` after the last epoch.
         train: ``accuracy``, ``loss``, ``images`` of the last weights on the first 10,000 training images, without
             augmentation and in evaluation mode; None where there was no test, and in results of older versions.
+        averaged: ``val`` and ``test`` of the average of the weights, see `WeightAverage`, each with ``accuracy``,
+            ``loss`` and ``images``; None where ``train`` is, and where there is no average.
         diverged_at: The step, counted from 1, whose loss was the first that was not finite.
         images_per_second: Training images over the time spent in training epochs, without validation.
         wall_seconds: From the start of the run to its end, the parts of an interrupted run added up.
@@ -70,6 +72,7 @@ class Result:
     git: dict[str, Any] | None
     config_hash: str
     train: dict[str, Any] | None = None
+    averaged: dict[str, dict[str, float | int | None]] | None = None
 
     def write(self, path: Path) -> None:
         """Writes the file atomically."""
@@ -99,8 +102,10 @@ def _check_types(result: Result) -> None:
     for name, hint in get_type_hints(Result).items():
         if not _fits(value := getattr(result, name), hint):
             raise ValueError(f"{name} is {value!r}")
-    for part in ("test", "val", "train"):
-        for name, value in (getattr(result, part) or {}).items():
+    parts = {part: getattr(result, part) or {} for part in ("test", "val", "train")}
+    parts |= {f"averaged.{part}": scores for part, scores in (result.averaged or {}).items()}
+    for part, scores in parts.items():
+        for name, value in scores.items():
             if name in _SCORES and not _fits(value, float | None):
                 raise ValueError(f"{part}.{name} is {value!r}")
     if result.git is not None and not _fits(result.git.get("commit", ""), str):

@@ -1,8 +1,9 @@
 """Lightning callbacks of a run: one a file."""
 
+from sppbench.run.callbacks.averaging import WeightAverage
 from sppbench.run.callbacks.checkpointing import Checkpointing, Interrupted
 from sppbench.run.callbacks.divergence import StopOnNonFiniteLoss
 from sppbench.run.callbacks.progress import Progress
 from sppbench.run.callbacks.stopwatch import Stopwatch
 
-__all__ = ["Checkpointing", "Interrupted", "Progress", "StopOnNonFiniteLoss", "Stopwatch"]
+__all__ = ["Checkpointing", "Interrupted", "Progress", "StopOnNonFiniteLoss", "Stopwatch", "WeightAverage"]
