@@ -164,6 +164,12 @@ def _train_loss(run: Run) -> str:
     return f"{train['loss']:.2f}" if train else DASH
 
 
+def _averaged(run: Run) -> float | None:
+    """Test accuracy of the average of a run's weights; old runs have none."""
+    averaged = run.result.averaged if run.result is not None else None
+    return averaged["test"]["accuracy"] if averaged else None
+
+
 def _variant(run: Run) -> str:
     """A net and what is changed in it."""
     changed = [words.removeprefix("model.") for words in run.variant if words.startswith("model.")]
@@ -184,8 +190,19 @@ def _seeds(evidence: Evidence) -> list[str]:
             estimate = difference(accuracies, against, rules.confidence) if against else None
             interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if estimate and estimate.interval else ""
             over = f"{estimate.value:+.2f}{interval}" if estimate else DASH
-            rows.append([f"{lr:g}", net, plus_minus(summarize(accuracies), digits=2), str(len(accuracies)), over])
-    return pipes(["learning rate", "net", "test %", "seeds", f"over {BATCH_NORMALIZED[0]} [95 %]"], rows)
+            averaged = [score for run in known.select(net, lr) if (score := _averaged(run)) is not None]
+            of_average = f"{plus_minus(summarize(averaged), digits=2)} (n = {len(averaged)})" if averaged else DASH
+            numbers = [plus_minus(summarize(accuracies), digits=2), str(len(accuracies))]
+            rows.append([f"{lr:g}", net, *numbers, over, of_average])
+    head = [
+        "learning rate",
+        "net",
+        "test %",
+        "seeds",
+        f"over {BATCH_NORMALIZED[0]} [95 %]",
+        "of averaged weights, test %",
+    ]
+    return pipes(head, rows)
 
 
 def _figures() -> list[str]:

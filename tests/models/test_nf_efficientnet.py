@@ -60,7 +60,7 @@ def test_a_step_of_adam_changes_every_layer_by_the_same_share(sigma: float) -> N
 
 def test_each_channel_begins_with_mean_0_and_variance_1() -> None:
     torch.manual_seed(0)
-    net = NFEfficientNet()
+    net = NFEfficientNet(bias=True)
     seen = {}
     for name, layer in net.named_modules():
         if isinstance(layer, ScaledConv2d) and layer.gain is not None:
@@ -78,14 +78,14 @@ def test_each_channel_begins_with_mean_0_and_variance_1() -> None:
 def test_no_gain_makes_one_tap_larger_than_its_layer() -> None:
     """A depthwise convolution of one pixel has one tap a channel; 1/|tap| as its gain would be over 1,000."""
     torch.manual_seed(0)
-    for name, layer in NFEfficientNet().named_modules():
+    for name, layer in NFEfficientNet(bias=True).named_modules():
         if isinstance(layer, ScaledConv2d) and layer.groups > 1:
             assert layer.gain.max().item() < 6, name  # at most √25 of 25 taps meet a pixel, and variance over channels
             assert layer.gain.min().item() == pytest.approx(layer.gain.max().item()), name
 
 
 def test_calibration_draws_no_random_numbers_and_leaves_modes_alone() -> None:
-    net = NFEfficientNet(calibrate=False)
+    net = NFEfficientNet(bias=True, calibrate=False)
     net.features[3].eval()
     state = torch.get_rng_state()
     set_gains_and_biases(net, 3, count=8)
@@ -173,6 +173,10 @@ def test_impossible_values(arguments: dict[str, object], message: str) -> None:
 
 
 def test_parameters_are_those_of_the_net_with_batch_normalization_and_one_a_skip() -> None:
-    ours, theirs = (sum(one.numel() for one in net.parameters()) for net in (NFEfficientNet(), EfficientNet()))
+    """Without biases it has a number a normalized channel less."""
+    both = NFEfficientNet(bias=True), EfficientNet()
+    ours, theirs = (sum(one.numel() for one in net.parameters()) for net in both)
     assert ours == theirs + 9
+    channels = sum(layer.num_features for layer in both[1].modules() if isinstance(layer, nn.BatchNorm2d))
+    assert sum(one.numel() for one in NFEfficientNet().parameters()) == theirs + 9 - channels
     assert isinstance(NFEfficientNet().classifier[1], nn.Linear)

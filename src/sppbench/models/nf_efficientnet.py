@@ -124,8 +124,8 @@ class NFEfficientNet(nn.Module):
     SELU                                       Klambauer et al. 2017: keeps mean 0 and variance 1
     weights of one σ (`ScaledConv2d`)          Karras et al. 2024: equal relative steps in all layers
     `standardize`                              Brock et al. 2021 a; 1×1 convolutions and the stem, not depthwise ones
-    `weight_gain`, `bias`                      Salimans & Kingma 2016; batch normalization has both, its absence neither
-    `calibrate`                                Mishkin & Matas 2016, by channel, on noise of a spectrum of 1/f, no data
+    `weight_gain`                              Salimans & Kingma 2016
+    `bias`, `calibrate`                        as batch normalization has it; Mishkin & Matas 2016. Worse, and off
     `beta`, `branch_gain`: x + g·f(x/β)        Brock et al. 2021 a; g from 0.5, not 0: Adam moves it 0.001 a step
     `gate_scale`                               Brock et al. 2021 b
     `stochastic_depth`                         Huang et al. 2016: linear in depth
@@ -147,8 +147,8 @@ class NFEfficientNet(nn.Module):
         standardize: whether 1×1 convolutions and the stem standardize their weights.
         weight_gain: whether convolutions outside squeeze-and-excitation have a gain by channel.
         bias: whether they have a bias by channel.
-        calibrate: whether gains and biases, where there are both, are set by noise, see `set_gains_and_biases`; else
-            they are 1 and 0.
+        calibrate: whether gains and biases, where there are both, are set by noise of a spectrum of 1/f, see
+            `set_gains_and_biases`; else they are 1 and 0.
         beta: whether a branch is given x/β; else x.
         branch_gain: g at first; None: 1, and not learned.
         gate_scale: by what the gates of squeeze-and-excitation are multiplied.
@@ -174,7 +174,7 @@ class NFEfficientNet(nn.Module):
         depthwise_sigma: float | None = None,
         standardize: bool = True,
         weight_gain: bool = True,
-        bias: bool = True,
+        bias: bool = False,
         calibrate: bool = True,
         beta: bool = True,
         branch_gain: float | None = 0.5,

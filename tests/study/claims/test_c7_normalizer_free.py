@@ -56,7 +56,7 @@ def test_c7_needs_five_seeds_of_each_net(tmp_path: Path) -> None:
 
 def test_a_net_with_a_part_taken_out_is_another_net(tmp_path: Path) -> None:
     c7(tmp_path, 2.0, 0.0)
-    cell(tmp_path / "other", NF, 0.001, [40.0] * 5, overrides=["model.bias=false"])
+    cell(tmp_path / "other", NF, 0.001, [40.0] * 5, overrides=["model.bias=true"])
     assert judged(tmp_path / "other", "C7").parts[0].n == 0
 
 
