@@ -18,7 +18,7 @@ def superior_parts(record: Record, rule: Superior) -> tuple[Part, ...]:
     """
     rules = replace(record.rules, seeds=rule.seeds)
     record = replace(record, rules=rules)
-    one_sided = replace(record, rules=replace(rules, confidence=rule.one_sided_confidence))
+    one_sided = replace(record, rules=replace(rules, seeds=rule.rival_seeds, confidence=rule.one_sided_confidence))
     net, other = Setup(rule.net, rules.lr), Setup(rule.better, rules.lr)
     criterion = Criterion(
         lambda estimate: above(estimate, -rule.margin),

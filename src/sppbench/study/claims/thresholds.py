@@ -115,6 +115,7 @@ class Superior(Rule):
     margin: float
     one_sided_confidence: float
     seeds: int
+    rival_seeds: int
     context_lrs: tuple[float, ...]
 
 
@@ -202,7 +203,8 @@ def _check(rules: Rules) -> None:
     for place, share in shares.items():
         if not 0 < share < 1:
             raise _DamageError(f"{place} is {share}, but must be between 0 and 1")
-    for place, seeds in (("seeds", rules.seeds), ("claims.C7.seeds", rules.claims.C7.seeds)):
+    counted = {"seeds": rules.seeds, "claims.C7.seeds": rules.claims.C7.seeds}
+    for place, seeds in {**counted, "claims.C7.rival_seeds": rules.claims.C7.rival_seeds}.items():
         if seeds < 2:
             raise _DamageError(f"{place} is {seeds}, but an interval needs two")
     if len(rules.claims.C6.lrs) != 3:
