@@ -31,7 +31,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "nf_efficientnet": (NFEfficientNet, "#009E73"),
 }
-BRANCH_TICKS = (0.05, 0.1, 0.2, 0.4)
+BRANCH_TICKS = (0.02, 0.05, 0.1, 0.2, 0.4)
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5)
 POINTWISE = "1\N{MULTIPLICATION SIGN}1"
 KINDS = {"depthwise": "o", POINTWISE: "s", "stem": "D"}  # squeeze-and-excitation is as in every net, and left out

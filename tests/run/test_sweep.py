@@ -327,7 +327,7 @@ def test_the_places_of_the_study_s_sweeps_stay(monkeypatch: pytest.MonkeyPatch) 
             config = cell.config
             place = (config["sweeps"]["name"], cell.model, f"lr={config['optimizer']['lr']}", f"seed={config['seed']}")
             assert cell.run.path == Path("outputs", *place)
-            assert cell.kept is None or cell.kept.path == Path("results", *place)
+            assert not cell.kept or cell.kept[0].path == Path("results", *place)
 
 
 def test_a_sweep_over_anything_runs_and_its_table_groups_by_it(command: Command, capfd: Output) -> None:
@@ -624,6 +624,20 @@ def test_what_is_kept_for_good_counts_as_done(command: Command, capfd: Output, t
     assert "runs: 2 cells: 2 completed" in capfd.readouterr().out
     assert [path.name for path in CELLS.iterdir()] == ["seed=2"], "the kept one was not run again"
     assert (kept / "result.json").read_bytes() == before
+
+
+def test_a_kept_run_is_found_by_its_configuration(command: Command, capfd: Output, tmp_path: Path) -> None:
+    """Its place names what another sweep varied."""
+    arguments = ("-m", "seed=1,2", "trainer.max_epochs=1", "sweeps.kept=kept")
+    assert command(*arguments) == 0
+    shutil.move("outputs", "kept")
+    place = Path("kept", *(CELLS / "seed=1").parts[1:])
+    other = place.parents[1] / "data.padding=4" / place.parent.name / place.name
+    other.parent.mkdir(parents=True)
+    shutil.move(place, other)
+    capfd.readouterr()
+    assert command(*arguments) == 0
+    assert not CELLS.exists(), "none was run again"
 
 
 def test_a_kept_run_of_another_configuration_does_not_count(command: Command, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ try:
     from sppbench.models.initialization import initialize
     from sppbench.models.merges import MPScale, MPSum, Scale, Sum, mp_scale, mp_sum
     from sppbench.models.nf_efficientnet import NFEfficientNet
+    from sppbench.models.nf_variants import NFEfficientNetVariant
     from sppbench.models.regularized_efficientnet import RegularizedEfficientNet
     from sppbench.models.un_efficientnet import UNEfficientNet
 except ModuleNotFoundError:
@@ -26,6 +27,7 @@ __all__ = [
     "MPScale",
     "MPSum",
     "NFEfficientNet",
+    "NFEfficientNetVariant",
     "RegularizedEfficientNet",
     "Scale",
     "Sum",

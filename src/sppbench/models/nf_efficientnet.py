@@ -102,7 +102,7 @@ class NFMBConv(nn.Module):
         if self.has_skip:
             self.stochastic_depth = ops.StochasticDepth(drop, "row")
             self.branch_gain = None if branch_gain is None else nn.Parameter(torch.tensor(float(branch_gain)))
-            self.sum = Sum()
+            self.sum: nn.Module = Sum()
 
     def forward(self, x: Tensor) -> Tensor:
         branch: Tensor = self.block(x / self.beta if self.beta != 1 else x)

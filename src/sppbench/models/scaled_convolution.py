@@ -28,6 +28,9 @@ class ScaledConv2d(Conv2d):
         gain: Whether each output has a learned gain, from 1 (Salimans & Kingma 2016, section 2).
         bias: Whether each output has a learned bias, from 0.
 
+    Attributes:
+        noise: Standard deviation of a factor 1 + ε on each gain, drawn anew in each training step; 0 at first.
+
     Example:
         >>> layer = ScaledConv2d(3, 8, 3, sigma=0.04)
         >>> layer(torch.zeros(2, 3, 32, 32)).shape
@@ -49,7 +52,7 @@ class ScaledConv2d(Conv2d):
     ) -> None:
         padding = (kernel_size - 1) // 2
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
-        self.sigma, self.standardize = sigma, standardize
+        self.sigma, self.standardize, self.noise = sigma, standardize, 0.0
         self.fan_in = in_channels // groups * kernel_size**2
         nn.init.normal_(self.weight, std=sigma)
         if self.bias is not None:
@@ -66,7 +69,10 @@ class ScaledConv2d(Conv2d):
             raw = F.layer_norm(raw.flatten(1), (self.fan_in,), eps=1e-12).view_as(raw)
         else:
             share /= self.sigma
-        return raw * (share if self.gain is None else share * self.gain.view(-1, 1, 1, 1))
+        gain: Tensor | None = self.gain
+        if gain is not None and self.noise and self.training:
+            gain = gain * (1 + self.noise * torch.randn_like(gain))
+        return raw * (share if gain is None else share * gain.view(-1, 1, 1, 1))
 
     def extra_repr(self) -> str:
         usual: str = super().extra_repr()  # type: ignore[no-untyped-call]

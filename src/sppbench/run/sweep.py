@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from typing import Any, Literal
 from sppbench.errors import UserError
 from sppbench.run.cell_places import shown
 from sppbench.run.results import FINAL, Result, ResultError, Status, read_result
-from sppbench.run.run_directory import RunDirectory, RunDirectoryError, flatten
+from sppbench.run.run_directory import RunDirectory, RunDirectoryError, config_hash, flatten
 
 State = Status | Literal["running", "missing", "refused"]
 
@@ -49,13 +49,21 @@ class SweepCell:
         return RunDirectory(self.config["output_dir"], {**self.config, "overwrite": False})
 
     @property
-    def kept(self) -> RunDirectory | None:
-        """Where the same run may have been kept for good, below ``sweeps.kept`` as its own directory below outputs."""
+    def kept(self) -> list[RunDirectory]:
+        """Where the same run may have been kept for good, below ``sweeps.kept`` as its own directory below outputs.
+
+        First its own place, then those of the same net, learning rate and seed whose results have its configuration: a
+        place names what its sweep varied when the run was made.
+        """
         sweeps = self.config.get("sweeps", {})
         if (folder := sweeps.get("kept")) is None:
-            return None
+            return []
         depth = 4 + self.model.count("/") + str(sweeps.get("cell", "")).count("/")
-        return RunDirectory(Path(folder, *self.run.path.parts[-depth:]), {**self.config, "overwrite": False})
+        parts = self.run.path.parts[-depth:]
+        own, ours = Path(folder, *parts), config_hash(self.config)
+        others = Path(folder, parts[0], self.model).glob(f"**/{parts[-2]}/{parts[-1]}/result.json")
+        alike = [file.parent for file in sorted(others) if file.parent != own and ours in file.read_text("utf-8")]
+        return [RunDirectory(path, {**self.config, "overwrite": False}) for path in (own, *alike)]
 
     @property
     def kind(self) -> str:
@@ -120,10 +128,11 @@ def _look_at(cell: SweepCell) -> Look:
 
 def _kept_result(cell: SweepCell) -> Result | None:
     """The result that is kept for good, unless it is damaged or of another configuration."""
-    try:
-        return cell.kept.completed() if cell.kept is not None else None
-    except (RunDirectoryError, ResultError):
-        return None
+    for run in cell.kept:
+        with suppress(RunDirectoryError, ResultError):
+            if (result := run.completed()) is not None:
+                return result
+    return None
 
 
 def begin(cells: Sequence[SweepCell]) -> list[SweepCell]:

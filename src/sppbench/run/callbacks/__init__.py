@@ -1,9 +1,18 @@
 """Lightning callbacks of a run: one a file."""
 
+from sppbench.run.callbacks.adaptive_clipping import AdaptiveGradientClipping
 from sppbench.run.callbacks.averaging import WeightAverage
 from sppbench.run.callbacks.checkpointing import Checkpointing, Interrupted
 from sppbench.run.callbacks.divergence import StopOnNonFiniteLoss
 from sppbench.run.callbacks.progress import Progress
 from sppbench.run.callbacks.stopwatch import Stopwatch
 
-__all__ = ["Checkpointing", "Interrupted", "Progress", "StopOnNonFiniteLoss", "Stopwatch", "WeightAverage"]
+__all__ = [
+    "AdaptiveGradientClipping",
+    "Checkpointing",
+    "Interrupted",
+    "Progress",
+    "StopOnNonFiniteLoss",
+    "Stopwatch",
+    "WeightAverage",
+]
