@@ -200,7 +200,7 @@ def _seeds(evidence: Evidence) -> list[str]:
         "test %",
         "seeds",
         f"over {BATCH_NORMALIZED[0]} [95 %]",
-        "of averaged weights, test %",
+        "test % of averaged weights",
     ]
     return pipes(head, rows)
 

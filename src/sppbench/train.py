@@ -196,7 +196,9 @@ def _run(parts: Parts, run: RunDirectory, resume: bool) -> float | None:
     scores = result.test or {}
     if result.diverged_at is not None:
         log.info(f"diverged: the loss of step {result.diverged_at} is not finite")
-    log.info(f"test accuracy {scores['accuracy']:.2f} %, top-5 {scores['top5']:.2f} % | {run.result_file}")
+    averaged = (result.averaged or {}).get("test", {}).get("accuracy")
+    of_average = f", of averaged weights {averaged:.2f} %" if averaged is not None else ""
+    log.info(f"test accuracy {scores['accuracy']:.2f} %{of_average}, top-5 {scores['top5']:.2f} % | {run.result_file}")
     return float(scores["accuracy"])
 
 
