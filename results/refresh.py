@@ -67,6 +67,7 @@ def written() -> dict[str, list[str]]:
         "nf": _curves(evidence, WHOLE),
         "nf_parts": _curves(evidence, SHORT),
         "nf_seeds": _seeds(evidence),
+        "better": _better(evidence),
         "widths": _ratios(claims, WIDTHS),
         "claims": _verdicts(claims),
         "figures": _figures(),
@@ -203,6 +204,19 @@ def _seeds(evidence: Evidence) -> list[str]:
         "test % of averaged weights",
     ]
     return pipes(head, rows)
+
+
+def _better(evidence: Evidence) -> list[str]:
+    """A sentence: the normalizer-free net beside batch normalization."""
+    rules = read_rules()
+    known, rule = evidence.only({}, rules.protocol), rules.claims.C7
+    found = [
+        [run.accuracy for run in known.select(net, LR) if run.accuracy is not None] for net in (rule.net, rule.better)
+    ]
+    ours, theirs = (f"{plus_minus(summarize(accuracies), digits=2)} % (n = {len(accuracies)})" for accuracies in found)
+    estimate = difference(*found, rules.confidence)
+    interval = f" [{estimate.low:.2f}, {estimate.high:.2f}]" if estimate.interval else ""
+    return [f"`{rule.net}` {ours}, `{rule.better}` {theirs}: {estimate.value:+.2f}{interval} points."]
 
 
 def _figures() -> list[str]:
