@@ -42,7 +42,7 @@ TOOLS = {
     "[TorchLens]": "TorchLens",
 }
 # The nets beside the normalizer-free one, and the epochs of its tables.
-BATCH_NORMALIZED = ("efficientnet_bn", "efficientnet_bn_regularized")
+BATCH_NORMALIZED = ("efficientnet_bn", "efficientnet_bn_equal_steps", "efficientnet_bn_regularized")
 BESIDE = (*BATCH_NORMALIZED, "sn_efficientnet_nomp", "nf_efficientnet")
 WHOLE, SHORT = (1, 5, 8, 12, 16, 20), (1, 3, 5)
 ALL_OFF = "all parts off"

@@ -17,6 +17,7 @@ NEW = {
     "cnn_bn_both",
     "cnn_bn_conv",
     "cnn_bn_linear",
+    "efficientnet_bn_equal_steps",
     "efficientnet_bn_regularized",
     "ffnn_bn_h512",
     "ffnn_bn_noaffine_h512",
@@ -24,6 +25,7 @@ NEW = {
     "ffnn_bn_shift_h512",
     "ffnn_h512",
     "nf_efficientnet",
+    "nf_efficientnet_variant",
     "un_efficientnet",
     "un_efficientnet_mended",
 }

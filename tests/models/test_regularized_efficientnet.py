@@ -14,7 +14,8 @@ def test_without_regularization_it_is_the_net_of_the_study() -> None:
     nets = []
     for make in (EfficientNet, RegularizedEfficientNet):
         torch.manual_seed(0)
-        nets.append(make(dropout=0.2) if make is EfficientNet else make(dropout=0.2, stochastic_depth=0.0))
+        off = {} if make is EfficientNet else {"stochastic_depth": 0.0, "weight_std": None}
+        nets.append(make(dropout=0.2, **off))
     for (name, one), (other_name, other) in zip(*(net.state_dict().items() for net in nets), strict=True):
         assert name == other_name
         assert torch.equal(one, other)

@@ -1,4 +1,4 @@
-"""EfficientNet-B0 with batch normalization and as much regularization as the normalizer-free net has."""
+"""EfficientNet-B0 with batch normalization, and the regularization and equal steps of the normalizer-free net."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sppbench.models.efficientnet import EfficientNet, MBConv, move_to_end
 
 
 class RegularizedEfficientNet(EfficientNet):
-    """EfficientNet-B0 with batch normalization, stochastic depth, more dropout and, if asked for, weights of one size.
+    """EfficientNet-B0 with batch normalization, stochastic depth, more dropout, and initial weights of one size.
 
-    What `NFEfficientNet` is fairly compared with: both have the same regularization. (N, in_channels, H, W) → logits
-    (N, num_classes). Its state dict is that of `EfficientNet`.
+    What `NFEfficientNet` is fairly compared with: both have the same regularization and equal steps.
+    (N, in_channels, H, W) → logits (N, num_classes). Its state dict is that of `EfficientNet`.
 
     Args:
         in_channels: channels of the images.
@@ -30,7 +30,7 @@ class RegularizedEfficientNet(EfficientNet):
 
     Example:
         >>> import torch
-        >>> RegularizedEfficientNet(weight_std=0.04)(torch.zeros(2, 3, 32, 32)).shape
+        >>> RegularizedEfficientNet()(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 100])
     """
 
@@ -38,7 +38,7 @@ class RegularizedEfficientNet(EfficientNet):
         self,
         in_channels: int = 3,
         num_classes: int = 100,
-        weight_std: float | None = None,
+        weight_std: float | None = 0.04,
         stochastic_depth: float = 0.25,
         dropout: float = 0.35,
     ) -> None:
