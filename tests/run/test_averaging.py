@@ -94,7 +94,9 @@ def test_the_run_is_what_it_is_without(config: Make, tmp_path: Path, monkeypatch
     assert same_weights(weights(Path(averaged.output_dir)), weights(Path(plain.output_dir)))
 
 
-def test_a_checkpoint_without_it_goes_on_without(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_without_it_goes_on_without(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The average of the rest alone would be another one."""
     cfg = config()
     with monkeypatch.context() as patch:
@@ -105,6 +107,7 @@ def test_a_checkpoint_without_it_goes_on_without(config: Make, tmp_path: Path, m
     train(cfg)
     result = read_result(tmp_path / "run" / "result.json")
     assert (result.status, result.averaged) == ("completed", None)
+    assert caplog.text.count("no average of the weights: the checkpoint has none") == 1
 
 
 def test_parts_of_an_accumulated_batch_are_no_steps(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +117,21 @@ def test_parts_of_an_accumulated_batch_are_no_steps(config: Make, monkeypatch: p
     )
     train(config("trainer.accumulate_grad_batches=2", "trainer.max_epochs=1"))
     assert shares == pytest.approx([1, 1 - 0.5 ** (EXPONENT + 1)])
+
+
+@pytest.mark.parametrize("place", ["evaluate", "move_towards"])
+def test_what_fails_in_it_does_not_end_the_run(
+    place: str, config: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("no such data")
+
+    monkeypatch.setattr(f"sppbench.run.callbacks.averaging.{place}", fail)
+    cfg = config()
+    train(cfg)
+    result = read_result(Path(cfg.output_dir) / "result.json")
+    assert (result.status, result.averaged) == ("completed", None)
+    assert caplog.text.count("no average of the weights: no such data") == 1
 
 
 class Singular(nn.Module):

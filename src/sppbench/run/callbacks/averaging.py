@@ -49,14 +49,14 @@ class WeightAverage(Callback):
         try:  # before a probe hangs on the net
             self._average = copy.deepcopy(pl_module.net).requires_grad_(False).eval()  # type: ignore[union-attr]
         except Exception as error:
-            log.warning(f"no average of the weights: this net cannot be copied ({error})")
+            self._end(f"this net cannot be copied ({error})")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._average is not None:
             self._average.to(pl_module.device)
         self._step = trainer.global_step
-        if self._step and not self._begun:
-            self._average = None
+        if self._average is not None and self._step and not self._begun:
+            self._end("the checkpoint has none, as it is of an older version")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -64,24 +64,39 @@ class WeightAverage(Callback):
         if self._average is None or trainer.global_step == self._step:  # a part of an accumulated batch
             return
         self._step = trainer.global_step
-        move_towards(self._average, pl_module.net, 1 - (1 - 1 / self._step) ** (EXPONENT + 1))  # type: ignore[arg-type]
+        share = 1 - (1 - 1 / self._step) ** (EXPONENT + 1)
+        try:
+            move_towards(self._average, pl_module.net, share)  # type: ignore[arg-type]
+        except Exception as error:  # of a net that changes its parameters
+            self._end(str(error))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if self._average is None or data is None:
+        if self._average is None:
             return
-        self._average.to(pl_module.device)
+        try:
+            self.scores = self._evaluated(self._average.to(pl_module.device), trainer)
+        except Exception as error:  # of data of the user's, after the whole of a training
+            self._end(str(error))
+
+    def _evaluated(self, average: nn.Module, trainer: Trainer) -> dict[str, dict[str, float | int | None]]:
+        data = trainer.datamodule  # type: ignore[attr-defined]
         parts = {
             "val": (data.val_dataloader(), trainer.limit_val_batches),
             "test": (data.test_dataloader(), trainer.limit_test_batches),
         }
-        self.scores = {}
+        scores = {}
         for part, (loader, limit) in parts.items():
             # As Lightning reads them: a number of batches, or a share of them.
             number = limit if isinstance(limit, int) else int(len(loader) * limit)
             if number:
                 batches = map(trainer.strategy.batch_to_device, islice(loader, number))
-                self.scores[part] = evaluate(self._average, batches)
+                scores[part] = evaluate(average, batches)
+        return scores
+
+    def _end(self, why: str) -> None:
+        """Goes on without an average, and says so once."""
+        log.warning(f"no average of the weights: {why}")
+        self._average = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self._average.state_dict()} if self._average is not None else {}

@@ -203,8 +203,9 @@ def _check(rules: Rules) -> None:
     for place, share in shares.items():
         if not 0 < share < 1:
             raise _DamageError(f"{place} is {share}, but must be between 0 and 1")
-    counted = {"seeds": rules.seeds, "claims.C7.seeds": rules.claims.C7.seeds}
-    for place, seeds in {**counted, "claims.C7.rival_seeds": rules.claims.C7.rival_seeds}.items():
+    c7 = rules.claims.C7
+    counted = {"seeds": rules.seeds, "claims.C7.seeds": c7.seeds, "claims.C7.rival_seeds": c7.rival_seeds}
+    for place, seeds in counted.items():
         if seeds < 2:
             raise _DamageError(f"{place} is {seeds}, but an interval needs two")
     if len(rules.claims.C6.lrs) != 3:
