@@ -43,10 +43,11 @@ TOOLS = {
 }
 # The nets beside the normalizer-free one, and the epochs of its tables.
 BATCH_NORMALIZED = ("efficientnet_bn", "efficientnet_bn_equal_steps", "efficientnet_bn_regularized")
-BESIDE = (*BATCH_NORMALIZED, "sn_efficientnet_nomp", "nf_efficientnet")
-WHOLE, SHORT = (1, 5, 8, 12, 16, 20), (1, 3, 5)
+BESIDE = (*BATCH_NORMALIZED, "sn_efficientnet_nomp", "nf_efficientnet", "nf_efficientnet_variant")
+WHOLE, SHORT = (1, 8, 12, 16, 20), (1, 3, 5)
 ALL_OFF = "all parts off"
 RMSE = "RMSE of log10 at the peaks"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def pages() -> dict[Path, str]:
@@ -142,20 +143,20 @@ def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
     runs = [run for run in evidence.runs if run.sweep in ("table1", "nf") and run.model in BESIDE]
     rows: dict[str, tuple[float, list[str]]] = {}
     for run in sorted(runs, key=lambda run: int(run.settings["trainer.max_epochs"])):  # the longest of a net stays
-        if (run.lr, run.seed, run.counts) != (LR, SEED, True):
+        if not run.counts or run.seed != SEED:
             continue
         metrics = pd.read_csv(run.path / "metrics.csv").set_index("epoch")
         by_epoch = metrics[metrics["val/accuracy"].notna()]
         if len(by_epoch) >= epochs[-1]:
             last = by_epoch.iloc[epochs[-1] - 1]
-            curve = " / ".join(f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in epochs)
-            losses = f"{last['train/loss']:.2f}, {last['val/loss']:.2f}"
+            curve = [f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in epochs]
+            losses = [f"{last[f'{part}/loss']:.2f}" for part in ("train", "val")]
             at_end = [_train_loss(run), f"{run.accuracy:.2f}"] if epochs is WHOLE else []
-            cells = [_variant(run), curve, f"{last['train/accuracy']:.1f}", losses, *at_end]
+            cells = [_variant(run), *curve, f"{last['train/accuracy']:.1f}", *losses, *at_end]
             rows[cells[0]] = (last["val/accuracy"], cells)
-    shown = " / ".join(map(str, epochs))
-    head = ["net", f"validation % after epoch {shown}", "training %", "training and validation loss"]
-    at_end = ["training loss without augmentation", "test %"] if epochs is WHOLE else []
+    first, *others = map(str, epochs)
+    head = ["net", f"val. %, epoch {first}", *others, "train %", "train loss", "val. loss"]
+    at_end = ["train loss, plain", "test %"] if epochs is WHOLE else []
     return pipes([*head, *at_end], [cells for _, cells in sorted(rows.values())])
 
 
@@ -174,7 +175,8 @@ def _averaged(run: Run) -> float | None:
 def _variant(run: Run) -> str:
     """A net and what is changed in it."""
     changed = [words.removeprefix("model.") for words in run.variant if words.startswith("model.")]
-    return ", ".join([run.model, *([ALL_OFF] if len(changed) > 2 else changed)])
+    rate = [f"lr={run.lr:g}"] if run.lr != LR else []
+    return ", ".join([run.model, *([ALL_OFF] if len(changed) > 2 else changed), *rate])
 
 
 def _seeds(evidence: Evidence) -> list[str]:
@@ -192,18 +194,23 @@ def _seeds(evidence: Evidence) -> list[str]:
             interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if estimate and estimate.interval else ""
             over = f"{estimate.value:+.2f}{interval}" if estimate else DASH
             averaged = [score for run in known.select(net, lr) if (score := _averaged(run)) is not None]
-            of_average = f"{plus_minus(summarize(averaged), digits=2)} (n = {len(averaged)})" if averaged else DASH
-            numbers = [plus_minus(summarize(accuracies), digits=2), str(len(accuracies))]
-            rows.append([f"{lr:g}", net, *numbers, over, of_average])
+            of_average = [_over_seeds(averaged), str(len(averaged))] if averaged else [DASH, DASH]
+            rows.append([f"{lr:g}", net, _over_seeds(accuracies), str(len(accuracies)), over, *of_average])
     head = [
-        "learning rate",
+        "lr",
         "net",
         "test %",
         "seeds",
         f"over {BATCH_NORMALIZED[0]} [95 %]",
-        "test % of averaged weights",
+        "test %, averaged weights",
+        "seeds",
     ]
-    return pipes(head, rows)
+    return [row.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for row in pipes(head, rows)]
+
+
+def _over_seeds(accuracies: Sequence[float]) -> str:
+    """Mean and standard deviation; of a single run its value."""
+    return plus_minus(summarize(accuracies), digits=2) if len(accuracies) > 1 else f"{accuracies[0]:.2f}"
 
 
 def _better(evidence: Evidence) -> list[str]:
