@@ -43,9 +43,9 @@ TOOLS = {
 }
 # The nets beside the normalizer-free one, and the epochs of its tables.
 BATCH_NORMALIZED = ("efficientnet_bn", "efficientnet_bn_equal_steps", "efficientnet_bn_regularized")
-BESIDE = (*BATCH_NORMALIZED, "sn_efficientnet_nomp", "nf_efficientnet", "nf_efficientnet_variant")
+UNNORMALIZED = ("sn_efficientnet_nomp", "sn_efficientnet_equal_steps", "nf_efficientnet", "nf_efficientnet_variant")
+BESIDE = (*BATCH_NORMALIZED, *UNNORMALIZED)
 WHOLE, SHORT = (1, 8, 12, 16, 20), (1, 3, 5)
-ALL_OFF = "all parts off"
 RMSE = "RMSE of log10 at the peaks"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -176,7 +176,7 @@ def _variant(run: Run) -> str:
     """A net and what is changed in it."""
     changed = [words.removeprefix("model.") for words in run.variant if words.startswith("model.")]
     rate = [f"lr={run.lr:g}"] if run.lr != LR else []
-    return ", ".join([run.model, *([ALL_OFF] if len(changed) > 2 else changed), *rate])
+    return ", ".join([run.model, *changed, *rate])
 
 
 def _seeds(evidence: Evidence) -> list[str]:

@@ -26,6 +26,7 @@ NEW = {
     "ffnn_h512",
     "nf_efficientnet",
     "nf_efficientnet_variant",
+    "sn_efficientnet_equal_steps",
     "un_efficientnet",
     "un_efficientnet_mended",
 }
