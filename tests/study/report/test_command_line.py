@@ -192,5 +192,6 @@ def test_wandb_gets_the_same(tmp_path: Path, outputs: Path) -> None:
     assert rows == claim_rows(content.claims)
     assert [(row["claim"], row["test"], row["verdict"]) for row in rows][1] == ("C2", "h = 500", "fails")
     table = json.loads((run / "files" / row["report/table1.path"]).read_text(encoding="utf-8"))
-    assert content.table is not None
-    assert table["columns"] == list(tidy(content.table)[0])
+    [one] = content.tables
+    assert one.table is not None
+    assert table["columns"] == list(tidy(one.table)[0])

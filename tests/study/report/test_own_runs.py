@@ -97,7 +97,7 @@ def test_own_runs_come_before_the_study_whose_headline_figure_comes_first(
     content = dataclasses.replace(content, drawings=(*others, dataclasses.replace(first, name=HEADLINE_FIGURE)))
     found = read_page(render(dataclasses.replace(content, own=gather(demo).own, owned=1), tmp_path / "report.html"))
     ids = [section.attributes["id"] for section in found.all("section")]
-    assert ids[:4] == ["own", "claims", "table", "figures"]
+    assert ids[:4] == ["own", "claims", "table1", "figures"]
     study = found.one("section", id="claims")
     assert study.one("figure").attributes["id"] == HEADLINE_FIGURE
     named = [one.attributes.get("id") for one in study.all() if one.tag in ("figure", "article")]
@@ -112,6 +112,17 @@ def test_whose_runs_they_are(demo: Path, tmp_path: Path, without_figures: None) 
     assert sorted(page.name for page in content.own) == ["demo", "runs/efficientnet_bn/lr=0.001/seed=1"]
     assert content.studied
     assert not gather(demo).studied
+
+
+def test_the_table_of_the_thesis_stands_alone(tmp_path: Path, without_figures: None) -> None:
+    write_cell(tmp_path / "outputs" / "table3", "cnn", 0.001, [20.0, 21.0, 22.0])
+    content = gather(tmp_path / "outputs")
+    assert (content.studied, content.own) == (False, ())
+    found = read_page(render(content, tmp_path / "report.html"))
+    assert "Table 3 of the thesis" in found.one("nav").text
+    cell = found.one("section", id="table3").one("td", data_cell="cnn/0.001")
+    assert cell.values == [21.0, 1.0]
+    assert "published" not in cell.text
 
 
 def test_a_run_that_is_still_training_says_so(

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from sppbench.evidence.selection import read_evidence
 from sppbench.study.figures.drawing import Drawing, Reading
-from sppbench.study.report.content import Content, odd_runs
+from sppbench.study.report.content import Content, StudyTable, odd_runs
 from sppbench.study.report.page import number, render, write_report
 from sppbench.study.report.run_findings import findings
 from sppbench.study.report.run_list import departures, machines, nets, rows, settings
@@ -53,8 +53,9 @@ def make_content(outputs: Path) -> Content:
     # To draw and to render them takes most of the time, and nothing here looks at what is on paper.
     drawings = tuple(dataclasses.replace(drawing, figure=Figure((1, 1))) for drawing in _drawings())
     table = read_table(outputs / "table1") if (outputs / "table1").is_dir() else None
+    tables = (StudyTable("table1", "Table 1", table, "No table."),)
     notes = ("figure5 lacks a run",)
-    return Content(evidence, (), 0, True, fabricate.claims(), table, "No table.", drawings, notes, (), {})
+    return Content(evidence, (), 0, True, fabricate.claims(), tables, drawings, notes, (), {})
 
 
 def page_of(content: Content, path: Path) -> Element:
@@ -74,7 +75,7 @@ def test_poster_and_thesis_are_cited_as_in_the_citation_file(outputs: Path, tmp_
 def test_verdicts_come_first_in_words_with_exact_numbers(outputs: Path, tmp_path: Path) -> None:
     content = make_content(outputs)
     page = page_of(content, tmp_path / "report.html")
-    assert [section.attributes["id"] for section in page.all("section")][:3] == ["claims", "table", "figures"]
+    assert [section.attributes["id"] for section in page.all("section")][:3] == ["claims", "table1", "figures"]
     assert "1 holds (C1), 1 fails (C2) and 1 is undecided (C3)" in page.one(id="answer").text
     assert "C2 fails (ratio on / off; h = 500: 0.812 [0.7, 0.91])" in page.one(id="answer").text
     for claim in content.claims:
@@ -118,9 +119,10 @@ def test_runs_are_those_of_the_files(outputs: Path, tmp_path: Path) -> None:
 
 def test_the_table_stands_beside_the_published_one(outputs: Path, tmp_path: Path) -> None:
     content = make_content(outputs)
-    assert content.table is not None
+    [one] = content.tables
+    assert one.table is not None
     page = page_of(content, tmp_path / "report.html")
-    cell = content.table.cell("efficientnet_bn", 0.001)
+    cell = one.table.cell("efficientnet_bn", 0.001)
     assert cell is not None
     assert cell.ours is not None
     assert cell.comparison is not None

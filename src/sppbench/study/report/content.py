@@ -22,8 +22,20 @@ from sppbench.study.report.run_list import departures
 from sppbench.study.report.run_pages import RunPage, not_finite, run_pages
 from sppbench.study.table.cells import Table, read_table
 
-TABLE = "table1"
-SWEEPS = frozenset({TABLE, "table3", "figures", "claims", "nf"})  # of the study, see conf/sweeps
+TABLE, TABLE_OF_THESIS = "table1", "table3"
+# The values of the second one are not known here.
+TABLES = {TABLE: "Table 1, ours beside the published one", TABLE_OF_THESIS: "Table 3 of the thesis, ours alone"}
+SWEEPS = frozenset({*TABLES, "figures", "claims", "nf"})  # of the study, see conf/sweeps
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """One of `TABLES`: its sweep's name and its heading, and the table, or why there is none."""
+
+    name: str
+    heading: str
+    table: Table | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,10 +46,9 @@ class Content:
         evidence: All runs under the directory.
         own: Runs that are not of the study's sweeps; the newest, if they are many.
         owned: How many there are.
-        studied: Whether runs of the study are here. Without them there are no claims, table and figures.
+        studied: Whether runs of the study are here. Without them there are no claims and figures.
         claims: With their verdicts.
-        table: The sweep `TABLE`; None if it is not there or cannot be read.
-        table_problem: Why there is none; empty if there is one.
+        tables: Of the sweeps `TABLES` that are here; where runs of the study are, also `TABLE` itself.
         drawings: The figures that could be drawn.
         figure_notes: What is missing or odd about them.
         problems: Files and runs that are damaged or odd, and runs that are there twice, one line each.
@@ -50,8 +61,7 @@ class Content:
     owned: int
     studied: bool
     claims: tuple[Claim, ...]
-    table: Table | None
-    table_problem: str
+    tables: tuple[StudyTable, ...]
     drawings: tuple[Drawing, ...]
     figure_notes: tuple[str, ...]
     problems: tuple[str, ...]
@@ -75,7 +85,6 @@ def gather(directory: str | Path) -> Content:
     evidence = read_evidence(directory)
     of_study = study_runs(evidence)
     own = own_runs(evidence, of_study)
-    table, table_problem = _read_table(evidence.directory / TABLE)
     drawings, figure_notes = draw_figures(evidence) if of_study else ([], [])
     return Content(
         evidence=evidence,
@@ -83,8 +92,7 @@ def gather(directory: str | Path) -> Content:
         owned=len(own),
         studied=bool(of_study),
         claims=tuple(judge(evidence)) if of_study else (),
-        table=table,
-        table_problem=table_problem,
+        tables=tuple(_tables(evidence.directory, {TABLE} if of_study else set())),
         drawings=tuple(drawings),
         figure_notes=tuple(figure_notes),
         problems=tuple(dict.fromkeys([*evidence.problems, *evidence.lost, *evidence.duplicates, *odd_runs(evidence)])),
@@ -108,17 +116,19 @@ def study_runs(evidence: Evidence) -> list[Run]:
 
 def own_runs(evidence: Evidence, of_study: list[Run]) -> list[Run]:
     """The runs that are not in one of the study's sweeps: also those that follow its protocol."""
-    sweeps = {run.sweep for run in of_study} & SWEEPS
+    sweeps = {run.sweep for run in of_study} & SWEEPS | {TABLE_OF_THESIS}  # no claim is about the nets of that one
     return [run for run in evidence.runs if run.sweep not in sweeps]
 
 
-def _read_table(directory: Path) -> tuple[Table | None, str]:
-    if not directory.is_dir():
-        return None, f"There is no {directory}."
-    try:
-        return read_table(directory), ""
-    except EvidenceError as error:
-        return None, f"It cannot be made: {error}"
+def _tables(directory: Path, expected: set[str]) -> Iterator[StudyTable]:
+    for name, heading in TABLES.items():
+        if (directory / name).is_dir():
+            try:
+                yield StudyTable(name, heading, read_table(directory / name))
+            except EvidenceError as error:
+                yield StudyTable(name, heading, None, f"It cannot be made: {error}")
+        elif name in expected:
+            yield StudyTable(name, heading, None, f"There is no {directory / name}.")
 
 
 def odd_runs(evidence: Evidence) -> Iterator[str]:

@@ -20,7 +20,7 @@ from sppbench.study.figures.drawing import Drawing, reason
 from sppbench.study.figures.figure_output import renderable
 from sppbench.study.report import run_list
 from sppbench.study.report.answers import HEADLINE_FIGURE, answer, own_answer
-from sppbench.study.report.content import TABLE, Content, gather, ways_to_make
+from sppbench.study.report.content import Content, gather, ways_to_make
 from sppbench.study.report.pictures import picture
 from sppbench.study.report.plotly_conversion import chart
 from sppbench.study.report.run_pages import draw_learning
@@ -72,10 +72,8 @@ def render(content: Content, page: Path, every: int | None = None) -> str:
         papers=papers,
         figure_notes=notes_on_figures,
         plotlyjs=Markup(get_plotlyjs()) if charts else "",
-        table=content.table,
-        table_name=TABLE,
         table_caption=CAPTION,
-        table_notes=notes(content.table) if content.table is not None else [],
+        notes_on_table=notes,
         rows=run_list.rows(evidence.runs, evidence.directory, page),
         settings=run_list.settings(evidence.runs),
         nets=run_list.nets(evidence.runs),
@@ -224,7 +222,7 @@ def run_rows(content: Content) -> list[dict[str, Any]]:
 
 
 def log_report(content: Content) -> list[str]:
-    """Logs one W&B run with the keys ``report/runs``, ``report/claims``, ``report/table1`` and ``report/<figure>``.
+    """Logs one W&B run with the keys ``report/runs``, ``report/claims``, ``report/<table>`` and ``report/<figure>``.
 
     Returns:
         A line for each figure that cannot be rendered, and is left out.
@@ -235,8 +233,7 @@ def log_report(content: Content) -> list[str]:
     directory = content.evidence.directory
     tables = {"report/claims": claim_rows(content.claims), "report/runs": run_rows(content)}
     tables = {key: rows for key, rows in tables.items() if rows}
-    if content.table is not None:
-        tables[f"report/{TABLE}"] = tidy(content.table)
+    tables |= {f"report/{one.name}": tidy(one.table) for one in content.tables if one.table is not None}
     figures, problems = renderable(content.drawings)
     named = {f"report/{name}": figure for name, figure in figures.items()}
     log_run(directory, "report", directory.resolve().name, tables, named)
