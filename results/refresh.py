@@ -42,7 +42,8 @@ TOOLS = {
     "[TorchLens]": "TorchLens",
 }
 # The nets beside the normalizer-free one, and the epochs of its tables.
-BATCH_NORMALIZED = ("efficientnet_bn", "efficientnet_bn_equal_steps", "efficientnet_bn_regularized")
+EQUAL_STEPS = "efficientnet_bn_equal_steps"
+BATCH_NORMALIZED = ("efficientnet_bn", EQUAL_STEPS, "efficientnet_bn_regularized")
 UNNORMALIZED = ("sn_efficientnet_nomp", "sn_efficientnet_equal_steps", "nf_efficientnet", "nf_efficientnet_variant")
 BESIDE = (*BATCH_NORMALIZED, *UNNORMALIZED)
 WHOLE, SHORT = (1, 8, 12, 16, 20), (1, 3, 5)
@@ -68,6 +69,7 @@ def written() -> dict[str, list[str]]:
         "nf": _curves(evidence, WHOLE),
         "nf_parts": _curves(evidence, SHORT),
         "nf_seeds": _seeds(evidence),
+        "nf_averages": _averages(evidence),
         "better": _better(evidence),
         "widths": _ratios(claims, WIDTHS),
         "claims": _verdicts(claims),
@@ -190,22 +192,36 @@ def _seeds(evidence: Evidence) -> list[str]:
             if not accuracies:
                 continue
             against = found[BATCH_NORMALIZED[0]] if net != BATCH_NORMALIZED[0] else []
-            estimate = difference(accuracies, against, rules.confidence) if against else None
-            interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if estimate and estimate.interval else ""
-            over = f"{estimate.value:+.2f}{interval}" if estimate else DASH
-            averaged = [score for run in known.select(net, lr) if (score := _averaged(run)) is not None]
-            of_average = [_over_seeds(averaged), str(len(averaged))] if averaged else [DASH, DASH]
-            rows.append([f"{lr:g}", net, _over_seeds(accuracies), str(len(accuracies)), over, *of_average])
-    head = [
-        "lr",
-        "net",
-        "test %",
-        "seeds",
-        f"over {BATCH_NORMALIZED[0]} [95 %]",
-        "test %, averaged weights",
-        "seeds",
-    ]
-    return [row.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for row in pipes(head, rows)]
+            over = _difference(accuracies, against, rules.confidence) if against else DASH
+            rows.append([f"{lr:g}", net, _over_seeds(accuracies), str(len(accuracies)), over])
+    head = ["lr", "net", "test %", "seeds", f"over {BATCH_NORMALIZED[0]} [95 %]"]
+    return _unbroken(pipes(head, rows))
+
+
+def _averages(evidence: Evidence) -> list[str]:
+    """A row a net: what averaging the weights adds, and the difference from batch normalization with equal steps."""
+    rules = read_rules()
+    known, rows = evidence.only({}, rules.protocol), []
+    found = {net: [run for run in known.select(net, LR) if _averaged(run) is not None] for net in BESIDE}
+    scores = {net: [score for run in runs if (score := _averaged(run)) is not None] for net, runs in found.items()}
+    for net, runs in found.items():
+        if runs:
+            added = [score - run.accuracy for score, run in zip(scores[net], runs, strict=True) if run.accuracy]
+            over = _difference(scores[net], scores[EQUAL_STEPS], rules.confidence) if net != EQUAL_STEPS else DASH
+            rows.append([net, _over_seeds(scores[net]), _over_seeds(added), str(len(runs)), over])
+    head = ["net", "test %", "over last weights", "seeds", f"over {EQUAL_STEPS} [95 %]"]
+    return _unbroken(pipes(head, rows))
+
+
+def _difference(ours: Sequence[float], theirs: Sequence[float], confidence: float) -> str:
+    estimate = difference(ours, theirs, confidence)
+    interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if estimate.interval else ""
+    return f"{estimate.value:+.2f}{interval}"
+
+
+def _unbroken(rows: Sequence[str]) -> list[str]:
+    """Mean and standard deviation stay on one line."""
+    return [row.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for row in rows]
 
 
 def _over_seeds(accuracies: Sequence[float]) -> str:
@@ -214,16 +230,14 @@ def _over_seeds(accuracies: Sequence[float]) -> str:
 
 
 def _better(evidence: Evidence) -> list[str]:
-    """A sentence: the normalizer-free net beside batch normalization."""
+    """A sentence: the normalizer-free net beside batch normalization, and that with steps of one size."""
     rules = read_rules()
     known, rule = evidence.only({}, rules.protocol), rules.claims.C7
-    found = [
-        [run.accuracy for run in known.select(net, LR) if run.accuracy is not None] for net in (rule.net, rule.better)
-    ]
-    ours, theirs = (f"{plus_minus(summarize(accuracies), digits=2)} % (n = {len(accuracies)})" for accuracies in found)
-    estimate = difference(*found, rules.confidence)
-    interval = f" [{estimate.low:.2f}, {estimate.high:.2f}]" if estimate.interval else ""
-    return [f"`{rule.net}` {ours}, `{rule.better}` {theirs}: {estimate.value:+.2f}{interval} points."]
+    nets = (rule.net, rule.better, EQUAL_STEPS)
+    found = [[run.accuracy for run in known.select(net, LR) if run.accuracy is not None] for net in nets]
+    over = _difference(found[0], found[1], rules.confidence)
+    means = [f"`{net}` {plus_minus(summarize(one), digits=2)} %" for net, one in zip(nets, found, strict=True)]
+    return [f"{means[0]}, {means[1]}: {over} points; {means[2]}."]
 
 
 def _figures() -> list[str]:
