@@ -69,6 +69,7 @@ def written() -> dict[str, list[str]]:
         "nf": _curves(evidence, WHOLE),
         "nf_parts": _curves(evidence, SHORT),
         "nf_seeds": _seeds(evidence),
+        "nf_steps": _steps(evidence),
         "nf_averages": _averages(evidence),
         "better": _better(evidence),
         "widths": _ratios(claims, WIDTHS),
@@ -195,6 +196,24 @@ def _seeds(evidence: Evidence) -> list[str]:
             over = _difference(accuracies, against, rules.confidence) if against else DASH
             rows.append([f"{lr:g}", net, _over_seeds(accuracies), str(len(accuracies)), over])
     head = ["lr", "net", "test %", "seeds", f"over {BATCH_NORMALIZED[0]} [95 %]"]
+    return _unbroken(pipes(head, rows))
+
+
+def _steps(evidence: Evidence) -> list[str]:
+    """What steps of one size add with batch normalization and without, and what that adds: two rows, two columns."""
+    rules = read_rules()
+    known = evidence.only({}, rules.protocol)
+    nets = (("sn_efficientnet_nomp", "sn_efficientnet_equal_steps"), (BATCH_NORMALIZED[0], EQUAL_STEPS))
+    without, with_it = (
+        [[run.accuracy for run in known.select(net, LR) if run.accuracy is not None] for net in pair] for pair in nets
+    )
+    rows = [
+        [name, *map(_over_seeds, pair), _difference(pair[1], pair[0], rules.confidence)]
+        for name, pair in (("without batch normalization", without), ("with it", with_it))
+    ]
+    columns = zip(with_it, without, strict=True)
+    rows.append(["batch normalization adds [95 %]", *(_difference(*pair, rules.confidence) for pair in columns), DASH])
+    head = ["test %", "initial weights of the study", "of one size", "one size adds [95 %]"]
     return _unbroken(pipes(head, rows))
 
 
