@@ -188,7 +188,7 @@ def _seeds(evidence: Evidence) -> list[str]:
     known = evidence.only({}, rules.protocol)
     rows = []
     for lr in (0.001, 0.01, 0.1):
-        found = {net: [run.accuracy for run in known.select(net, lr) if run.accuracy is not None] for net in BESIDE}
+        found = {net: _scores(known, net, lr) for net in BESIDE}
         for net, accuracies in found.items():
             if not accuracies:
                 continue
@@ -204,9 +204,7 @@ def _steps(evidence: Evidence) -> list[str]:
     rules = read_rules()
     known = evidence.only({}, rules.protocol)
     nets = (("sn_efficientnet_nomp", "sn_efficientnet_equal_steps"), (BATCH_NORMALIZED[0], EQUAL_STEPS))
-    without, with_it = (
-        [[run.accuracy for run in known.select(net, LR) if run.accuracy is not None] for net in pair] for pair in nets
-    )
+    without, with_it = ([_scores(known, net) for net in pair] for pair in nets)
     rows = [
         [name, *map(_over_seeds, pair), _difference(pair[1], pair[0], rules.confidence)]
         for name, pair in (("without batch normalization", without), ("with it", with_it))
@@ -232,6 +230,11 @@ def _averages(evidence: Evidence) -> list[str]:
     return _unbroken(pipes(head, rows))
 
 
+def _scores(known: Evidence, net: str, lr: float = LR) -> list[float]:
+    """Test accuracies of a net's runs."""
+    return [run.accuracy for run in known.select(net, lr) if run.accuracy is not None]
+
+
 def _difference(ours: Sequence[float], theirs: Sequence[float], confidence: float) -> str:
     estimate = difference(ours, theirs, confidence)
     interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if estimate.interval else ""
@@ -253,7 +256,7 @@ def _better(evidence: Evidence) -> list[str]:
     rules = read_rules()
     known, rule = evidence.only({}, rules.protocol), rules.claims.C7
     nets = (rule.net, rule.better, EQUAL_STEPS)
-    found = [[run.accuracy for run in known.select(net, LR) if run.accuracy is not None] for net in nets]
+    found = [_scores(known, net) for net in nets]
     over = _difference(found[0], found[1], rules.confidence)
     means = [f"`{net}` {plus_minus(summarize(one), digits=2)} %" for net, one in zip(nets, found, strict=True)]
     return [f"{means[0]}, {means[1]}: {over} points; {means[2]}."]

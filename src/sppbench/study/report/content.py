@@ -92,7 +92,7 @@ def gather(directory: str | Path) -> Content:
         owned=len(own),
         studied=bool(of_study),
         claims=tuple(judge(evidence)) if of_study else (),
-        tables=tuple(_tables(evidence.directory, {TABLE} if of_study else set())),
+        tables=tuple(_tables(evidence.directory, bool(of_study))),
         drawings=tuple(drawings),
         figure_notes=tuple(figure_notes),
         problems=tuple(dict.fromkeys([*evidence.problems, *evidence.lost, *evidence.duplicates, *odd_runs(evidence)])),
@@ -120,14 +120,14 @@ def own_runs(evidence: Evidence, of_study: list[Run]) -> list[Run]:
     return [run for run in evidence.runs if run.sweep not in sweeps]
 
 
-def _tables(directory: Path, expected: set[str]) -> Iterator[StudyTable]:
+def _tables(directory: Path, studied: bool) -> Iterator[StudyTable]:
     for name, heading in TABLES.items():
         if (directory / name).is_dir():
             try:
                 yield StudyTable(name, heading, read_table(directory / name))
             except EvidenceError as error:
                 yield StudyTable(name, heading, None, f"It cannot be made: {error}")
-        elif name in expected:
+        elif studied and name == TABLE:
             yield StudyTable(name, heading, None, f"There is no {directory / name}.")
 
 
