@@ -71,17 +71,26 @@ class SppbenchSweeper(Sweeper):
         return self._run(begin(cells))
 
     def _cells(self, arguments: list[str]) -> list[SweepCell]:
-        """All cells, each at a place that tells what is swept."""
+        """All cells, each at a place that tells what is swept, as far as its grid says it."""
         from sppbench.run.cell_places import cell_folders
 
-        combinations = list(self._combinations(arguments))
-        cells = [self._cell(overrides) for overrides in combinations]
-        if not (keys := self._keys_in_places([_said(overrides) for overrides in combinations], arguments)):
+        cells = self._once([self._cell(overrides) for overrides in self._combinations(arguments)])
+        if not (keys := self._keys_in_places([_said(cell.overrides) for cell in cells], arguments)):
             return cells
-        folders = [cell_folders(self._values_of(cell, keys)) for cell in cells]
+        folders = [cell_folders(self._values_of(cell, keys & _said(cell.overrides).keys())) for cell in cells]
         return [
             self._cell([*cell.overrides, f"{CELL}='{folder}'"]) for cell, folder in zip(cells, folders, strict=True)
         ]
+
+    @staticmethod
+    def _once(cells: Sequence[SweepCell]) -> list[SweepCell]:
+        """Of cells with the same configuration the first: one grid may say what is the default of another."""
+        from sppbench.run.run_directory import flatten
+
+        first: dict[str, SweepCell] = {}
+        for cell in cells:
+            first.setdefault(repr(sorted(flatten(cell.config).items())), cell)
+        return list(first.values())
 
     def _keys_in_places(self, said: Sequence[dict[str, str]], arguments: list[str]) -> set[str]:
         """The keys that have several values and are not in every place; none if the command line says the places.

@@ -230,7 +230,7 @@ def test_cells_are_what_hydra_composes(name: str, monkeypatch: pytest.MonkeyPatc
     from sppbench.run.assembly import resolve
 
     cells = cells_of(monkeypatch, f"sweeps={name}")
-    assert len({cell.run.path for cell in cells}) == len(cells) >= 16
+    assert len({cell.run.path for cell in cells}) == len(cells) >= 9
     for cell in (cells[0], cells[len(cells) // 2], cells[-1]):
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
             config = compose("train", list(cell.overrides), return_hydra_config=True)
@@ -328,6 +328,18 @@ def test_the_places_of_the_study_s_sweeps_stay(monkeypatch: pytest.MonkeyPatch) 
             place = (config["sweeps"]["name"], cell.model, f"lr={config['optimizer']['lr']}", f"seed={config['seed']}")
             assert cell.run.path == Path("outputs", *place)
             assert not cell.kept or cell.kept[0].path == Path("results", *place)
+
+
+def test_a_place_names_what_its_grid_says_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of a net changed alone is found under its own name; what the default is, is said or not."""
+    net = "nf_efficientnet"
+    cells = [cell for cell in cells_of(monkeypatch, "sweeps=nf_efficientnet") if cell.model == net]
+    places = {cell.run.path.relative_to("outputs/nf").as_posix() for cell in cells}
+    assert f"{net}/lr=0.001/seed=868" in places
+    assert f"{net}/model.bias=true/model.calibrate=false/trainer.max_epochs=5/lr=0.001/seed=868" in places
+    grids = "hydra.sweeper.grids=[{model: ffnn_bn}, {model: ffnn_bn, model.hidden_features: [500, 100]}]"
+    widths = ("", "model.hidden_features=100/")
+    assert places_of(monkeypatch, grids) == [f"ffnn_bn/{width}lr=0.001/seed=868" for width in widths]
 
 
 def test_a_sweep_over_anything_runs_and_its_table_groups_by_it(command: Command, capfd: Output) -> None:

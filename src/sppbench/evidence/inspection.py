@@ -47,7 +47,7 @@ _RESOLUTION = 2.0**-14
 SAFE_TARGETS = (
     *("sppbench.models.FFNN", "sppbench.models.CNN", "sppbench.models.EfficientNet"),
     *("sppbench.models.RegularizedEfficientNet", "sppbench.models.UNEfficientNet", "sppbench.models.NFEfficientNet"),
-    "sppbench.models.NFEfficientNetVariant",
+    *("sppbench.models.NFEfficientNetVariant", "sppbench.models.with_stem_stride"),
     *("sppbench.data.CIFAR100", "sppbench.data.Digits", "sppbench.data.Synthetic"),
 )
 

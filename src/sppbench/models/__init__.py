@@ -15,6 +15,7 @@ try:
     from sppbench.models.nf_efficientnet import NFEfficientNet
     from sppbench.models.nf_variants import NFEfficientNetVariant
     from sppbench.models.regularized_efficientnet import RegularizedEfficientNet
+    from sppbench.models.stem import with_stem_stride
     from sppbench.models.un_efficientnet import UNEfficientNet
 except ModuleNotFoundError:
     need("sppbench.models", "benchmark")
@@ -35,4 +36,5 @@ __all__ = [
     "initialize",
     "mp_scale",
     "mp_sum",
+    "with_stem_stride",
 ]
