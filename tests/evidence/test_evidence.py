@@ -15,6 +15,8 @@ from sppbench.evidence.keep import write_compact
 from sppbench.evidence.runs import EvidenceError
 from sppbench.evidence.selection import read_evidence
 from sppbench.spp.history.writer import BatchNormWriter
+from sppbench.study.claims.thresholds import read_rules
+from sppbench.study.common.published import read_published
 from tests.fabricate.histories import STEPS, ffnn_layers, write_gains, write_signals
 from tests.fabricate.runs import write_run
 
@@ -153,6 +155,31 @@ def test_runs_that_depart_from_the_protocol_are_named(tmp_path: Path) -> None:
     assert "seed=67 does not count" in evidence.problems[0]
     assert "trainer.max_epochs is 8" in evidence.problems[0]
     assert "model.affine is False" in evidence.problems[1]
+
+
+SCHEDULE = "{_target_: sppbench.run.callbacks.CosineSchedule}"
+
+
+@pytest.mark.parametrize(
+    ("added", "named"),
+    [
+        (f"trainer.callbacks={SCHEDULE}", "trainer.callbacks._target_ is 'sppbench.run.callbacks.CosineSchedule'"),
+        (f"trainer.callbacks=[{SCHEDULE}]", "trainer.callbacks is [{"),
+        ("optimizer.amsgrad=true", "optimizer.amsgrad is True"),
+        ("trainer.overfit_batches=1", "trainer.overfit_batches is 1"),
+        ("trainer.profiler=simple", None),
+    ],
+)
+def test_what_no_protocol_names_is_not_the_study_s(added: str, named: str | None, tmp_path: Path) -> None:
+    write_run(tmp_path, "efficientnet_bn", 0.001, 868, 40.0, overrides=[f"+{added}"])
+    (run,) = read_evidence(tmp_path).runs
+    kept = read_evidence(tmp_path).only({}, read_rules().protocol)
+    found = read_published().departures("efficientnet_bn", run.settings)
+    if named is None:
+        assert (len(kept.runs), found) == (1, {})
+    else:
+        assert (kept.runs, len(found)) == ((), 1)
+        assert named in kept.problems[0]
 
 
 def test_what_is_damaged_is_named_and_stops_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sppbench.evidence.protocol import departures
 from sppbench.evidence.run_places import find_runs
 from sppbench.evidence.runs import EvidenceError, Run, read_run
 
@@ -77,8 +78,7 @@ class Evidence:
             if of_models is not None and run.model not in of_models:
                 continue
             wanted = protocol | (of_models or {}).get(run.model, {})
-            settings = run.settings
-            departing = [f"{key} is {settings.get(key)!r}" for key in wanted if settings.get(key) != wanted[key]]
+            departing = [f"{key} is {value!r}" for key, (value, _) in departures(run.settings, wanted).items()]
             if departing:
                 listed = ", ".join(departing)
                 problems.append(f"{run.path} does not count, as its config.yaml departs from the protocol: {listed}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sppbench.evidence.protocol import departures
 from sppbench.evidence.runs import EvidenceError
 from sppbench.files import config_directory
 from sppbench.stored_files import is_number, read_yaml
@@ -39,8 +40,8 @@ class Published:
 
     def departures(self, model: str, settings: Mapping[str, Any]) -> dict[str, str]:
         """The keys in which a flat configuration departs from the protocol of a model, with both values in words."""
-        differing = {key: value for key, value in self.protocols[model].items() if settings.get(key) != value}
-        return {key: f"{key} is {settings.get(key)!r}, not {value!r}" for key, value in differing.items()}
+        found = departures(settings, self.protocols[model])
+        return {key: f"{key} is {ours!r}, not {theirs!r}" for key, (ours, theirs) in found.items()}
 
 
 def read_published(file: Path | None = None) -> Published:
