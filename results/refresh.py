@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 BLOCK = re.compile(r"(<!-- (\w+): written by results/refresh\.py -->\n).*?(<!-- end -->)", re.DOTALL)
 OVERHEAD = re.compile(r"<!-- spp -->\n(.*?)<!-- end -->", re.DOTALL)
-LR, SEED = 0.001, 868
+LR, SEED, SIGMA = 0.001, 868, 0.04
 SINGLE = ("ffnn", "ffnn_bn", "ffnn_bn_noaffine", "efficientnet_bn", "sn_efficientnet_mp")
 HEADLINE = "C2"
 RATIOS = ("affine on / off", "scale alone", "shift alone", "h = 100 / h = 500", "as the study", "γ² in the change")
@@ -71,6 +71,7 @@ def written() -> dict[str, list[str]]:
         "nf_seeds": _seeds(evidence),
         "nf_steps": _steps(evidence),
         "nf_averages": _averages(evidence),
+        "nf_rates": _rates(evidence),
         "better": _better(evidence),
         "widths": _ratios(claims, WIDTHS),
         "claims": _verdicts(claims),
@@ -148,12 +149,11 @@ def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
     for run in sorted(runs, key=lambda run: int(run.settings["trainer.max_epochs"])):  # the longest of a net stays
         if not run.counts or run.seed != SEED:
             continue
-        metrics = pd.read_csv(run.path / "metrics.csv").set_index("epoch")
-        by_epoch = metrics[metrics["val/accuracy"].notna()]
+        by_epoch = _by_epoch(run)
         if len(by_epoch) >= epochs[-1]:
             last = by_epoch.iloc[epochs[-1] - 1]
             curve = [f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in epochs]
-            losses = [f"{last[f'{part}/loss']:.2f}" for part in ("train", "val")]
+            losses = [_loss(last[f"{part}/loss"]) for part in ("train", "val")]
             at_end = [_train_loss(run), f"{run.accuracy:.2f}"] if epochs is WHOLE else []
             cells = [_variant(run), *curve, f"{last['train/accuracy']:.1f}", *losses, *at_end]
             rows[cells[0]] = (last["val/accuracy"], cells)
@@ -161,6 +161,51 @@ def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
     head = ["net", f"val. %, epoch {first}", *others, "train %", "train loss", "val. loss"]
     at_end = ["train loss, plain", "test %"] if epochs is WHOLE else []
     return pipes([*head, *at_end], [cells for _, cells in sorted(rows.values())])
+
+
+def _loss(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0e}"
+
+
+def _by_epoch(run: Run) -> pd.DataFrame:
+    """What was measured after each epoch."""
+    metrics = pd.read_csv(run.path / "metrics.csv").set_index("epoch")
+    return metrics[metrics["val/accuracy"].notna()]
+
+
+def _rates(evidence: Evidence) -> list[str]:
+    """A row a learning rate and σ of the normalizer-free net: what its seeds have after the last short epoch."""
+    found: dict[tuple[float, float, str], dict[int, pd.Series]] = {}
+    for run in sorted(evidence.runs, key=lambda run: int(run.settings["trainer.max_epochs"])):
+        varied = [words for words in run.variant if words.startswith("model.") and "sigma" not in words]
+        if run.sweep == "nf" and run.model == UNNORMALIZED[2] and run.counts and not varied:
+            sigma, by_epoch = float(run.settings["model.sigma"]), _by_epoch(run)
+            if len(by_epoch) >= SHORT[-1] and run.settings["model.depthwise_sigma"] is None:
+                found.setdefault((run.lr, sigma, _callbacks(run)), {})[run.seed] = by_epoch.iloc[SHORT[-1] - 1]
+    rows = []
+    for (lr, sigma, callbacks), of_seeds in sorted(found.items()):
+        if lr != LR or sigma == SIGMA:
+            accuracies = ", ".join(f"{last['val/accuracy']:.1f}" for last in of_seeds.values())
+            losses = ", ".join(_loss(last["train/loss"]) for last in of_seeds.values())
+            rows.append([f"{lr:g}", f"{sigma:g}", f"{100 * lr / sigma:g} %", callbacks or DASH, accuracies, losses])
+    return pipes(["lr", "σ", "lr/σ", "with", f"val. % after {SHORT[-1]} epochs, each seed", "train loss"], rows)
+
+
+def _open_track(evidence: Evidence) -> list[str]:
+    """A row a run that is beside the protocol."""
+    rows = []
+    for run in evidence.runs:
+        if run.sweep == "open_track" and run.counts and run.result is not None and run.accuracy is not None:
+            epochs, averaged = int(run.settings["trainer.max_epochs"]), _averaged(run)
+            last = f"{_by_epoch(run)['val/accuracy'].iloc[-1]:.1f}"
+            scores = [f"{run.accuracy:.2f}", f"{averaged:.2f}" if averaged is not None else DASH]
+            rows.append([run.model, str(epochs), last, _train_loss(run), *scores])
+    return pipes(["net", "epochs", "val. %", "train loss, plain", "test %", "of averaged weights"], rows)
+
+
+def _callbacks(run: Run) -> str:
+    """Names of what a run has besides the protocol's."""
+    return ", ".join(one["_target_"].rpartition(".")[2] for one in run.settings.get("trainer.callbacks") or [])
 
 
 def _train_loss(run: Run) -> str:
@@ -179,7 +224,8 @@ def _variant(run: Run) -> str:
     """A net and what is changed in it."""
     changed = [words.removeprefix("model.") for words in run.variant if words.startswith("model.")]
     rate = [f"lr={run.lr:g}"] if run.lr != LR else []
-    return ", ".join([run.model, *changed, *rate])
+    callbacks = [names] if (names := _callbacks(run)) else []
+    return ", ".join([run.model, *changed, *rate, *callbacks])
 
 
 def _seeds(evidence: Evidence) -> list[str]:
