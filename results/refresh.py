@@ -71,6 +71,7 @@ def written() -> dict[str, list[str]]:
         "nf_seeds": _seeds(evidence),
         "nf_steps": _steps(evidence),
         "nf_averages": _averages(evidence),
+        "nf_changes": _changes(evidence),
         "nf_rates": _rates(evidence),
         "better": _better(evidence),
         "widths": _ratios(claims, WIDTHS),
@@ -171,6 +172,25 @@ def _by_epoch(run: Run) -> pd.DataFrame:
     """What was measured after each epoch."""
     metrics = pd.read_csv(run.path / "metrics.csv").set_index("epoch")
     return metrics[metrics["val/accuracy"].notna()]
+
+
+def _changes(evidence: Evidence) -> list[str]:
+    """A row a changed net: its test accuracies over seeds, and the difference from the net as it is."""
+    rules = read_rules()
+    known = evidence.only({}, rules.protocol)
+    rows = []
+    for net in UNNORMALIZED[1:3]:
+        changed: dict[str, list[float]] = {}
+        for run in evidence.runs:
+            whole = run.sweep == "nf" and run.settings["trainer.max_epochs"] == WHOLE[-1] and run.lr == LR
+            if run.model == net and whole and run.variant and run.accuracy is not None:
+                changed.setdefault(_variant(run), []).append(run.accuracy)
+        base = _scores(known, net)
+        rows.append([net, _over_seeds(base), str(len(base)), DASH])
+        for name, scores in sorted(changed.items(), key=lambda pair: sum(pair[1]) / len(pair[1])):
+            cells = [_over_seeds(scores), str(len(scores)), _difference(scores, base, rules.confidence)]
+            rows.append([name.partition(", ")[2], *cells])
+    return _unbroken(pipes(["net, and what is changed", "test %", "seeds", "over the net as it is [95 %]"], rows))
 
 
 def _rates(evidence: Evidence) -> list[str]:
