@@ -175,22 +175,25 @@ def _by_epoch(run: Run) -> pd.DataFrame:
 
 
 def _changes(evidence: Evidence) -> list[str]:
-    """A row a changed net: its test accuracies over seeds, and the difference from the net as it is."""
+    """A row a changed net: its test accuracies over seeds, with last and averaged weights, beside the net as it is."""
     rules = read_rules()
     known = evidence.only({}, rules.protocol)
     rows = []
     for net in UNNORMALIZED[1:3]:
-        changed: dict[str, list[float]] = {}
+        base, changed = known.select(net, LR), dict[str, list[Run]]()
         for run in evidence.runs:
             whole = run.sweep == "nf" and run.settings["trainer.max_epochs"] == WHOLE[-1] and run.lr == LR
-            if run.model == net and whole and run.variant and run.accuracy is not None:
-                changed.setdefault(_variant(run), []).append(run.accuracy)
-        base = _scores(known, net)
-        rows.append([net, _over_seeds(base), str(len(base)), DASH])
-        for name, scores in sorted(changed.items(), key=lambda pair: sum(pair[1]) / len(pair[1])):
-            cells = [_over_seeds(scores), str(len(scores)), _difference(scores, base, rules.confidence)]
-            rows.append([name.partition(", ")[2], *cells])
-    return _unbroken(pipes(["net, and what is changed", "test %", "seeds", "over the net as it is [95 %]"], rows))
+            if run.model == net and whole and run.variant and run.counts:
+                changed.setdefault(_variant(run), []).append(run)
+        for name, runs in [(net, base), *sorted(changed.items())]:
+            cells = [net if runs is base else name.partition(", ")[2], str(len(runs))]
+            for measure in (lambda run: run.accuracy, _averaged):
+                ours, theirs = ([score for run in one if (score := measure(run)) is not None] for one in (runs, base))
+                over = _difference(ours, theirs, rules.confidence) if ours and runs is not base else DASH
+                cells += [_over_seeds(ours) if ours else DASH, over]
+            rows.append(cells)
+    head = ["net, and what is changed", "seeds", "test %", "by it [95 %]", "averaged weights", "by it [95 %]"]
+    return _unbroken(pipes(head, rows))
 
 
 def _rates(evidence: Evidence) -> list[str]:
@@ -208,7 +211,9 @@ def _rates(evidence: Evidence) -> list[str]:
             accuracies = ", ".join(f"{last['val/accuracy']:.1f}" for last in of_seeds.values())
             losses = ", ".join(_loss(last["train/loss"]) for last in of_seeds.values())
             rows.append([f"{lr:g}", f"{sigma:g}", f"{100 * lr / sigma:g} %", callbacks or DASH, accuracies, losses])
-    return pipes(["lr", "σ", "lr/σ", "with", f"val. % after {SHORT[-1]} epochs, each seed", "train loss"], rows)
+    return pipes(
+        ["lr", "sigma", "lr / sigma", "with", f"val. % after {SHORT[-1]} epochs, each seed", "train loss"], rows
+    )
 
 
 def _open_track(evidence: Evidence) -> list[str]:
