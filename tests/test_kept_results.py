@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from sppbench.study.table.cells import read_table
 from sppbench.study.table.formats import FORMATS
@@ -11,8 +14,14 @@ from sppbench.study.table.formats import FORMATS
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_numbers_of_the_pages_are_those_of_the_kept_runs() -> None:
-    refresh = runpy.run_path(str(ROOT / "results" / "refresh.py"))
+@pytest.fixture
+def refresh(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the script defines, as if it were run."""
+    monkeypatch.syspath_prepend(ROOT / "results")
+    return runpy.run_path(str(ROOT / "results" / "refresh.py"))
+
+
+def test_the_numbers_of_the_pages_are_those_of_the_kept_runs(refresh: dict[str, Any]) -> None:
     blocks, pages = refresh["written"](), refresh["pages"]()
     assert ROOT / "README.md" in pages
     used = {name for text in pages.values() for _, name, _ in refresh["BLOCK"].findall(text)}
@@ -21,8 +30,7 @@ def test_the_numbers_of_the_pages_are_those_of_the_kept_runs() -> None:
         assert refresh["refreshed"](text, blocks) == text, f"{path}: python results/refresh.py writes it anew"
 
 
-def test_the_costs_in_the_readme_are_those_of_the_benchmark() -> None:
-    refresh = runpy.run_path(str(ROOT / "results" / "refresh.py"))
+def test_the_costs_in_the_readme_are_those_of_the_benchmark(refresh: dict[str, Any]) -> None:
     text, costs = (ROOT / "README.md").read_text(encoding="utf-8"), refresh["measured"]()
     for tool, cost in costs.items():
         assert f"| {cost} |" in next(line for line in text.splitlines() if line.startswith(f"| {tool}"))
