@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -80,7 +81,7 @@ def _changes(evidence: Evidence) -> list[str]:
             if run.model == net and whole and run.variant and run.counts:
                 changed.setdefault(_variant(run), []).append(run)
         for name, runs in [(net, base), *sorted(changed.items())]:
-            cells = [net if runs is base else name.partition(", ")[2], str(len(runs))]
+            cells = [net if runs is base else f"with {name.partition(', ')[2]}", str(len(runs))]
             for measure in (lambda run: run.accuracy, _averaged):
                 ours, theirs = ([score for run in one if (score := measure(run)) is not None] for one in (runs, base))
                 over = _difference(ours, theirs, rules.confidence) if ours and runs is not base else DASH
@@ -205,8 +206,9 @@ def _difference(ours: Sequence[float], theirs: Sequence[float], confidence: floa
 
 
 def _unbroken(rows: Sequence[str]) -> list[str]:
-    """Mean and standard deviation stay on one line."""
-    return [row.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for row in rows]
+    """Mean and standard deviation stay on one line, and so do the ends of an interval."""
+    joined = [row.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for row in rows]
+    return [re.sub(r"(\[[-+]\d+\.\d+,) ", rf"\1{NO_BREAK}", row) for row in joined]
 
 
 def _over_seeds(accuracies: Sequence[float]) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from torch import nn
 
 from sppbench.checks import check_integer
 
-Net = TypeVar("Net", bound=nn.Module)
 
-
-def with_stem_stride(net: Net, stride: int = 1) -> Net:
+def with_stem_stride(net: nn.Module, stride: int = 1) -> nn.Module:
     """The net, whose first convolution has another stride from now on; its weights stay.
 
     A stem of stride 2 is made for images of 224×224. With stride 1 the layers of a net on 32×32 images see four times
