@@ -34,6 +34,7 @@ def blocks(evidence: Evidence) -> dict[str, list[str]]:
         "nf_changes": _changes(evidence),
         "nf_rates": _rates(evidence),
         "nf_averages": _averages(evidence),
+        "nf_open": _open_track(evidence),
         "better": _better(evidence),
     }
 
