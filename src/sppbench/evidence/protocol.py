@@ -23,8 +23,9 @@ def departures(settings: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict
         >>> departures({"trainer.max_epochs": 5, "optimizer.amsgrad": True}, {"trainer.max_epochs": 20})
         {'trainer.max_epochs': (5, 20), 'optimizer.amsgrad': (True, None)}
     """
-    added = [key for key in settings if key.startswith(("optimizer.", "trainer.")) and key not in _known() | _FREE]
-    wanted = {**protocol, **{key: None for key in added if key not in protocol}}
+    named = _known() | _FREE | protocol.keys()
+    added = [key for key in settings if key.startswith(("optimizer.", "trainer.")) and key not in named]
+    wanted = {**protocol, **dict.fromkeys(added)}
     pairs = {key: (settings.get(key), value) for key, value in wanted.items()}
     return {key: (ours, theirs) for key, (ours, theirs) in pairs.items() if ours != theirs}
 
