@@ -25,7 +25,7 @@ MAX_GROUPS: Final = 100  # that a panel shows; W&B's own limit is 10, and Table 
 COLUMNS: Final = 3  # of panels
 
 STUDY_FIGURES: Final = (
-    *(f"report/figure{number}_h{width}" for number in (1, 2) for width in (100, 500)),
+    *(f"report/figure{number}_h{width}" for number in (1, 2) for width in (100, 512)),
     *(f"report/figure{number}" for number in (3, 4, 5)),
 )
 

@@ -89,7 +89,7 @@ def stack() -> Drawing:
 def claims() -> tuple[Claim, ...]:
     """One claim of each verdict."""
     holds = Part("ffnn_bn", "largest relative error", 3.2123456789e-6, None, 2, "< 1e-3", "holds")
-    measured = Part("h = 500", "ratio on / off", 0.8123456789, (0.7, 0.91), 5, "≤ ½", "fails", details=("A detail.",))
+    measured = Part("h = 512", "ratio on / off", 0.8123456789, (0.7, 0.91), 5, "≤ ½", "fails", details=("A detail.",))
     missing = Part("h = 100", "ratio on / off", None, None, 0, "≤ ½", "undecided", "needs ffnn_bn_h100, seed 67")
     context = Part("width", "ratio of widths", 2.5, (2.4, 2.6), 3, "", "undecided", decides=False)
     return (

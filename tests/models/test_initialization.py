@@ -56,7 +56,7 @@ def test_efficientnet_classifier(classifier_std: float | None, variance: float) 
 def test_ffnn_weights(init: str) -> None:
     torch.manual_seed(0)
     linears = [module for module in FFNN(init=init).modules() if isinstance(module, nn.Linear)]
-    widths = [3072] + [500] * 9 + [100]
+    widths = [3072] + [512] * 9 + [100]
     assert len(linears) == 10
     for layer, fan_in, fan_out in zip(linears, widths[:-1], widths[1:], strict=True):
         variance = {"he_fan_out": 2 / fan_out, "he_fan_in": 2 / fan_in, "lecun": 1 / fan_in}[init]

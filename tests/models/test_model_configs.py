@@ -115,12 +115,12 @@ def test_self_normalizing_variants() -> None:
     ("name", "override", "key", "value"),
     [
         ("ffnn_bn", "model.hidden_features=100", "block8.linear.weight", (100, 100)),
-        ("ffnn", "model.depth=2", "block2.linear.bias", (500,)),
-        ("ffnn", "model.normalization=batch_norm", "block0.norm.weight", (500,)),
+        ("ffnn", "model.depth=2", "block2.linear.bias", (512,)),
+        ("ffnn", "model.normalization=batch_norm", "block0.norm.weight", (512,)),
         ("efficientnet_bn", "model.width_mult=0.5", "features.0.0.weight", (16, 3, 3, 3)),
         ("efficientnet_nobn", "model.depth_mult=2", "features.1.1.block.0.0.weight", (16, 1, 3, 3)),
         ("efficientnet_bn", "model.in_channels=1", "features.0.0.weight", (32, 1, 3, 3)),
-        ("ffnn", "model.num_classes=10", "classifier.weight", (10, 500)),
+        ("ffnn", "model.num_classes=10", "classifier.weight", (10, 512)),
     ],
 )
 def test_overrides(name: str, override: str, key: str, value: tuple[int, ...]) -> None:

@@ -337,7 +337,7 @@ def test_a_place_names_what_its_grid_says_and_no_more(monkeypatch: pytest.Monkey
     places = {cell.run.path.relative_to("outputs/nf").as_posix() for cell in cells}
     assert f"{net}/lr=0.001/seed=868" in places
     assert f"{net}/model.bias=true/model.calibrate=false/trainer.max_epochs=5/lr=0.001/seed=868" in places
-    grids = "hydra.sweeper.grids=[{model: ffnn_bn}, {model: ffnn_bn, model.hidden_features: [500, 100]}]"
+    grids = "hydra.sweeper.grids=[{model: ffnn_bn}, {model: ffnn_bn, model.hidden_features: [512, 100]}]"
     widths = ("", "model.hidden_features=100/")
     assert places_of(monkeypatch, grids) == [f"ffnn_bn/{width}lr=0.001/seed=868" for width in widths]
 

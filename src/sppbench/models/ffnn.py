@@ -51,7 +51,7 @@ class FFNN(nn.Sequential):
         in_channels: int = 3,
         image_size: int = 32,
         num_classes: int = 100,
-        hidden_features: int = 500,
+        hidden_features: int = 512,
         depth: int = 8,
         activation: Activation = "ReLU",
         normalization: str | None = None,

@@ -13,8 +13,8 @@ from tests.fabricate.claims import cell, judged, rules
 SETTINGS = [
     ("h = 100, affine off", "ffnn_bn_noaffine_h100", 18.4),
     ("h = 100, affine on", "ffnn_bn_h100", 23.9),
-    ("h = 500, affine off", "ffnn_bn_noaffine", 18.4),
-    ("h = 500, affine on", "ffnn_bn", 23.9),
+    ("h = 512, affine off", "ffnn_bn_noaffine", 18.4),
+    ("h = 512, affine on", "ffnn_bn", 23.9),
 ]
 SPREAD = [-0.2, -0.1, 0.0, 0.1, 0.2]
 

@@ -123,7 +123,7 @@ def test_profiles_are_geometric_means_with_t_intervals(drawings: dict[str, Drawi
 
 
 @pytest.mark.parametrize("epoch", [0, 9, 19])
-@pytest.mark.parametrize(("width", "of_on"), [(100, 0.75), (500, 1.0)])
+@pytest.mark.parametrize(("width", "of_on"), [(100, 0.75), (512, 1.0)])
 def test_on_over_off_is_formed_seed_by_seed(drawings: dict[str, Drawing], epoch: int, width: int, of_on: float) -> None:
     rows = curve(drawings["scale_effect"], f"on / off, epoch {epoch}", f"on / off at h = {width}")
     assert_band(rows, lambda layer: of_on * on_off(layer), REACH)
@@ -133,17 +133,17 @@ def test_on_over_off_is_formed_seed_by_seed(drawings: dict[str, Drawing], epoch:
 
 
 def test_width_ratios(drawings: dict[str, Drawing]) -> None:
-    effect, panel = drawings["scale_effect"], "h = 100 / h = 500, epoch 9"
+    effect, panel = drawings["scale_effect"], "h = 100 / h = 512, epoch 9"
     assert_band(curve(effect, panel, "affine off"), lambda layer: 4.0, 0.0)
     assert_band(curve(effect, panel, "affine on"), lambda layer: 3.0, 0.0)
-    studys = curve(effect, panel, "off, h = 100 / on, h = 500: what the study compared")
+    studys = curve(effect, panel, "off, h = 100 / on, h = 512: what the study compared")
     assert_band(studys, lambda layer: 4 / on_off(layer), REACH)
 
 
 def test_the_caption_says_what_is_pooled(drawings: dict[str, Drawing]) -> None:
     caption = drawings["scale_effect"].caption
     low, high = 0.5 * math.exp(-REACH), 0.5 * math.exp(REACH)
-    assert f"h = 500: 0.500 [{low:.3f}, {high:.3f}], n = 3" in caption
+    assert f"h = 512: 0.500 [{low:.3f}, {high:.3f}], n = 3" in caption
     assert "h = 100: 0.375 [" in caption
     assert "seeds 1, 2, 3 of ffnn_bn_noaffine_h100, ffnn_bn_h100, ffnn_bn_noaffine, ffnn_bn." in caption
     assert "Missing" not in caption
@@ -172,7 +172,7 @@ def test_the_figure_draws_the_curves(drawings: dict[str, Drawing]) -> None:
 
 def test_interventions(drawings: dict[str, Drawing]) -> None:
     figure = drawings["scale_interventions"]
-    assert [panel.name for panel in figure.panels] == ["h = 500, epoch 9", "h = 500, epoch 19"]
+    assert [panel.name for panel in figure.panels] == ["h = 512, epoch 9", "h = 512, epoch 19"]
     gamma = "\N{GREEK SMALL LETTER GAMMA}"
     for panel in figure.panels:
         assert_band(curve(figure, panel.name, f"{gamma} alone / none"), lambda layer: 0.7, REACH)
@@ -191,7 +191,7 @@ def test_few_seeds(tmp_path: Path) -> None:
     """Two pairs give a band from the lower to the higher; one pair gives none; a seed without a partner is not used."""
     seeds = {"ffnn_bn": (1, 2), "ffnn_bn_noaffine": (1, 2, 3), "ffnn_bn_h100": (3,), "ffnn_bn_noaffine_h100": (1, 3)}
     effect = drawn(fabricate(tmp_path, NETS, seeds))["scale_effect"]
-    two = curve(effect, "on / off, epoch 0", "on / off at h = 500")
+    two = curve(effect, "on / off, epoch 0", "on / off at h = 512")
     expected = np.array([on_off(str(layer)) for layer in two.index])
     np.testing.assert_allclose(two["value"], expected * math.exp(-0.05), rtol=1e-6)
     np.testing.assert_allclose(two["low"], expected * math.exp(-0.1), rtol=1e-6)
@@ -211,10 +211,10 @@ def test_a_missing_net_leaves_its_curves_out(tmp_path: Path) -> None:
     (effect,), notes = draw_scale(fabricate(tmp_path, nets))  # and no figure of interventions
     assert notes == []
     assert {panel.name for panel in effect.panels if panel.row == 1} == {
-        f"h = 100 / h = 500, epoch {epoch}" for epoch in (0, 9, 19)
+        f"h = 100 / h = 512, epoch {epoch}" for epoch in (0, 9, 19)
     }
     assert "Missing: ffnn_bn_noaffine_h100 (all); ffnn_bn_noaffine (all)." in effect.caption
-    assert "h = 100: not known; h = 500: not known" in effect.caption
+    assert "h = 100: not known; h = 512: not known" in effect.caption
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_a_faulty_run_is_left_out_with_the_reason(good: Evidence, tmp_path: Path
     assert any("seed 2, for which there is no usable run of ffnn_bn" in problem for problem in found.problems)
     effect = drawn(evidence)["scale_effect"]
     assert reason in effect.caption.partition("Left out: ")[2]
-    last = curve(effect, "on / off, epoch 19", "on / off at h = 500")
+    last = curve(effect, "on / off, epoch 19", "on / off at h = 512")
     # A net that is NaN or zero in epoch 9 is still drawn at epoch 19.
     assert last.loc["block0.activation", "high"] == pytest.approx(
         0.5 * math.exp(REACH if fault in ("NaN", "zero") else 0.1), rel=1e-6

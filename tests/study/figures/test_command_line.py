@@ -38,7 +38,7 @@ def test_matches_readings_and_what_is_missing_are_printed(sweep: Path, say: Say)
     assert f"our run {NET}, learning rate 0.001, seed 868" in " ".join(out.split())
     assert "RMSE of log10 at the peaks" in out
     assert "h = 100, affine off; all batches; study's convention" in out
-    assert "- figure2_h500 cannot be drawn: there is no usable run of ffnn_bn at learning rate 0.001\n" in out
+    assert "- figure2_h512 cannot be drawn: there is no usable run of ffnn_bn at learning rate 0.001\n" in out
     assert f"sweeps=figures model={NET} seed=67,472,362,970\n" in out
     table = out.partition("\nNotes:\n")[0]
     assert max(map(len, table.splitlines())) <= 120

@@ -24,7 +24,7 @@ from sppbench.study.figures.figure_output import all_curves, write_figures
 from tests.fabricate.figures import FIGURE1, figure1, gradient, write_ffnn
 from tests.fabricate.histories import ffnn_layers, write_signals
 
-OFF_100, OFF_500, ON_500 = "ffnn_bn_noaffine_h100", "ffnn_bn_noaffine", "ffnn_bn"
+OFF_100, OFF_512, ON_512 = "ffnn_bn_noaffine_h100", "ffnn_bn_noaffine", "ffnn_bn"
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +35,11 @@ def _no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Figure 1 as published at h = 100, a fifth of it at h = 500, two seeds; Figure 3's net, where nothing fits."""
+    """Figure 1 as published at h = 100, a fifth of it at h = 512, two seeds; Figure 3's net, where nothing fits."""
     path = tmp_path_factory.mktemp("outputs") / "figures"
     for seed, shift in ((868, 1.0), (67, 10**0.02)):
         write_ffnn(path, OFF_100, seed, gradient(figure1, shift))
-        write_ffnn(path, OFF_500, seed, gradient(figure1, shift / 5))
+        write_ffnn(path, OFF_512, seed, gradient(figure1, shift / 5))
     write_ffnn(path, "ffnn", 67, lambda *_: (0.5, 0.5), layers=ffnn_layers(batch_norm=False))
     return path
 
@@ -58,7 +58,7 @@ def drawn(whole: Path) -> tuple[dict[str, Drawing], list[str]]:
 
 def test_what_there_are_runs_for_is_drawn_in_both_conventions(drawn: tuple[dict[str, Drawing], list[str]]) -> None:
     names = [
-        f"{name}{suffix}" for name in ("figure1_h100", "figure1_h500", "figure3") for suffix in ("", "_definition")
+        f"{name}{suffix}" for name in ("figure1_h100", "figure1_h512", "figure3") for suffix in ("", "_definition")
     ]
     assert list(drawn[0]) == names
 
@@ -79,7 +79,7 @@ def test_curves_are_what_was_recorded(drawn: tuple[dict[str, Drawing], list[str]
 
 
 def test_the_figure_shows_the_curves(drawn: tuple[dict[str, Drawing], list[str]]) -> None:
-    for name, shape in (("figure1_h500", (1, 1)), ("figure3", (3, 2)), ("figure3_definition", (3, 2))):
+    for name, shape in (("figure1_h512", (1, 1)), ("figure3", (3, 2)), ("figure3_definition", (3, 2))):
         drawing = drawn[0][name]
         axes = [ax for ax in drawing.figure.axes if ax.get_lines() and ax.get_ylabel()]
         places = [(panel.row, panel.column) for panel in drawing.panels]
@@ -117,7 +117,7 @@ def test_the_studys_first_seed_is_drawn_or_else_the_smallest(drawn: tuple[dict[s
 
 
 def test_matches(drawn: tuple[dict[str, Drawing], list[str]]) -> None:
-    fits, narrow = drawn[0]["figure1_h100"].matches, drawn[0]["figure1_h500"].matches
+    fits, narrow = drawn[0]["figure1_h100"].matches, drawn[0]["figure1_h512"].matches
     assert [match.agrees for match in fits] == [True] * 7
     assert "(2 seeds: 0.000 to 0.020)" in fits[0].ours
     assert [match.agrees for match in narrow] == [False] + [True] * 6
@@ -128,7 +128,7 @@ def test_matches(drawn: tuple[dict[str, Drawing], list[str]]) -> None:
 
 
 def test_readings_find_the_width_the_averaging_and_the_convention(drawn: tuple[dict[str, Drawing], list[str]]) -> None:
-    readings = {reading.reading: reading for reading in drawn[0]["figure1_h500"].readings}
+    readings = {reading.reading: reading for reading in drawn[0]["figure1_h512"].readings}
     assert readings == {reading.reading: reading for reading in drawn[0]["figure1_h100"].readings}
     assert len(readings) == 4 * 2 * 2
     best = [reading for reading in readings.values() if reading.best]
@@ -137,14 +137,14 @@ def test_readings_find_the_width_the_averaging_and_the_convention(drawn: tuple[d
         "h = 100, affine off; all batches; study's convention": 0.0,
         "h = 100, affine off; full batches only; study's convention": math.log10(2),
         "h = 100, affine off; all batches; by definition": 2.0,
-        "h = 500, affine off; all batches; study's convention": math.log10(5),
-        "h = 500, affine off; full batches only; by definition": math.log10(2 * 5 * 100),
+        "h = 512, affine off; all batches; study's convention": math.log10(5),
+        "h = 512, affine off; full batches only; by definition": math.log10(2 * 5 * 100),
     }
     for name, value in expected.items():
         assert readings[name].value == pytest.approx(value, abs=1e-6)
         assert readings[name].n == 2
         assert readings[name].spread == pytest.approx(tuple(sorted((value, abs(value - 0.02)))), abs=1e-6)
-    lacking = readings["h = 500, affine on; all batches; study's convention"]
+    lacking = readings["h = 512, affine on; all batches; study's convention"]
     assert (lacking.value, lacking.n, lacking.note) == (None, 0, "no usable run of ffnn_bn")
 
 
@@ -204,12 +204,12 @@ def test_damaged_histories_are_told_and_the_others_drawn(
     damaged = path / OFF_100 / "lr=0.001" / "seed=868" / "spp.parquet"
     for part in damaged.iterdir():
         part.write_bytes(b"PAR1 half a file")
-    (path / OFF_500 / "lr=0.001" / "seed=868" / "result.json").write_text('{"status": "compl')
+    (path / OFF_512 / "lr=0.001" / "seed=868" / "result.json").write_text('{"status": "compl')
     drawings, notes = draw(path)
     assert list(drawings) == list(drawn[0])
     assert "seed 67" in drawings["figure1_h100"].caption
     assert any(note.startswith(f"not drawn: {OFF_100}, seed 868: ") and str(damaged) in note for note in notes)
-    assert any("result.json" in note and OFF_500 in note for note in notes)
+    assert any("result.json" in note and OFF_512 in note for note in notes)
 
 
 def test_a_damaged_net_costs_only_its_own_figure(whole: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_damaged_net_costs_only_its_own_figure(whole: Path, tmp_path: Path) ->
         if file.is_file():
             file.write_bytes(b"PAR1 half a file")
     drawings, notes = draw(path)
-    assert list(drawings) == ["figure1_h500", "figure1_h500_definition", "figure3", "figure3_definition"]
+    assert list(drawings) == ["figure1_h512", "figure1_h512_definition", "figure3", "figure3_definition"]
     assert f"figure1_h100 cannot be drawn: there is no usable run of {OFF_100} at learning rate 0.001" in notes
 
 
@@ -240,18 +240,18 @@ def test_values_that_are_not_finite_are_told_and_leave_gaps(tmp_path: Path) -> N
 
 
 def test_a_run_with_other_layers_than_its_fellows_is_left_out(tmp_path: Path) -> None:
-    odd = write_ffnn(tmp_path, ON_500, 868, gradient(figure1), layers=ffnn_layers()[:-1])
+    odd = write_ffnn(tmp_path, ON_512, 868, gradient(figure1), layers=ffnn_layers()[:-1])
     for seed in (67, 472):
-        write_ffnn(tmp_path, ON_500, seed, gradient(figure1))
+        write_ffnn(tmp_path, ON_512, seed, gradient(figure1))
     drawings, notes = draw(tmp_path)
-    assert f"not drawn: {odd} has 28 layers, not the 29 that the other seeds of {ON_500} have" in notes
-    assert "seed 67" in drawings["figure2_h500"].caption
-    assert len(drawings["figure2_h500"].curves) == 29 * 3
+    assert f"not drawn: {odd} has 28 layers, not the 29 that the other seeds of {ON_512} have" in notes
+    assert "seed 67" in drawings["figure2_h512"].caption
+    assert len(drawings["figure2_h512"].curves) == 29 * 3
 
 
 def test_runs_that_depart_from_the_protocol_do_not_count(tmp_path: Path) -> None:
-    write_ffnn(tmp_path, ON_500, 868, gradient(figure1), overrides=("trainer.max_epochs=8",))
-    write_ffnn(tmp_path, OFF_500, 868, gradient(figure1), overrides=("model.hidden_features=400",))
+    write_ffnn(tmp_path, ON_512, 868, gradient(figure1), overrides=("trainer.max_epochs=8",))
+    write_ffnn(tmp_path, OFF_512, 868, gradient(figure1), overrides=("model.hidden_features=400",))
     write_ffnn(tmp_path, "ffnn", 868, gradient(figure1), overrides=("data=digits",))
     drawings, notes = draw(tmp_path)
     assert not drawings

@@ -104,7 +104,7 @@ def test_damage_is_said_and_stops_nothing(tmp_path: Path, say: Say, monkeypatch:
         assert words in problems
         assert words in out
     names = [figure.attributes["id"] for figure in found.all("figure")]
-    assert {"figure1_h500", "figure2_h500", "scale_effect"} <= set(names), "the others are drawn"
+    assert {"figure1_h512", "figure2_h512", "scale_effect"} <= set(names), "the others are drawn"
     ratio = found.one("article", id="C2").all("tr")
     assert any(row.values and row.values[0] == pytest.approx(0.5) for row in ratio), "three whole pairs are counted"
 
@@ -130,7 +130,7 @@ def test_a_history_with_a_gap_is_said_and_not_averaged(
     notes = found.one("section", id="figures").all("ul", class_="notes")[0].text
     assert f"not drawn: ffnn_bn, seed 868: {lacking / 'spp.parquet'} lacks the steps" in notes
     captions = {figure.attributes["id"]: figure.one("figcaption").text for figure in found.all("figure")}
-    assert "seed 67" in captions["figure2_h500"], "the study's first seed is 868"
+    assert "seed 67" in captions["figure2_h512"], "the study's first seed is 868"
     assert f"{lacking / 'spp.parquet'} lacks the steps" in captions["scale_effect"].partition("Left out: ")[2]
     assert f"{lacking / 'batchnorm.parquet'} lacks the steps" in captions["gain_changes"].partition("Left out: ")[2]
     assert "ffnn_bn (seed 868)" in captions["gain_changes"].partition("Missing: ")[2]
@@ -190,7 +190,7 @@ def test_wandb_gets_the_same(tmp_path: Path, outputs: Path) -> None:
     claims = json.loads((run / "files" / row["report/claims.path"]).read_text(encoding="utf-8"))
     rows = [dict(zip(claims["columns"], values, strict=True)) for values in claims["data"]]
     assert rows == claim_rows(content.claims)
-    assert [(row["claim"], row["test"], row["verdict"]) for row in rows][1] == ("C2", "h = 500", "fails")
+    assert [(row["claim"], row["test"], row["verdict"]) for row in rows][1] == ("C2", "h = 512", "fails")
     table = json.loads((run / "files" / row["report/table1.path"]).read_text(encoding="utf-8"))
     [one] = content.tables
     assert one.table is not None

@@ -77,7 +77,7 @@ def test_verdicts_come_first_in_words_with_exact_numbers(outputs: Path, tmp_path
     page = page_of(content, tmp_path / "report.html")
     assert [section.attributes["id"] for section in page.all("section")][:3] == ["claims", "table1", "figures"]
     assert "1 holds (C1), 1 fails (C2) and 1 is undecided (C3)" in page.one(id="answer").text
-    assert "C2 fails (ratio on / off; h = 500: 0.812 [0.7, 0.91])" in page.one(id="answer").text
+    assert "C2 fails (ratio on / off; h = 512: 0.812 [0.7, 0.91])" in page.one(id="answer").text
     for claim in content.claims:
         article = page.one("article", id=claim.id)
         assert article.one("h3").text.endswith(claim.verdict)
@@ -140,7 +140,7 @@ def test_figures_have_their_captions_matches_and_a_form_for_print(outputs: Path,
     first, *others = content.drawings
     readings = (
         Reading("h = 100", "RMSE", 0.056789, (0.05, 0.06), 3, True),
-        Reading("h = 500", "RMSE", None, None, 0, False, "no run"),
+        Reading("h = 512", "RMSE", None, None, 0, False, "no run"),
     )
     content = dataclasses.replace(content, drawings=(dataclasses.replace(first, readings=readings), *others))
     page = page_of(content, tmp_path / "report.html")

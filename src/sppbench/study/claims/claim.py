@@ -13,7 +13,7 @@ class Part:
     """One test that a claim must pass.
 
     Attributes:
-        name: What it is about, such as "h = 500".
+        name: What it is about, such as "h = 512".
         quantity: What is measured, with its unit.
         value: The measured value; None if there is nothing to measure it from.
         interval: Its interval over seeds; None where there is none.

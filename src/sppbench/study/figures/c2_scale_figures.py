@@ -25,7 +25,7 @@ from sppbench.study.figures.drawing import COLUMNS, Drawing, Look, Panel, draw_e
 
 LR = 0.001
 EPOCHS = (0, 9, 19)
-WIDTHS = {100: "_h100", 500: ""}  # of the nets' names
+WIDTHS = {100: "_h100", 512: ""}  # of the nets' names
 OFF, ON, SCALE, SHIFT = "ffnn_bn_noaffine", "ffnn_bn", "ffnn_bn_scale", "ffnn_bn_shift"
 NETS = {
     f"{net}{suffix}": f"h = {width}, affine {state}"
@@ -40,7 +40,7 @@ NO_CHANGE, HALF = "ratio 1", "ratio ½, the threshold of C2"
 # Width has a color, affine a line style; of the palette of Okabe & Ito.
 ORANGE, BLUE, GREEN, PURPLE = "#E69F00", "#0072B2", "#009E73", "#CC79A7"
 DASHED = (0.0, (4.0, 1.5))
-WIDTH_COLORS = {100: ORANGE, 500: BLUE}
+WIDTH_COLORS = {100: ORANGE, 512: BLUE}
 REFERENCES = {NO_CHANGE: Look(MARK_COLOR, width=0.8), HALF: Look(MARK_COLOR, (0, (1, 1.5)), width=1.0)}
 STATISTIC = (
     "second moment mean(g²) of the gradient with respect to each layer's output (the study's convention for tensors of "
@@ -85,7 +85,7 @@ def _ratio(evidence: Evidence, above: str, below: str, layers: str = "*") -> Sou
 
 
 def _effect(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
-    """Gradient profiles above; the ratios on/off and h = 100 / h = 500 below."""
+    """Gradient profiles above; the ratios on/off and h = 100 / h = 512 below."""
     profiles: Row = {
         name: (partial(log_profiles, evidence, model, lr=LR), "log_moment") for model, name in NETS.items()
     }
@@ -96,7 +96,7 @@ def _effect(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
     widths: Row = {
         "affine off": (_ratio(evidence, f"{OFF}_h100", OFF), "log_ratio"),
         "affine on": (_ratio(evidence, f"{ON}_h100", ON), "log_ratio"),
-        "off, h = 100 / on, h = 500: what the study compared": (_ratio(evidence, f"{OFF}_h100", ON), "log_ratio"),
+        "off, h = 100 / on, h = 512: what the study compared": (_ratio(evidence, f"{OFF}_h100", ON), "log_ratio"),
     }
     looks = {
         f"h = {width}, affine {state}": look
@@ -109,7 +109,7 @@ def _effect(evidence: Evidence, depths: dict[str, int]) -> Drawing | None:
     rows = [
         ("gradient", "second moment mean(g²)", profiles, ()),
         ("on / off", "ratio affine on / off", effect, (NO_CHANGE, HALF)),
-        ("h = 100 / h = 500", "ratio h = 100 / h = 500", widths, (NO_CHANGE,)),
+        ("h = 100 / h = 512", "ratio h = 100 / h = 512", widths, (NO_CHANGE,)),
     ]
     panels, curves, problems = _collect(rows, EPOCHS, depths)
     if not panels:
