@@ -72,7 +72,7 @@ lab: $(VENV)/.ready $(VENV)/.joblib
 
 # A run that is unfinished or damaged is named and left where it is. Figures are drawn from the kept runs.
 keep: $(VENV)/.ready
-	@for sweep in table1 table3 figures claims nf; do \
+	@for sweep in table1 table3 figures claims nf open_track; do \
 		if [ -d outputs/$$sweep ]; then \
 			$(RUN) -m sppbench inspect outputs/$$sweep; \
 			$(RUN) -m sppbench keep outputs/$$sweep --output results/$$sweep; \

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import normalizer_free
 from sppbench.evidence.selection import Evidence, read_evidence
-from sppbench.files import write_text
+from sppbench.files import config_directory, write_text
 from sppbench.study.claims.claim import Claim, Part
 from sppbench.study.claims.judge import judge
+from sppbench.study.common.published import read_published
 from sppbench.study.common.text_tables import DASH, pipes
 from sppbench.study.figures.figure_output import ANSWERS
 from sppbench.study.table.cells import read_table
@@ -28,6 +29,7 @@ OVERHEAD = re.compile(r"<!-- spp -->\n(.*?)<!-- end -->", re.DOTALL)
 LR, SEED = 0.001, 868
 SINGLE = ("ffnn", "ffnn_bn", "ffnn_bn_noaffine", "efficientnet_bn", "sn_efficientnet_mp")
 HEADLINE = "C2"
+THESIS = config_directory() / "published" / "thesis_ffnn.yaml"
 RATIOS = ("affine on / off", "scale alone", "shift alone", "h = 100 / h = 500", "as the study", "γ² in the change")
 WIDTHS = ("affine on / off", "h = 100 / h = 500, affine off")
 # Of the table of tools in the README: how a row begins → the variant of benchmarks/spp_overhead.py.
@@ -89,14 +91,14 @@ def measured() -> dict[str, str]:
 
 
 def _runs(evidence: Evidence) -> list[str]:
-    """A row a net: the runs of one seed, with the study's mean over five."""
-    published = read_table(HERE / "table1").published
+    """A row a net: the runs of one seed, and the mean of the poster or, of feed-forward nets, of the thesis."""
+    published = read_published().values | read_published(THESIS).values
     rows = []
     for net in SINGLE:
         (run,) = evidence.select(net, LR, [SEED])
         assert run.result is not None
         assert run.result.test is not None
-        study = published.values.get((net, LR)) if published is not None else None
+        study = published.get((net, LR))
         test = run.result.test
         others = f"{plus_minus(study, digits=1)} %" if study is not None else DASH
         minutes = f"{run.result.wall_seconds / 60:.1f} min"
