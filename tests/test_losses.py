@@ -7,28 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.losses import NETS as ALL_NETS
-from tests.losses import distance, losses, machine, read
+from tests.losses import NETS, distance, losses, machine, read
 
 STORED = read()
-# To be stored together with the others, on one machine.
-NEW = {
-    "cnn",
-    "cnn_bn_both",
-    "cnn_bn_conv",
-    "cnn_bn_linear",
-    "efficientnet_bn_equal_steps",
-    "efficientnet_bn_equal_steps_stem1",
-    "efficientnet_bn_regularized",
-    "efficientnet_bn_stem1",
-    "nf_efficientnet",
-    "nf_efficientnet_stem1",
-    "nf_efficientnet_variant",
-    "sn_efficientnet_equal_steps",
-    "un_efficientnet",
-    "un_efficientnet_mended",
-}
-NETS = tuple(name for name in ALL_NETS if name not in NEW)
 
 
 @pytest.fixture(autouse=True)
