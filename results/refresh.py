@@ -30,8 +30,8 @@ LR, SEED = 0.001, 868
 SINGLE = ("ffnn", "ffnn_bn", "ffnn_bn_noaffine", "efficientnet_bn", "sn_efficientnet_mp")
 HEADLINE = "C2"
 THESIS = config_directory() / "published" / "thesis_ffnn.yaml"
-RATIOS = ("affine on / off", "scale alone", "shift alone", "h = 100 / h = 500", "as the study", "γ² in the change")
-WIDTHS = ("affine on / off", "h = 100 / h = 500, affine off")
+RATIOS = ("affine on / off", "scale alone", "shift alone", "h = 100 / h = 512", "as the study", "γ² in the change")
+WIDTHS = ("affine on / off", "h = 100 / h = 512, affine off")
 # Of the table of tools in the README: how a row begins → the variant of benchmarks/spp_overhead.py.
 TOOLS = {
     "**sppbench**": "SignalProbe",
@@ -110,6 +110,8 @@ def _ratios(claims: Sequence[Claim], names: tuple[str, ...] = RATIOS) -> list[st
     """The ratios of gradients over all epochs, at equal widths and between them; and what γ² does to the gain."""
     (claim,) = (claim for claim in claims if claim.id == HEADLINE)
     parts = [part for part in claim.parts if part.name.startswith(names) and ", epoch " not in part.name]
+    lacking = [name for name in names if not any(part.name.startswith(name) for part in parts)]
+    assert not lacking, f"{HEADLINE} has no part {lacking}"
     rows = [[part.name, _value(part), str(part.n)] for part in parts]
     return pipes(["ratio of the gradients' second moments at the ReLU outputs", "value [95 % interval]", "seeds"], rows)
 

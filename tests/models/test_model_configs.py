@@ -30,9 +30,9 @@ STUDY_LEAVES = {
     "sn_efficientnet_mp": 166,
 }
 STUDY_PARAMETERS = {
-    "ffnn": 3_590_600,
-    "ffnn_bn": 3_599_600,
-    "ffnn_bn_noaffine": 3_591_600,
+    "ffnn": 3_725_924,
+    "ffnn_bn": 3_735_140,
+    "ffnn_bn_noaffine": 3_726_948,
     "ffnn_h100": 398_200,
     "ffnn_bn_h100": 400_000,
     "ffnn_bn_noaffine_h100": 398_400,
