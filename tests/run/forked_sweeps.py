@@ -27,17 +27,18 @@ def in_fork(directory: Path, do: Any, *arguments: str) -> None:
 
 def kill_five_times(*arguments: str) -> None:
     """A sweep that nothing disturbs, and the same one killed at random moments, until it ends."""
+    pid = _sweep("sweeps.name=whole", *arguments)
+    _begins(pid, after=1)
     began = time.monotonic()
-    assert _wait(_sweep("sweeps.name=whole", *arguments)) == 0
-    cell = (time.monotonic() - began) / 2
+    assert _wait(pid) == 0
+    cell = time.monotonic() - began  # of the second, as all but the first of a process are faster
     draw = random.Random(0)
     killed = 0
     for _ in range(5):
-        lines = len(Path(BEGUN).read_text().splitlines())
+        lines = _begun()
         pid = _sweep("sweeps.name=killed", *arguments)
-        while len(Path(BEGUN).read_text().splitlines()) == lines and not _ended(pid):
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.8) * cell)
+        _begins(pid, after=lines)
+        time.sleep(draw.uniform(0, 0.4) * cell)  # these five add up to 1.1 cells of 2
         os.kill(pid, signal.SIGKILL)
         killed += _wait(pid) == -signal.SIGKILL
     assert killed >= 4
@@ -84,6 +85,18 @@ def _sweep(*arguments: str) -> int:
         finally:
             os._exit(status)
     return pid
+
+
+def _begun() -> int:
+    """How many runs have begun so far."""
+    file = Path(BEGUN)
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def _begins(pid: int, after: int) -> None:
+    """Waits until one more than ``after`` has begun, or the process has ended."""
+    while _begun() <= after and not _ended(pid):
+        time.sleep(0.01)
 
 
 def _wait(pid: int) -> int:
