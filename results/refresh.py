@@ -1,4 +1,4 @@
-"""Writes the numbers of README.md and docs/, and the kept table, from the kept runs: ``python results/refresh.py``.
+"""Writes the numbers of README.md and docs/, and the kept tables, from the kept runs: ``python results/refresh.py``.
 
 Each block that this script writes stands between ``<!-- name: written by results/refresh.py -->`` and
 ``<!-- end -->``. A test compares them with what it would write.
@@ -28,6 +28,7 @@ BLOCK = re.compile(r"(<!-- (\w+): written by results/refresh\.py -->\n).*?(<!-- 
 OVERHEAD = re.compile(r"<!-- spp -->\n(.*?)<!-- end -->", re.DOTALL)
 LR, SEED = 0.001, 868
 SINGLE = ("ffnn", "ffnn_bn", "ffnn_bn_noaffine", "efficientnet_bn", "sn_efficientnet_mp")
+TABLES = ("table1", "table3")
 HEADLINE = "C2"
 THESIS = config_directory() / "published" / "thesis_ffnn.yaml"
 RATIOS = ("affine on / off", "scale alone", "shift alone", "h = 100 / h = 512", "as the study", "γ² in the change")
@@ -54,7 +55,7 @@ def written() -> dict[str, list[str]]:
     claims = judge(evidence)
     return {
         "runs": _runs(evidence),
-        "table1": pipes(*matrix(read_table(HERE / "table1"))),
+        **{name: pipes(*matrix(read_table(HERE / name))) for name in TABLES},
         "c2": _ratios(claims),
         "c2_accuracies": _accuracies(claims),
         **normalizer_free.blocks(evidence),
@@ -157,7 +158,8 @@ def _value(part: Part) -> str:
 
 
 if __name__ == "__main__":
-    write_table(read_table(HERE / "table1"), {}, HERE / "table1")
+    for name in TABLES:
+        write_table(read_table(HERE / name), {}, HERE / name)
     blocks, costs = written(), measured()
     for path, text in pages().items():
         write_text(path, priced(refreshed(text, blocks), costs))

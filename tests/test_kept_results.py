@@ -37,8 +37,9 @@ def test_the_costs_in_the_readme_are_those_of_the_benchmark(refresh: dict[str, A
     assert refresh["priced"](text, costs) == text, "python results/refresh.py writes it anew"
 
 
-def test_the_kept_table_is_of_the_kept_runs() -> None:
-    table = read_table(ROOT / "results" / "table1")
+@pytest.mark.parametrize("sweep", ["table1", "table3"])
+def test_the_kept_table_is_of_the_kept_runs(sweep: str) -> None:
+    table = read_table(ROOT / "results" / sweep)
     for name, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
-        kept = (ROOT / "results" / "table1" / f"table.{suffix}").read_text(encoding="utf-8")
+        kept = (ROOT / "results" / sweep / f"table.{suffix}").read_text(encoding="utf-8")
         assert kept == FORMATS[name](table) + "\n", "python results/refresh.py writes it anew"
