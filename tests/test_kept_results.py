@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ def test_the_costs_in_the_readme_are_those_of_the_benchmark(refresh: dict[str, A
     for tool, cost in costs.items():
         assert f"| {cost} |" in next(line for line in text.splitlines() if line.startswith(f"| {tool}"))
     assert refresh["priced"](text, costs) == text, "python results/refresh.py writes it anew"
+
+
+def test_no_kept_run_names_a_place_of_the_machine_that_made_it() -> None:
+    configs = list((ROOT / "results").rglob("config.yaml"))
+    assert len(configs) > 100
+    assert [file for file in configs if re.search(r"^ *root: /", file.read_text(encoding="utf-8"), re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize("sweep", ["table1", "table3"])
