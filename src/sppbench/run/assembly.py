@@ -111,7 +111,7 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     from sppbench.run.callbacks import Checkpointing, Progress, StopOnNonFiniteLoss, Stopwatch, WeightAverage
     from sppbench.run.classifier import Classifier
     from sppbench.run.csv_logger import CSVLogger
-    from sppbench.run.memory import keep_freed_memory
+    from sppbench.run.memory import keep_freed_memory, map_constants
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # between Lightning and torch
@@ -132,6 +132,7 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     trainer = _make_trainer(cfg, run, loggers, callbacks)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
+        map_constants()
     data.prepare_data()
     check_fit(net, data)
     check_batches(trainer, net, data)
