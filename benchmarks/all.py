@@ -26,6 +26,7 @@ COMMANDS = {
     "training": ["training.py"],
     "normalizer_free": ["normalizer_free.py"],
     "kept_memory": ["kept_memory.py"],
+    "constants": ["constants.py"],
     "floor": ["floor.py"],
     "lightning": ["lightning_overhead.py"],
     "spp": ["spp_overhead.py"],

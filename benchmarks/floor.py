@@ -26,7 +26,7 @@ from machine import describe
 from rounds import markdown, timed
 from spp_overhead import Plain
 from sppbench.models.convolution import Conv2d
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import prepare_memory
 
 KINDS = {
     "convolution, backward": ("convolution_backward",),
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if options.device.type == "cpu":
-        keep_freed_memory()
+        prepare_memory()
     bandwidth, speed = rates(options.device)
     rows, parts = [], {}
     for name in options.nets:

@@ -20,13 +20,14 @@ import torch
 from machine import describe
 from rounds import markdown, ratio, spread, timed
 from spp_overhead import Plain
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import keep_freed_memory, map_constants
 
 STEPS, WARM_UP = 10, 3
 
 
 def measure(name: str, kept: bool) -> None:
     """Prints what a process has to tell."""
+    map_constants()
     if kept:
         keep_freed_memory()
     step = Plain(name, 512, torch.device("cpu"))

@@ -32,7 +32,7 @@ from sppbench.files import config_directory
 from sppbench.run.callbacks import Progress, StopOnNonFiniteLoss, Stopwatch
 from sppbench.run.classifier import Classifier
 from sppbench.run.csv_logger import CSVLogger
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import prepare_memory
 
 ADAM = partial(torch.optim.Adam, fused=True)
 
@@ -113,7 +113,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     if options.device.type == "cpu":
-        keep_freed_memory()
+        prepare_memory()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, _, batch in (case.partition(":") for case in options.cases):

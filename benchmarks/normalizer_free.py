@@ -15,7 +15,7 @@ import torch
 
 from machine import describe
 from rounds import in_turns, markdown, ratio, spread
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import prepare_memory
 from training import Training, endless_batches
 
 REFERENCE = "efficientnet_bn"
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if options.device.type == "cpu":
-        keep_freed_memory()
+        prepare_memory()
 
     batches = endless_batches(options.batch_size)
     trainings: dict[str, Callable[[], float]] = {

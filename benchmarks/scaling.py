@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from machine import describe
 from rounds import in_turns, markdown, ratio, timed
 from sppbench.models import FFNN
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import prepare_memory
 from sppbench.spp import SignalProbe
 
 BASE = {"batch": 512, "width": 512, "blocks": 8, "layers": 1.0}
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if options.device.type == "cpu":
-        keep_freed_memory()
+        prepare_memory()
     print(f"{describe()}; device {options.device}, {options.rounds} rounds")
     for varied, values in VARIED.items():
         rows = []

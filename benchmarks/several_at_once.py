@@ -24,7 +24,7 @@ import torch.multiprocessing as mp
 
 from machine import COMPILE, describe
 from rounds import markdown
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import prepare_memory
 from training import NETS, Training
 
 WAIT_SECONDS = 120.0  # for the slowest process to compile and warm up
@@ -50,7 +50,7 @@ def work(options: argparse.Namespace, begin: Barrier, results: "mp.Queue[float]"
     torch.set_num_threads(1)
     device = torch.device(options.device)
     if device.type == "cpu":
-        keep_freed_memory()
+        prepare_memory()
     images = torch.randn(options.batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(100, (options.batch_size,), device=device)
     settings = {"layout": torch.channels_last, "fused": True, "ours": True, "mode": options.compile}

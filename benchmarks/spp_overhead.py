@@ -33,7 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from machine import COMPILE, describe, how_to_compile
 from rounds import in_turns, markdown, ratio, spread, timed
 from sppbench.files import config_directory
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import prepare_memory
 from sppbench.spp.probe.batchnorm import BatchNormProbe
 from sppbench.spp.probe.probe import Readings, SignalProbe
 from sppbench.spp.probe.readings import to_frame
@@ -204,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["WANDB_SILENT"] = "true"
     if options.device.type == "cpu":
-        keep_freed_memory()
+        prepare_memory()
     cases = [(name, int(batch)) for name, _, batch in (case.partition(":") for case in options.cases)]
     print(f"{describe()}; device {options.device}\n")
     for name, batch in cases:

@@ -4,10 +4,11 @@
 
 A column adds one thing to the column before: NCHW, with torch's default Adam and convolutions; channels_last; Adam
 fused; our own convolutions, which do no more than small images need; with ``--compile`` the net compiled. On a CPU
-memory is kept for all of them (``kept_memory.py`` measures that). A round is one timed optimizer step (Adam, fp32) of
-each, after one that is not timed, on batches from TensorLoader, in a plain loop; the variants take turns. A rate is the
-median over the rounds, the ratio that of the pairs of last and first column. The projection is for 15 runs of 20 epochs
-of 40,000 images a net, without the probe, validation and start.
+memory is kept and constants are mapped for all of them (``kept_memory.py`` and ``constants.py`` measure that). A
+round is one timed optimizer step (Adam, fp32) of each, after one that is not timed, on batches from TensorLoader, in
+a plain loop; the variants take turns. A rate is the median over the rounds, the ratio that of the pairs of last and
+first column. The projection is for 15 runs of 20 epochs of 40,000 images a net, without the probe, validation and
+start.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from rounds import in_turns, markdown, ratio, timed
 from sppbench.data import Synthetic
 from sppbench.files import config_directory
 from sppbench.models.convolution import Conv2d
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import prepare_memory
 
 TABLE1 = ("efficientnet_nobn", "efficientnet_bn", "sn_efficientnet_nomp", "sn_efficientnet_mp")
 NETS = ("ffnn", "ffnn_bn", "ffnn_bn_h100", *TABLE1)
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     options = parser.parse_args()
     if options.device.type == "cpu":
-        keep_freed_memory()
+        prepare_memory()
 
     batches = endless_batches(options.batch_size)
     rows, rates = [], {}

@@ -26,7 +26,7 @@ from machine import describe
 from rounds import in_turns, markdown, ratio, spread, timed
 from sppbench.data import CIFAR100, ImageDataModule, Synthetic
 from sppbench.models import EfficientNet
-from sppbench.run.memory import keep_freed_memory
+from sppbench.run.memory import prepare_memory
 from training import with_torchs_convolutions
 
 STEPS = 2
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if options.device.type == "cpu":
-        keep_freed_memory()
+        prepare_memory()
 
     data = CIFAR100(options.root, download=False) if options.root else Synthetic(40_000, val_size=10_000)
     data.prepare_data()

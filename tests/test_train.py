@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sppbench.evidence.runs import read_run
-from sppbench.run import assembly
+from sppbench.run import assembly, memory
 from sppbench.run.assembly import build, make_data_and_net, resolve
 from sppbench.run.classifier import Classifier
 from sppbench.run.results import read_result
@@ -103,6 +103,14 @@ def test_a_run_leaves_everything_that_it_should(config: Make, tmp_path: Path) ->
     assert not {path.name for path in run.iterdir()} - {
         *("config.yaml", "metrics.csv", "result.json", "last.ckpt", "train.log", ".lock", ".run_id")
     }
+
+
+def test_memory_is_prepared_for_a_training_on_the_cpu(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("keep_freed_memory", "map_constants"):
+        monkeypatch.setattr(memory, name, partial(done.append, name))
+    train(config("trainer.max_epochs=1"))
+    assert done == ["keep_freed_memory", "map_constants"]
 
 
 def test_the_last_weights_are_the_ones_that_are_tested(config: Make, tmp_path: Path) -> None:

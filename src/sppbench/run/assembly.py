@@ -111,7 +111,7 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     from sppbench.run.callbacks import Checkpointing, Progress, StopOnNonFiniteLoss, Stopwatch, WeightAverage
     from sppbench.run.classifier import Classifier
     from sppbench.run.csv_logger import CSVLogger
-    from sppbench.run.memory import keep_freed_memory, map_constants
+    from sppbench.run.memory import prepare_memory
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # between Lightning and torch
@@ -131,8 +131,7 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     callbacks = [stopwatch, divergence, average, *probes, progress, *_users_callbacks(cfg), checkpointing]
     trainer = _make_trainer(cfg, run, loggers, callbacks)
     if trainer.strategy.root_device.type == "cpu":
-        keep_freed_memory()
-        map_constants()
+        prepare_memory()
     data.prepare_data()
     check_fit(net, data)
     check_batches(trainer, net, data)
