@@ -18,7 +18,7 @@ help:
 	@echo "make test       linters, type checker, documentation and test suite"
 	@echo "make docs       the documentation as a site, into build/docs, with warnings as errors"
 	@echo "make launchers  the smoke sweep with the launchers of joblib, Ray and Slurm, each in its own environment"
-	@echo "make bench      all timings, into docs/benchmarks, in half an hour; DATA=path/to/cifar100 for real images"
+	@echo "make bench      all timings, into docs/benchmarks, in up to half an hour; DATA=path/to/cifar100 for real images"
 	@echo "make dist       the wheel and the source distribution, into dist/, checked as the package index does"
 	@echo "make clean      remove the environment and caches; outputs/ stays"
 	@echo
