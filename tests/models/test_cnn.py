@@ -49,13 +49,14 @@ def test_forward_is_the_written_out_net() -> None:
     torch.testing.assert_close(net(images), x @ p["classifier.weight"].T + p["classifier.bias"])
 
 
-def test_weights_at_first() -> None:
+@pytest.mark.parametrize(("init", "axis"), [(None, 0), ("he_fan_out", 0), ("he_fan_in", 1)])
+def test_weights_at_first(init: str | None, axis: int) -> None:
     torch.manual_seed(0)
-    net = CNN(normalization="both")
+    net = CNN(normalization="both") if init is None else CNN(normalization="both", init=init)
     for name, layer in net.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            fan_out = len(layer.weight) * layer.weight[0, 0].numel()
-            assert layer.weight.square().mean().item() * fan_out == pytest.approx(2, rel=0.2), name
+            fan = layer.weight.shape[axis] * layer.weight[0, 0].numel()
+            assert layer.weight.square().mean().item() * fan == pytest.approx(2, rel=0.2), name
             assert layer.bias is not None
             assert not layer.bias.any()
 
@@ -65,6 +66,7 @@ def test_weights_at_first() -> None:
     [
         ({"normalization": "batch_norm"}, "normalization must be one of None, 'conv', 'linear', 'both'"),
         ({"activation": "Swish"}, "activation must be one of"),
+        ({"init": "he"}, "init must be one of"),
         ({"image_size": 7}, "image_size must be an integer of at least 8"),
         ({"hidden_features": 1}, "hidden_features must be an integer of at least 2"),
         ({"in_channels": 0}, "in_channels must be"),

@@ -21,7 +21,7 @@ class CNN(nn.Sequential):
     Input: images of shape (N, in_channels, image_size, image_size). Output: logits of shape (N, num_classes).
     Convolutions have 3×3 kernels and 32, 64 and 128 channels and keep the size of the image; each pooling halves it.
     Linear layers have hidden_features and hidden_features / 2 outputs. All layers have a bias, also before
-    normalization. Weights: He-normal by fan_out (He et al. 2015, eq. 14) with gain √2; biases 0; γ = 1, β = 0.
+    normalization. Biases are 0, γ = 1, β = 0.
 
     Source: facts of the public code of the thesis "Designing Normalizer-Free EfficientNets", JKU Linz,
     https://github.com/PDewyse/MT_Normalizer_free_Neural_Nets (`cnn.py`, `cnn1.py`, `cnn2.py`).
@@ -39,9 +39,11 @@ class CNN(nn.Sequential):
             default; which one its Table 3 has is not known.
         normalization: which layers batch normalization (Ioffe & Szegedy 2015) follows: None, `"conv"`, `"linear"` (but
             not the last one) or `"both"`.
+        init: of all weights: `"he_fan_out"`, as in the thesis' code, `"he_fan_in"`, `"lecun"` or `"lsuv"`, see
+            `initialize`.
 
     Raises:
-        ValueError: unknown `activation` or `normalization`, or a size below its least.
+        ValueError: unknown `activation`, `normalization` or `init`, or a size below its least.
 
     Example:
         >>> import torch
@@ -60,6 +62,7 @@ class CNN(nn.Sequential):
         hidden_features: int = 512,
         activation: Activation = "SiLU",
         normalization: str | None = None,
+        init: str = "he_fan_out",
     ) -> None:
         check_integer("in_channels", in_channels, 1)
         check_integer("image_size", image_size, 2 ** len(CHANNELS))
@@ -82,7 +85,7 @@ class CNN(nn.Sequential):
             features = outputs
         layers["classifier"] = nn.Linear(features, num_classes)
         super().__init__(layers)
-        initialize(self, "he_fan_out")
+        initialize(self, init)
 
 
 def _block(
