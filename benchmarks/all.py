@@ -2,8 +2,8 @@
 
     python benchmarks/all.py [--root PATH] [--only usual floor]
 
-Takes a quarter of an hour to half an hour on two cores, on which nothing else should run. ``--root`` is the folder with CIFAR-100; without it
-images are random. What stands outside the markers is left as it is.
+Takes a quarter of an hour to half an hour on two cores, on which nothing else should run. ``--root`` is the folder with
+CIFAR-100; without it images are random. What stands outside the markers is left as it is.
 """
 
 import argparse

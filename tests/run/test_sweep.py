@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -575,6 +576,18 @@ def test_measured_kinds_do_not_take_the_time_of_others() -> None:
     assert seconds_left(looks, {"bn": 70}) == (80, 0)
     how = "from a few steps of bn measured just now and from the cells that have finished"
     assert dry_run("x", looks, {"bn": 70}).endswith(f"0:01:20, one cell after another, {how}")
+
+
+def test_time_left_is_by_the_cells_of_this_machine() -> None:
+    looks = [replace(fabricated(1, "completed", 1000), kept=True), fabricated(2, "missing")]
+    assert seconds_left(looks) == (1000, 0), "nothing else is known"
+    assert set(unfinished_kinds(looks)) == {"ffnn"}, "so a few steps are measured"
+    assert seconds_left(looks, {"ffnn": 20}) == (20, 0)
+    how = "from a few steps of ffnn measured just now"
+    assert dry_run("x", looks, {"ffnn": 20}).endswith(f"0:00:20, one cell after another, {how}")
+    looks.append(fabricated(3, "completed", 10))
+    assert seconds_left(looks) == (10, 0)
+    assert seconds_left([*looks, fabricated(1, "missing", 0, "bn")]) == (20, 0), "of a new kind, the mean of its own"
 
 
 def test_lines_about_a_sweep() -> None:

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -81,12 +82,18 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class Look:
-    """A cell as it was found on disk; ``reason`` says why one is refused, or what made it fail."""
+    """A cell as it was found on disk.
+
+    Attributes:
+        reason: Why it is refused, or what made it fail.
+        kept: It was kept for good, and may have been run on a faster or slower machine.
+    """
 
     cell: SweepCell
     state: State
     result: Result | None = None
     reason: str | None = None
+    kept: bool = False
 
 
 def look_at(cell: SweepCell) -> Look:
@@ -106,7 +113,7 @@ def look_at(cell: SweepCell) -> Look:
 
 def _look_at(cell: SweepCell) -> Look:
     if (kept := _kept_result(cell)) is not None:
-        return Look(cell, kept.status, kept)
+        return Look(cell, kept.status, kept, kept=True)
     run = cell.run
     # An owner may have died on another host, or have left its number to another process: only the lock is safe.
     running = run.owner is not None and not run.is_free()
@@ -189,7 +196,7 @@ def seconds_left(looks: Sequence[Look], measured: Mapping[str, float] = MappingP
     """Estimated seconds of computing for all cells that are not final, one after the other.
 
     A cell takes as long as the finished ones of its kind did on average, or where none is, as long as was measured for
-    its kind, or as all that have finished did.
+    its kind, or as those of its kind that are kept did, or as all that have finished did.
 
     Args:
         looks: At all cells.
@@ -198,17 +205,14 @@ def seconds_left(looks: Sequence[Look], measured: Mapping[str, float] = MappingP
     Returns:
         The seconds, and how many of the cells the estimate had to leave out as nothing has finished yet.
     """
-    known: dict[str, list[float]] = defaultdict(list)
-    for look in looks:
-        if look.state == "completed" and look.result is not None:
-            known[look.cell.kind].append(look.result.wall_seconds)
-    everything = [seconds for values in known.values() for seconds in values]
+    here, kept = _seconds_by_kind(looks, kept=False), _seconds_by_kind(looks, kept=True)
+    everything = list(chain(*here.values())) or list(chain(*kept.values()))
     total, unknown = 0.0, 0
     for look in looks:
         if look.state in FINAL or look.state == "refused":
             continue
         kind = look.cell.kind
-        values = known.get(kind) or ([measured[kind]] if kind in measured else everything)
+        values = here.get(kind) or ([measured[kind]] if kind in measured else kept.get(kind, everything))
         if not values:
             unknown += 1
             continue
@@ -218,6 +222,15 @@ def seconds_left(looks: Sequence[Look], measured: Mapping[str, float] = MappingP
             elapsed = look.result.wall_seconds
         total += max(statistics.fmean(values) - elapsed, 0.0)
     return total, unknown
+
+
+def _seconds_by_kind(looks: Sequence[Look], *, kept: bool) -> dict[str, list[float]]:
+    """Kind → seconds that its finished cells took: of those that are kept, or of the others."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for look in looks:
+        if look.state == "completed" and look.result is not None and look.kept == kept:
+            seconds[look.cell.kind].append(look.result.wall_seconds)
+    return seconds
 
 
 def progress_line(name: str, looks: Sequence[Look], jobs: int = 1) -> str:
@@ -249,8 +262,8 @@ def as_time(seconds: float) -> str:
 
 
 def unfinished_kinds(looks: Sequence[Look]) -> dict[str, SweepCell]:
-    """Kinds of cells of which one is to be run and none has finished, with the first such cell of each."""
-    finished = {look.cell.kind for look in looks if look.state == "completed"}
+    """Kinds of cells of which one is to be run and none has finished here, with the first such cell of each."""
+    finished = {look.cell.kind for look in looks if look.state == "completed" and not look.kept}
     found: dict[str, SweepCell] = {}
     for look in looks:
         if look.cell.kind not in finished and look.state not in (*FINAL, "refused"):
@@ -277,7 +290,7 @@ def dry_run(name: str, looks: Sequence[Look], measured: Mapping[str, float] = Ma
         lines.append("estimated time: unknown, as no cell has finished yet")
     else:
         how = [f"from a few steps of {', '.join(measured)} measured just now"] if measured else []
-        if counts["completed"]:
+        if not measured or _seconds_by_kind(looks, kept=False):
             how.append("from the cells that have finished")
         lines.append(f"estimated time: {as_time(seconds)}, one cell after another, {' and '.join(how)}")
     return "\n".join(lines)
