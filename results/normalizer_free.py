@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import pandas as pd
+from cells import LR, accuracies_of, after_each_epoch, gained, over_seeds, train_loss, unbroken
 
 from sppbench.evidence.runs import Run
 from sppbench.evidence.selection import Evidence
 from sppbench.study.claims.thresholds import read_rules
-from sppbench.study.common.intervals import difference, summarize
+from sppbench.study.common.intervals import summarize
 from sppbench.study.common.text_tables import DASH, pipes
 from sppbench.study.table.formats import plus_minus
 
-LR, SEED, SIGMA = 0.001, 868, 0.04
+SEED, SIGMA = 868, 0.04
 # The nets beside the normalizer-free one, and the epochs of its tables.
 EQUAL_STEPS = "efficientnet_bn_equal_steps"
 BATCH_NORMALIZED = ("efficientnet_bn", EQUAL_STEPS, "efficientnet_bn_regularized")
 UNNORMALIZED = ("sn_efficientnet_nomp", "sn_efficientnet_equal_steps", "nf_efficientnet", "nf_efficientnet_variant")
 BESIDE = (*BATCH_NORMALIZED, *UNNORMALIZED)
 WHOLE, SHORT = (1, 8, 12, 16, 20), (1, 3, 5)
-NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def blocks(evidence: Evidence) -> dict[str, list[str]]:
@@ -46,12 +45,12 @@ def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
     for run in sorted(runs, key=lambda run: int(run.settings["trainer.max_epochs"])):  # the longest of a net stays
         if not run.counts or run.seed != SEED:
             continue
-        by_epoch = _by_epoch(run)
+        by_epoch = after_each_epoch(run)
         if len(by_epoch) >= epochs[-1]:
             last = by_epoch.iloc[epochs[-1] - 1]
             curve = [f"{by_epoch['val/accuracy'][epoch - 1]:.1f}" for epoch in epochs]
             losses = [_loss(last[f"{part}/loss"]) for part in ("train", "val")]
-            at_end = [_train_loss(run), f"{run.accuracy:.2f}"] if epochs is WHOLE else []
+            at_end = [train_loss(run), f"{run.accuracy:.2f}"] if epochs is WHOLE else []
             cells = [_variant(run), *curve, f"{last['train/accuracy']:.1f}", *losses, *at_end]
             rows[cells[0]] = (last["val/accuracy"], cells)
     first, *others = map(str, epochs)
@@ -62,12 +61,6 @@ def _curves(evidence: Evidence, epochs: Sequence[int]) -> list[str]:
 
 def _loss(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0e}"
-
-
-def _by_epoch(run: Run) -> pd.DataFrame:
-    """What was measured after each epoch."""
-    metrics = pd.read_csv(run.path / "metrics.csv").set_index("epoch")
-    return metrics[metrics["val/accuracy"].notna()]
 
 
 def _changes(evidence: Evidence) -> list[str]:
@@ -85,11 +78,11 @@ def _changes(evidence: Evidence) -> list[str]:
             cells = [net if runs is base else f"with {name.partition(', ')[2]}", str(len(runs))]
             for measure in (lambda run: run.accuracy, _averaged):
                 ours, theirs = ([score for run in one if (score := measure(run)) is not None] for one in (runs, base))
-                over = _difference(ours, theirs, rules.confidence) if ours and runs is not base else DASH
-                cells += [_over_seeds(ours) if ours else DASH, over]
+                over = gained(ours, theirs, rules.confidence) if ours and runs is not base else DASH
+                cells += [over_seeds(ours) if ours else DASH, over]
             rows.append(cells)
     head = ["net, and what is changed", "seeds", "test %", "by it [95 %]", "averaged weights", "by it [95 %]"]
-    return _unbroken(pipes(head, rows))
+    return unbroken(pipes(head, rows))
 
 
 def _rates(evidence: Evidence) -> list[str]:
@@ -99,7 +92,7 @@ def _rates(evidence: Evidence) -> list[str]:
         varied = [words for words in run.variant if words.startswith("model.") and not words.startswith("model.sigma=")]
         if run.sweep == "nf" and run.model == UNNORMALIZED[2] and run.counts and not varied:
             key = run.lr, float(run.settings["model.sigma"]), _callbacks(run)
-            found.setdefault(key, {})[run.seed] = _by_epoch(run).iloc[SHORT[-1] - 1]
+            found.setdefault(key, {})[run.seed] = after_each_epoch(run).iloc[SHORT[-1] - 1]
     rows = []
     for (lr, sigma, callbacks), of_seeds in sorted(found.items()):
         if lr != LR or sigma == SIGMA:
@@ -116,21 +109,15 @@ def _open_track(evidence: Evidence) -> list[str]:
     for run in evidence.runs:
         if run.sweep == "open_track" and run.counts and run.result is not None and run.accuracy is not None:
             epochs, averaged = int(run.settings["trainer.max_epochs"]), _averaged(run)
-            last = f"{_by_epoch(run)['val/accuracy'].iloc[-1]:.1f}"
+            last = f"{after_each_epoch(run)['val/accuracy'].iloc[-1]:.1f}"
             scores = [f"{run.accuracy:.2f}", f"{averaged:.2f}" if averaged is not None else DASH]
-            rows.append([run.model, str(epochs), last, _train_loss(run), *scores])
+            rows.append([run.model, str(epochs), last, train_loss(run), *scores])
     return pipes(["net", "epochs", "val. %", "train loss, plain", "test %", "of averaged weights"], rows)
 
 
 def _callbacks(run: Run) -> str:
     """Names of what a run has besides the protocol's."""
     return ", ".join(one["_target_"].rpartition(".")[2] for one in run.settings.get("trainer.callbacks") or [])
-
-
-def _train_loss(run: Run) -> str:
-    """On training images as they are, in evaluation mode; old runs have none."""
-    train = run.result.train if run.result is not None else None
-    return f"{train['loss']:.2f}" if train else DASH
 
 
 def _averaged(run: Run) -> float | None:
@@ -153,15 +140,15 @@ def _seeds(evidence: Evidence) -> list[str]:
     known = evidence.only({}, rules.protocol)
     rows = []
     for lr in (0.001, 0.01, 0.1):
-        found = {net: _scores(known, net, lr) for net in BESIDE}
+        found = {net: accuracies_of(known, net, lr) for net in BESIDE}
         for net, accuracies in found.items():
             if not accuracies:
                 continue
             against = found[BATCH_NORMALIZED[0]] if net != BATCH_NORMALIZED[0] else []
-            over = _difference(accuracies, against, rules.confidence) if against else DASH
-            rows.append([f"{lr:g}", net, _over_seeds(accuracies), str(len(accuracies)), over])
+            over = gained(accuracies, against, rules.confidence) if against else DASH
+            rows.append([f"{lr:g}", net, over_seeds(accuracies), str(len(accuracies)), over])
     head = ["lr", "net", "test %", "seeds", f"over {BATCH_NORMALIZED[0]} [95 %]"]
-    return _unbroken(pipes(head, rows))
+    return unbroken(pipes(head, rows))
 
 
 def _steps(evidence: Evidence) -> list[str]:
@@ -169,15 +156,15 @@ def _steps(evidence: Evidence) -> list[str]:
     rules = read_rules()
     known = evidence.only({}, rules.protocol)
     nets = (("sn_efficientnet_nomp", "sn_efficientnet_equal_steps"), (BATCH_NORMALIZED[0], EQUAL_STEPS))
-    without, with_it = ([_scores(known, net) for net in pair] for pair in nets)
+    without, with_it = ([accuracies_of(known, net) for net in pair] for pair in nets)
     rows = [
-        [name, *map(_over_seeds, pair), _difference(pair[1], pair[0], rules.confidence)]
+        [name, *map(over_seeds, pair), gained(pair[1], pair[0], rules.confidence)]
         for name, pair in (("without batch normalization", without), ("with it", with_it))
     ]
     columns = zip(with_it, without, strict=True)
-    rows.append(["batch normalization adds [95 %]", *(_difference(*pair, rules.confidence) for pair in columns), DASH])
+    rows.append(["batch normalization adds [95 %]", *(gained(*pair, rules.confidence) for pair in columns), DASH])
     head = ["test %", "initial weights of the study", "of one size", "one size adds [95 %]"]
-    return _unbroken(pipes(head, rows))
+    return unbroken(pipes(head, rows))
 
 
 def _averages(evidence: Evidence) -> list[str]:
@@ -189,32 +176,10 @@ def _averages(evidence: Evidence) -> list[str]:
     for net, runs in found.items():
         if runs:
             added = [score - run.accuracy for score, run in zip(scores[net], runs, strict=True) if run.accuracy]
-            over = _difference(scores[net], scores[EQUAL_STEPS], rules.confidence) if net != EQUAL_STEPS else DASH
-            rows.append([net, _over_seeds(scores[net]), _over_seeds(added), str(len(runs)), over])
+            over = gained(scores[net], scores[EQUAL_STEPS], rules.confidence) if net != EQUAL_STEPS else DASH
+            rows.append([net, over_seeds(scores[net]), over_seeds(added), str(len(runs)), over])
     head = ["net", "test %", "over last weights", "seeds", f"over {EQUAL_STEPS} [95 %]"]
-    return _unbroken(pipes(head, rows))
-
-
-def _scores(known: Evidence, net: str, lr: float = LR) -> list[float]:
-    """Test accuracies of a net's runs."""
-    return [run.accuracy for run in known.select(net, lr) if run.accuracy is not None]
-
-
-def _difference(ours: Sequence[float], theirs: Sequence[float], confidence: float) -> str:
-    estimate = difference(ours, theirs, confidence)
-    interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if estimate.interval else ""
-    return f"{estimate.value:+.2f}{interval}"
-
-
-def _unbroken(rows: Sequence[str]) -> list[str]:
-    """Mean and standard deviation stay on one line, and so do the ends of an interval."""
-    joined = [row.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for row in rows]
-    return [re.sub(r"(\[[-+]\d+\.\d+,) ", rf"\1{NO_BREAK}", row) for row in joined]
-
-
-def _over_seeds(accuracies: Sequence[float]) -> str:
-    """Mean and standard deviation; of a single run its value."""
-    return plus_minus(summarize(accuracies), digits=2) if len(accuracies) > 1 else f"{accuracies[0]:.2f}"
+    return unbroken(pipes(head, rows))
 
 
 def _better(evidence: Evidence) -> list[str]:
@@ -222,7 +187,7 @@ def _better(evidence: Evidence) -> list[str]:
     rules = read_rules()
     known, rule = evidence.only({}, rules.protocol), rules.claims.C7
     nets = (rule.net, rule.better, EQUAL_STEPS)
-    found = [_scores(known, net) for net in nets]
-    over = _difference(found[0], found[1], rules.confidence)
+    found = [accuracies_of(known, net) for net in nets]
+    over = gained(found[0], found[1], rules.confidence)
     means = [f"`{net}` {plus_minus(summarize(one), digits=2)} %" for net, one in zip(nets, found, strict=True)]
     return [f"{means[0]}, {means[1]}: {over} points; {means[2]}."]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import small_cnn
+
 import normalizer_free
 from sppbench.evidence.selection import Evidence, read_evidence
 from sppbench.files import config_directory, write_text
@@ -59,6 +61,7 @@ def written() -> dict[str, list[str]]:
         "c2": _ratios(claims),
         "c2_accuracies": _accuracies(claims),
         **normalizer_free.blocks(evidence),
+        "cnn": small_cnn.block(evidence),
         "widths": _ratios(claims, WIDTHS),
         "claims": _verdicts(claims),
         "figures": _figures(),

@@ -47,6 +47,6 @@ def test_no_kept_run_names_a_place_of_the_machine_that_made_it() -> None:
 @pytest.mark.parametrize("sweep", ["table1", "table3"])
 def test_the_kept_table_is_of_the_kept_runs(sweep: str) -> None:
     table = read_table(ROOT / "results" / sweep)
-    for name, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+    for name, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex"), ("json", "json")):
         kept = (ROOT / "results" / sweep / f"table.{suffix}").read_text(encoding="utf-8")
         assert kept == FORMATS[name](table) + "\n", "python results/refresh.py writes it anew"
