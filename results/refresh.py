@@ -61,7 +61,7 @@ def written() -> dict[str, list[str]]:
         "c2": _ratios(claims),
         "c2_accuracies": _accuracies(claims),
         **normalizer_free.blocks(evidence),
-        "cnn": small_cnn.block(evidence),
+        **small_cnn.blocks(evidence),
         "widths": _ratios(claims, WIDTHS),
         "claims": _verdicts(claims),
         "figures": _figures(),
