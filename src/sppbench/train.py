@@ -307,6 +307,7 @@ def _cleaning_up() -> Iterator[None]:
         import torch
 
         torch.use_deterministic_algorithms(False)
+        torch.set_flush_denormal(False)
         torch.cuda.empty_cache()
 
 

@@ -20,7 +20,14 @@ from sppbench.run.validation import (
     how_to_compile,
 )
 
-CONFIG: dict[str, Any] = {"seed": 0, "overwrite": False, "compile": False, "name": "ffnn", "trainer": {}}
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "overwrite": False,
+    "flush_denormal": True,
+    "compile": False,
+    "name": "ffnn",
+    "trainer": {},
+}
 IMAGE = (1, 2, 2)
 
 

@@ -116,6 +116,8 @@ def _build(cfg: DictConfig, run: RunDirectory) -> Parts:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # between Lightning and torch
     torch.set_float32_matmul_precision("highest")
+    # Threads that PyTorch starts from here on do the same; it starts them when it first needs several.
+    torch.set_flush_denormal(run.config.get("flush_denormal", False))
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
     data, net = make_data_and_net(cfg)

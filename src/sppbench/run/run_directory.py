@@ -30,7 +30,7 @@ from sppbench.stored_files import read_yaml
 # Where a run takes place and what it reports: neither changes what it computes, except for rounding.
 NEUTRAL_KEYS = frozenset(
     {"output_dir", "overwrite", "sweeps", "logger", "spp", "data.root", "data.download", "optimizer.fused"}
-    | {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
+    | {"flush_denormal", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
 )
 # Makes the saved configuration one that Hydra can run again as it is.
 _REPEATABLE = {

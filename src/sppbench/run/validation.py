@@ -36,10 +36,13 @@ def check_values(config: dict[str, Any]) -> None:
         UsageError: One is bad.
     """
     seed, overwrite, mode = config["seed"], config["overwrite"], config["compile"]
+    flush = config.get("flush_denormal", False)  # saved configurations of earlier versions lack it
     if not _is_integer(seed) or not 0 <= seed < 2**32:
         raise UsageError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
     if not isinstance(overwrite, bool):
         raise UsageError(f"overwrite must be true or false, got {overwrite!r}")
+    if not isinstance(flush, bool):
+        raise UsageError(f"flush_denormal must be true or false, got {flush!r}")
     if not isinstance(mode, bool | dict) and mode not in COMPILE_MODES:
         modes = ", ".join(COMPILE_MODES)
         raise UsageError(f"compile must be true, false, one of {modes}, or a mapping of options, got {mode!r}")
