@@ -27,6 +27,7 @@ COMMANDS = {
     "normalizer_free": ["normalizer_free.py"],
     "kept_memory": ["kept_memory.py"],
     "constants": ["constants.py"],
+    "subnormal": ["subnormal.py"],
     "floor": ["floor.py"],
     "lightning": ["lightning_overhead.py"],
     "spp": ["spp_overhead.py"],
