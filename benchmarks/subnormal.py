@@ -8,6 +8,7 @@ off and on. Medians; ratios are those of each round.
 """
 
 import argparse
+from functools import partial
 from statistics import median
 
 import torch
@@ -51,10 +52,7 @@ def main() -> None:
     for name in options.nets:
         for kind, make in (("as it is", Plain), ("dying", Dying)):
             step = make(name, BATCH, CPU)
-            variants = {
-                "off": lambda step=step: step_time(step, flush=False),
-                "on": lambda step=step: step_time(step, flush=True),
-            }
+            variants = {"off": partial(step_time, step, flush=False), "on": partial(step_time, step, flush=True)}
             times = in_turns(variants, options.rounds)
             cells = [cell for how in times.values() for cell in (f"{1e3 * median(how):,.0f}", spread(how, 1e3, 0))]
             rows.append([f"{name}, {kind}", *cells, f"{ratio(times['off'], times['on']):.1f}"])
